@@ -1,0 +1,165 @@
+/**
+ * Events from a BPF ring to JavaScript: our drain through N-API against a reader in C++ on the same ring, in turns.
+ *
+ *     node bench/ring.bench.ts [events per second, default 2500000] [seconds a turn, default 2]
+ *
+ * A BPF program (native/bpf/flood.bpf.c, not part of the addon) produces from a thread of its own. CPU is the reading
+ * thread's. Needs root, and g++ to build the addon with the producer inside.
+ */
+import { execFileSync } from "node:child_process";
+import { mkdirSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { RECORD_BYTES } from "../src/addon/index.ts";
+import { loadNative, type Native } from "../src/addon/native.ts";
+
+const root = join(import.meta.dirname, "..");
+const ratePerSecond = Number(process.argv[2] ?? 2_500_000);
+const turnMs = Number(process.argv[3] ?? 2) * 1000;
+const ringBytes = 4_194_304;
+const intervalMs = 5;
+const rounds = 3;
+
+/** What the addon exports when it is built with WEIR_BENCH. */
+interface Bench extends Native {
+  startFlood(name: string, perSecond: number): void;
+  stopFlood(): void;
+  drainInC(name: string, milliseconds: number, intervalUs: number): { records: number; cpuNs: number };
+}
+
+const isBench = (native: Native): native is Bench => typeof Reflect.get(native, "startFlood") === "function";
+
+function build(): Bench {
+  const folder = join(root, "build", "bench");
+  mkdirSync(folder, { recursive: true });
+  const out = join(folder, "weir-bench.node");
+  const api = join(createRequire(import.meta.url).resolve("node-addon-api"), "..");
+  const headers = join(process.execPath, "..", "..", "include", "node");
+  const include = [`-I${api}`, `-I${headers}`, "-Inative/bpf/include"];
+  const common = ["-O2", "-fPIC", "-DWEIR_BENCH", "-DNAPI_VERSION=8", "-DNAPI_DISABLE_CPP_EXCEPTIONS"];
+  const run = (command: string, args: string[]) =>
+    execFileSync(command, args, { cwd: root, stdio: "inherit" });
+  run("gcc", [
+    ...common,
+    "-std=gnu11",
+    ...include,
+    "-c",
+    "native/bpf/probes.c",
+    "-o",
+    join(folder, "probes.o"),
+  ]);
+  const sources = ["addon", "binding/module", "binding/probe", "binding/flood", "hash/crc32c", "ring/ring"];
+  const files = sources.map((name) => `native/${name}.cc`);
+  run("g++", [
+    ...common,
+    "-std=gnu++20",
+    "-shared",
+    ...include,
+    ...files,
+    join(folder, "probes.o"),
+    "-o",
+    out,
+  ]);
+  const loaded = loadNative(out);
+  if (!loaded.ok) throw new Error(loaded.reason);
+  if (!isBench(loaded.native)) throw new Error("the addon was built without WEIR_BENCH");
+  return loaded.native;
+}
+
+interface Turn {
+  readonly events: number;
+  readonly seconds: number;
+  readonly cpuSeconds: number;
+}
+
+const native = build();
+const failure = native.loadProbe("flood", ringBytes);
+if (failure !== null) throw new Error(`could not ${failure.step}: errno ${failure.errno} ${failure.log}`);
+const into = new Uint8Array(ringBytes);
+const words = new Uint32Array(into.buffer);
+const counters = new BigUint64Array(8);
+let checksum = 0;
+
+/** Drains every few milliseconds; `decode` also looks at a field of every record. */
+async function ours(decode: boolean): Promise<Turn> {
+  const started = performance.now();
+  const cpu = process.threadCpuUsage();
+  let events = 0;
+  while (performance.now() - started < turnMs) {
+    const count = native.drain("flood", into);
+    events += count;
+    if (decode)
+      for (let at = 7; at < count * (RECORD_BYTES / 4); at += RECORD_BYTES / 4) checksum += words[at] ?? 0;
+    await sleep(intervalMs);
+  }
+  const used = process.threadCpuUsage(cpu);
+  return {
+    events,
+    seconds: (performance.now() - started) / 1000,
+    cpuSeconds: (used.user + used.system) / 1e6,
+  };
+}
+
+function inC(): Promise<Turn> {
+  const started = performance.now();
+  const { records, cpuNs } = native.drainInC("flood", turnMs, intervalMs * 1000);
+  return Promise.resolve({
+    events: records,
+    seconds: (performance.now() - started) / 1000,
+    cpuSeconds: cpuNs / 1e9,
+  });
+}
+
+const ways: readonly { readonly name: string; readonly run: () => Promise<Turn> }[] = [
+  { name: "C++ reader, in place", run: inC },
+  { name: "drain(buf) through N-API", run: () => ours(false) },
+  { name: "the same, each record decoded", run: () => ours(true) },
+];
+
+/** Runs one way under the flood, then empties the ring; counts what was lost and checks the account. */
+async function turn(run: () => Promise<Turn>): Promise<Turn & { readonly lost: number }> {
+  native.readCounters("flood", counters);
+  const [producedBefore = 0n, lostBefore = 0n] = counters;
+  native.startFlood("flood", ratePerSecond);
+  const result = await run();
+  native.stopFlood();
+  let drained = result.events;
+  for (let count = native.drain("flood", into); count > 0; count = native.drain("flood", into))
+    drained += count;
+  native.readCounters("flood", counters);
+  const produced = Number((counters[0] ?? 0n) - producedBefore);
+  const lost = Number((counters[1] ?? 0n) - lostBefore);
+  if (produced !== drained + lost) throw new Error(`${produced} produced, ${drained} drained, ${lost} lost`);
+  return { ...result, lost };
+}
+
+const median = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1] ?? 0;
+const results = new Map(ways.map(({ name }) => [name, [] as (Turn & { lost: number })[]]));
+for (const { run } of ways) await turn(run); // warm up
+for (let round = 0; round < rounds; round++) {
+  for (const { name, run } of ways) results.get(name)?.push(await turn(run));
+}
+
+console.log(
+  `ring: ${ratePerSecond} events/s asked for, ${ringBytes >> 20} MiB, every ${intervalMs} ms, median of ${rounds}`,
+);
+const perEvent = (turns: readonly Turn[]): number =>
+  median(turns.map((t) => (t.cpuSeconds / t.events) * 1e9));
+const base = perEvent(results.get("C++ reader, in place") ?? []);
+console.table(
+  Object.fromEntries(
+    [...results].map(([name, turns]) => [
+      name,
+      {
+        "M events/s": (median(turns.map((t) => t.events / t.seconds)) / 1e6).toFixed(2),
+        "CPU %": (median(turns.map((t) => t.cpuSeconds / t.seconds)) * 100).toFixed(1),
+        "ns/event": perEvent(turns).toFixed(1),
+        "C++ = 1": (perEvent(turns) / base).toFixed(1),
+        lost: turns.reduce((sum, t) => sum + t.lost, 0),
+      },
+    ]),
+  ),
+);
+native.closeProbe("flood");
+if (!Number.isFinite(checksum)) throw new Error("unreachable");

@@ -1,0 +1,61 @@
+/* What the probes and their readers agree on; included by the BPF objects and by user space.
+ *
+ * Every probe has a map `cpus`: an mmapable array with one element per possible CPU, so that a CPU
+ * only ever writes its own cache lines. An element is a head and the probe's histograms; in words
+ * of 64 bits:
+ *
+ *   0         produced  events that were to be counted or sent
+ *   1         lost      of these, the ones that could not be
+ *   2 + k     sum_ns    sum of histogram k, in nanoseconds
+ *   8 + 64k   bucket    of histogram k: bucket b counts (2^(b-1), 2^b] ns, bucket 0 up to 1 ns
+ *
+ * Counters only grow while the probe is loaded and start at 0 with each load.
+ */
+#ifndef WEIR_BPF_LAYOUT_H
+#define WEIR_BPF_LAYOUT_H
+
+#include <linux/types.h>
+
+#define WEIR_BUCKETS	64
+#define WEIR_CACHE_LINE 64
+#define WEIR_COMM_LEN	16
+
+struct weir_head {
+	__u64 produced;
+	__u64 lost;
+	__u64 sum_ns[6];
+};
+
+struct weir_hist {
+	__u64 bucket[WEIR_BUCKETS];
+};
+
+enum weir_event_kind {
+	WEIR_EVENT_EXEC = 1,
+	WEIR_EVENT_EXIT = 2,
+};
+
+/* A ring record is 64 bytes: the kernel's 8-byte header and this. */
+struct weir_event {
+	__u64 time_ns; /* CLOCK_BOOTTIME */
+	/* exit: since the process was forked; exec: 0 */
+	__u64 lifetime_ns;
+	__u32 kind; /* enum weir_event_kind */
+	__u32 pid;  /* of the process, in the initial pid namespace */
+	__u32 ppid;
+	__u32 status; /* exit: as wait(2) reports it; exec: 0 */
+	__u32 uid;    /* real user */
+	__u32 zero;
+	char comm[WEIR_COMM_LEN]; /* NUL-padded */
+};
+
+#define WEIR_RECORD_HEADER 8
+#define WEIR_RECORD_STRIDE 64
+
+#ifndef __cplusplus /* the C that loads the probes checks it */
+_Static_assert(sizeof(struct weir_head) == WEIR_CACHE_LINE, "the head fills one cache line");
+_Static_assert(sizeof(struct weir_event) + WEIR_RECORD_HEADER == WEIR_RECORD_STRIDE,
+	       "a record fills one cache line");
+#endif
+
+#endif

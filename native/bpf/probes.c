@@ -1,0 +1,237 @@
+#define _GNU_SOURCE
+#include "probes.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "exec.lskel.h"
+#include "layout.h"
+#include "runqlat.lskel.h"
+#include "tcp.lskel.h"
+#ifdef WEIR_BENCH
+#include "flood.lskel.h"
+#endif
+
+/* One loader per skeleton: the generated functions have the same shape and different names. */
+#define WEIR_RING_SIZE(skel, probe)    ((skel)->maps.ring.max_entries = (probe)->ring_bytes)
+#define WEIR_RING_FD(skel)	       ((skel)->maps.ring.map_fd)
+#define WEIR_NO_RING_SIZE(skel, probe) ((void)0)
+#define WEIR_NO_RING_FD(skel)	       (-1)
+
+#define WEIR_LOADER(probe_name, ring_size, ring_fd_of)                                             \
+	static int load_##probe_name(struct weir_probe *probe, char *log, size_t log_size,         \
+				     const char **step)                                            \
+	{                                                                                          \
+		struct weir_##probe_name *skel = weir_##probe_name##__open();                      \
+		int err = -ENOMEM;                                                                 \
+                                                                                                   \
+		*step = "allocate the skeleton";                                                   \
+		if (!skel)                                                                         \
+			return err;                                                                \
+		skel->maps.cpus.max_entries = probe->cpu_count;                                    \
+		ring_size(skel, probe);                                                            \
+		skel->ctx.log_level = log_size ? 1 : 0;                                            \
+		skel->ctx.log_buf = (unsigned long)log;                                            \
+		skel->ctx.log_size = log_size;                                                     \
+		err = weir_##probe_name##__load(skel);                                             \
+		if (!err)                                                                          \
+			err = weir_##probe_name##__attach(skel);                                   \
+		if (err) {                                                                         \
+			*step = weir_skel_step;                                                    \
+			weir_##probe_name##__destroy(skel);                                        \
+			return err;                                                                \
+		}                                                                                  \
+		probe->skeleton = skel;                                                            \
+		probe->cpus_fd = skel->maps.cpus.map_fd;                                           \
+		probe->ring_fd = ring_fd_of(skel);                                                 \
+		_Static_assert(sizeof(skel->progs) / sizeof(int) <= WEIR_MAX_PROGRAMS, "");        \
+		probe->program_count = sizeof(skel->progs) / sizeof(int);                          \
+		memcpy(probe->program_fds, &skel->progs, sizeof(skel->progs));                     \
+		return 0;                                                                          \
+	}                                                                                          \
+	static void destroy_##probe_name(void *skel)                                               \
+	{                                                                                          \
+		weir_##probe_name##__destroy(skel);                                                \
+	}
+
+WEIR_LOADER(runqlat, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(tcp, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(exec, WEIR_RING_SIZE, WEIR_RING_FD)
+#ifdef WEIR_BENCH
+WEIR_LOADER(flood, WEIR_RING_SIZE, WEIR_RING_FD)
+#endif
+
+const struct weir_probe_kind weir_probe_kinds[] = {
+    {"runqlat", 1, false, load_runqlat, destroy_runqlat},
+    {"tcp", 2, false, load_tcp, destroy_tcp},
+    {"exec", 0, true, load_exec, destroy_exec},
+#ifdef WEIR_BENCH
+    {"flood", 0, true, load_flood, destroy_flood},
+#endif
+};
+const size_t weir_probe_kind_count = sizeof(weir_probe_kinds) / sizeof(weir_probe_kinds[0]);
+
+size_t weir_probe_words(const struct weir_probe_kind *kind)
+{
+	return (sizeof(struct weir_head) + kind->histograms * sizeof(struct weir_hist)) /
+	       sizeof(uint64_t);
+}
+
+/* The last whole lines of the verifier's log that fit. */
+static void keep_log_end(const char *log, char *into, size_t size)
+{
+	size_t length = strlen(log);
+	const char *from = log;
+
+	if (length >= size) {
+		from = log + length - (size - 1);
+		if (strchr(from, '\n'))
+			from = strchr(from, '\n') + 1;
+	}
+	memcpy(into, from, strlen(from) + 1);
+}
+
+static int load(struct weir_probe *probe, struct weir_failure *failure)
+{
+	const size_t log_size = 256 * 1024;
+	int attempts = 10, err;
+	char *log;
+
+	/* The verifier gives up with EAGAIN when a signal arrives for the thread, as they do in
+	 * Node. */
+	do
+		err = probe->kind->load(probe, NULL, 0, &failure->step);
+	while (err == -EAGAIN && --attempts > 0);
+
+	/* Asked for only now: a log that doesn't fit would make a good program fail with ENOSPC. */
+	if (err == -EINVAL || err == -EACCES) {
+		log = calloc(1, log_size);
+		if (log) {
+			err = probe->kind->load(probe, log, log_size, &failure->step);
+			keep_log_end(log, failure->log, sizeof(failure->log));
+			free(log);
+		}
+	}
+	return err;
+}
+
+static int map_memory(struct weir_probe *probe, const char **step)
+{
+	const size_t element = weir_probe_words(probe->kind) * sizeof(uint64_t);
+	const size_t page = probe->page_bytes;
+	void *at;
+
+	*step = "map the counters";
+	probe->cpus_mapped = (probe->cpu_count * element + page - 1) / page * page;
+	at = mmap(NULL, probe->cpus_mapped, PROT_READ, MAP_SHARED, probe->cpus_fd, 0);
+	if (at == MAP_FAILED)
+		return -errno;
+	probe->cpus = at;
+	if (!probe->kind->has_ring)
+		return 0;
+
+	*step = "map the ring";
+	at = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_SHARED, probe->ring_fd, 0);
+	if (at == MAP_FAILED)
+		return -errno;
+	probe->consumer = at;
+	probe->ring_mapped = page + 2 * (size_t)probe->ring_bytes;
+	at = mmap(NULL, probe->ring_mapped, PROT_READ, MAP_SHARED, probe->ring_fd, page);
+	if (at == MAP_FAILED)
+		return -errno;
+	probe->producer = at;
+	probe->ring = (const uint8_t *)at + page;
+	return 0;
+}
+
+bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uint32_t ring_bytes,
+		     struct weir_probe *probe, struct weir_failure *failure)
+{
+	int err;
+
+	memset(probe, 0, sizeof(*probe));
+	memset(failure, 0, sizeof(*failure));
+	probe->kind = kind;
+	probe->cpu_count = cpu_count;
+	probe->page_bytes = sysconf(_SC_PAGESIZE);
+	probe->ring_bytes = probe->page_bytes;
+	while (probe->ring_bytes < ring_bytes && probe->ring_bytes < 1u << 30)
+		probe->ring_bytes *= 2;
+
+	err = load(probe, failure);
+	if (!err) {
+		failure->log[0] = '\0';
+		err = map_memory(probe, &failure->step);
+	}
+	if (!err)
+		return true;
+	failure->error = -err;
+	weir_probe_close(probe);
+	return false;
+}
+
+void weir_probe_close(struct weir_probe *probe)
+{
+	if (probe->cpus)
+		munmap((void *)probe->cpus, probe->cpus_mapped);
+	if (probe->consumer)
+		munmap(probe->consumer, probe->page_bytes);
+	if (probe->producer)
+		munmap((void *)probe->producer, probe->ring_mapped);
+	if (probe->skeleton)
+		probe->kind->destroy(probe->skeleton);
+	memset(probe, 0, sizeof(*probe));
+}
+
+static uint64_t skipped_runs(int program_fd)
+{
+	struct bpf_prog_info info = {};
+	union bpf_attr attr = {};
+
+	attr.info.bpf_fd = program_fd;
+	attr.info.info_len = sizeof(info);
+	attr.info.info = (unsigned long)&info;
+	if (skel_sys_bpf(BPF_OBJ_GET_INFO_BY_FD, &attr, WEIR_ATTR_SIZE(info)) < 0)
+		return 0;
+	return info.recursion_misses;
+}
+
+void weir_probe_read(const struct weir_probe *probe, uint64_t *words)
+{
+	const size_t count = weir_probe_words(probe->kind);
+	const uint64_t *from = probe->cpus;
+	uint64_t skipped = 0;
+
+	memset(words, 0, count * sizeof(*words));
+	for (uint32_t cpu = 0; cpu < probe->cpu_count; cpu++, from += count)
+		for (size_t i = 0; i < count; i++)
+			words[i] += __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+	for (unsigned int i = 0; i < probe->program_count; i++)
+		skipped += skipped_runs(probe->program_fds[i]);
+	words[0] += skipped;
+	words[1] += skipped;
+}
+
+uint32_t weir_possible_cpus(void)
+{
+	/* "0-3" or "0,2-5": the last number is the highest. */
+	char text[256] = "";
+	FILE *file = fopen("/sys/devices/system/cpu/possible", "re");
+	const char *last = text;
+	long configured = sysconf(_SC_NPROCESSORS_CONF);
+
+	if (file) {
+		if (fgets(text, sizeof(text), file))
+			for (const char *c = text; *c; c++)
+				if (*c == '-' || *c == ',')
+					last = c + 1;
+		fclose(file);
+		if (*last >= '0' && *last <= '9')
+			return strtoul(last, NULL, 10) + 1;
+	}
+	return configured > 0 ? configured : 1;
+}

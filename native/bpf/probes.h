@@ -1,0 +1,80 @@
+/* Loads, attaches and maps the probes of this folder. C, no libbpf, no N-API. */
+#ifndef WEIR_BPF_PROBES_H
+#define WEIR_BPF_PROBES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define WEIR_MAX_PROGRAMS 4
+
+struct weir_probe;
+
+/* One kind of probe; the table is `weir_probe_kinds`. */
+struct weir_probe_kind {
+	const char *name;
+	unsigned int histograms;
+	bool has_ring;
+	/* Loads, attaches; fills fds and `skeleton`, returns 0 or -errno and sets `*step`. */
+	int (*load)(struct weir_probe *probe, char *log, size_t log_size, const char **step);
+	void (*destroy)(void *skeleton);
+};
+
+extern const struct weir_probe_kind weir_probe_kinds[];
+extern const size_t weir_probe_kind_count;
+
+/* A loaded probe. Everything in it is owned by it and ends with weir_probe_close(). */
+struct weir_probe {
+	const struct weir_probe_kind *kind;
+	void *skeleton;
+	uint32_t cpu_count;
+	uint32_t ring_bytes;
+	int cpus_fd, ring_fd;
+	int program_fds[WEIR_MAX_PROGRAMS];
+	unsigned int program_count;
+
+	/* read-only mapping: cpu_count elements of weir_probe_words() words */
+	const uint64_t *cpus;
+	size_t cpus_mapped;
+
+	const uint8_t *ring;	  /* read-only, ring_bytes mapped twice in a row */
+	const uint64_t *producer; /* read-only: first byte not yet reserved */
+	uint64_t *consumer;	  /* first byte not yet drained; we are the only writer */
+	size_t ring_mapped;
+	size_t page_bytes;
+};
+
+struct weir_failure {
+	int error; /* errno, positive */
+	const char *step;
+	char log[512]; /* end of the verifier's log, or "" */
+};
+
+/* 64-bit words of one CPU's element (layout.h). */
+size_t weir_probe_words(const struct weir_probe_kind *kind);
+
+/* Loads and attaches one probe. `cpu_count`: possible CPUs. `ring_bytes`: at least what is wanted;
+ * rounded up to a power of two of whole pages; ignored without a ring.
+ * On failure returns false, fills `failure` and leaves nothing behind. */
+bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uint32_t ring_bytes,
+		     struct weir_probe *probe, struct weir_failure *failure);
+
+/* Detaches, unmaps, closes. Safe on a zeroed probe and twice. */
+void weir_probe_close(struct weir_probe *probe);
+
+/* Adds the CPUs up into `words` (weir_probe_words() of them). Runs that the kernel skipped because
+ * a program would have interrupted itself are added to both produced and lost. */
+void weir_probe_read(const struct weir_probe *probe, uint64_t *words);
+
+/* CPUs the kernel could ever bring up, the bound of its CPU numbers. */
+uint32_t weir_possible_cpus(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,124 @@
+/** Writes docs/errors.md and docs/configuration.md from the code; with --check only says whether they are up to date. */
+import { readFileSync, writeFileSync } from "node:fs";
+import { z } from "zod";
+import { configSchema } from "../src/config/schema.ts";
+import { ERRORS } from "../src/core/errors.ts";
+
+const MADE = "<!-- Made by `npm run gen`: change the code, not this page. -->";
+
+function errorsPage(): string {
+  const rows = Object.entries(ERRORS).map(
+    ([code, { disposition, what, remedy }]) => `| \`${code}\` | ${disposition} | ${what} | ${remedy} |`,
+  );
+  return [
+    "# Errors",
+    MADE,
+    "",
+    "Every error of Weir's own carries one of these codes. `retry`: Weir tries again by itself. `reject`: that input is set",
+    "aside and counted. `fatal`: the agent can't go on.",
+    "",
+    "| code | disposition | what happened | what to do |",
+    "| --- | --- | --- | --- |",
+    ...rows,
+    "",
+  ].join("\n");
+}
+
+interface Property {
+  readonly type?: string | readonly string[];
+  readonly description?: string;
+  readonly default?: unknown;
+  readonly enum?: readonly unknown[];
+  readonly const?: unknown;
+  readonly pattern?: string;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly items?: Property;
+  readonly anyOf?: readonly Property[];
+  readonly allOf?: readonly Property[];
+  readonly properties?: Readonly<Record<string, Property>>;
+  readonly additionalProperties?: Property | boolean;
+}
+
+function typeOf(property: Property): string {
+  if (property.enum !== undefined) return property.enum.map((value) => JSON.stringify(value)).join(", ");
+  if (property.const !== undefined) return JSON.stringify(property.const);
+  if (property.anyOf !== undefined) return [...new Set(property.anyOf.map(typeOf))].join(" or ");
+  const name = typeof property.type === "string" ? property.type : "any";
+  const low = property.minimum ?? Number.MIN_SAFE_INTEGER;
+  const high = property.maximum ?? Number.MAX_SAFE_INTEGER;
+  const range =
+    low > Number.MIN_SAFE_INTEGER && high < Number.MAX_SAFE_INTEGER
+      ? ` ${low} to ${high}`
+      : low > Number.MIN_SAFE_INTEGER
+        ? ` of at least ${low}`
+        : "";
+  return name === "array" && property.items !== undefined
+    ? `list of ${typeOf(property.items)}`
+    : `${name}${range}`;
+}
+
+const cell = (text: string): string => text.replaceAll("|", "\\|").replaceAll("\n", " ");
+
+/** A row for each key that has a value, in the order of the schema. */
+function rows(path: string, property: Property): string[] {
+  const nested = property.properties ?? property.allOf?.[0]?.properties;
+  const of = typeof property.additionalProperties === "object" ? property.additionalProperties : undefined;
+  const here: string[] = [];
+  if (nested === undefined || property.description !== undefined) {
+    const { description = "" } = property;
+    const fallback =
+      property.default === undefined || nested !== undefined ? "" : `\`${JSON.stringify(property.default)}\``;
+    here.push(
+      `| \`${path}\` | ${cell(nested === undefined ? typeOf(property) : "section")} | ${cell(fallback)} | ${cell(description)} |`,
+    );
+  }
+  for (const [key, inner] of Object.entries(nested ?? {}))
+    here.push(...rows(path === "" ? key : `${path}.${key}`, inner));
+  if (of !== undefined) here.push(...rows(`${path}.<name>`, of));
+  if (property.items?.properties !== undefined) here.push(...rows(`${path}[]`, property.items));
+  return here;
+}
+
+function configurationPage(): string {
+  const schema = z.toJSONSchema(configSchema, { io: "input", unrepresentable: "any" }) as Property;
+  return [
+    "# Configuration",
+    MADE,
+    "",
+    "`weir run` reads `--config FILE`, or `./weir.yaml` where there is one. Every key has a default; an empty file is a valid",
+    "one. Unknown keys are refused. `weir config validate` lists every error at once, `weir config print` shows what is in force.",
+    "",
+    "Text may hold `${VAR}`, `${VAR:-default}` and `${VAR:?error}` from the environment; `$$` is a dollar.",
+    "`WEIR__BROKER__PORT=1884` overrides `broker.port`.",
+    "",
+    "| key | type | default | meaning |",
+    "| --- | --- | --- | --- |",
+    ...rows("", schema).filter((row) => !row.startsWith("| `` |")),
+    "",
+  ].join("\n");
+}
+
+const check = process.argv.includes("--check");
+let stale = 0;
+for (const [file, text] of [
+  ["docs/errors.md", errorsPage()],
+  ["docs/configuration.md", configurationPage()],
+] as const) {
+  const path = new URL(`../${file}`, import.meta.url);
+  let before = "";
+  try {
+    before = readFileSync(path, "utf8");
+  } catch {
+    // not there yet
+  }
+  if (before === text) continue;
+  if (check) {
+    process.stderr.write(`${file} is not what the code says: run \`npm run gen\`\n`);
+    stale += 1;
+  } else {
+    writeFileSync(path, text);
+    process.stdout.write(`wrote ${file}\n`);
+  }
+}
+process.exitCode = stale === 0 ? 0 : 1;

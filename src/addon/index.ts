@@ -1,0 +1,155 @@
+/**
+ * The native addon, validated: kernel probes and CRC-32C.
+ *
+ * Importing never fails. Without the addon `crc32c` is computed in JavaScript, and every probe says why it is off.
+ * Nothing of the kernel's memory is visible to JavaScript: counters and records are copied into arrays of the caller.
+ */
+import { crc32cTable } from "./crc32c.ts";
+import { loadNative, type Native, type NativeState } from "./native.ts";
+import { explain, kernelSupport, obstacle, type Unavailable } from "./support.ts";
+
+export type { NativeState } from "./native.ts";
+export { type KernelSupport, kernelSupport, obstacle, type Unavailable } from "./support.ts";
+
+/** Names of the probes. */
+export const PROBES = ["runqlat", "tcp", "exec"] as const;
+/** One of {@link PROBES}. */
+export type ProbeName = (typeof PROBES)[number];
+
+/** Histograms in each probe's counters, in order (native/bpf/layout.h). */
+const HISTOGRAMS: Readonly<Record<ProbeName, readonly string[]>> = {
+  runqlat: ["latency"],
+  tcp: ["connect", "rtt"],
+  exec: [],
+};
+
+/** Buckets of a histogram: bucket b counts values in (2^(b-1), 2^b] nanoseconds, bucket 0 those up to 1. */
+export const BUCKETS = 64;
+/** Bytes of a drained record: the kernel's 8-byte header, then `struct weir_event` of native/bpf/layout.h. */
+export const RECORD_BYTES = 64;
+/** Words before the first histogram: produced, lost, and the sums of up to six histograms. */
+const HEAD_WORDS = 8;
+
+/** Totals since the probe was loaded; they only grow. Views on one array that the next `read()` overwrites. */
+export interface Counters {
+  readonly produced: bigint;
+  /** of the produced, those that could not be held */
+  readonly lost: bigint;
+  /** in nanoseconds, by histogram */
+  readonly sumNs: BigUint64Array;
+  /** {@link BUCKETS} counts for each histogram */
+  readonly buckets: readonly BigUint64Array[];
+}
+
+/** A probe that is loaded and attached. Belongs to the thread that opened it, which closes it at its end if nobody did. */
+export interface Probe {
+  readonly name: ProbeName;
+  /** Reads every CPU's counters. A few microseconds; not a consistent snapshot while events go on. */
+  read(): Counters;
+  /**
+   * Copies finished records out of the ring, oldest first, and frees their place. `exec` only.
+   * @param into at least one record long; never more than this is copied
+   * @returns records copied, {@link RECORD_BYTES} each
+   */
+  drain(into: Uint8Array): number;
+  /** Detaches from the kernel. Using the probe afterwards throws. */
+  close(): void;
+}
+
+/** Outcome of {@link openProbe}. */
+export type ProbeResult =
+  | { readonly on: true; readonly probe: Probe }
+  | ({ readonly on: false } & Unavailable);
+
+let state: NativeState | undefined;
+
+/** Loads the addon at the first call, and says where it is or why there is none. Never throws. */
+export function addonState(): NativeState {
+  state ??= loadNative();
+  return state;
+}
+
+/**
+ * CRC-32C (Castagnoli; RFC 3720, appendix B.4) of `bytes`, as an unsigned 32-bit number.
+ * @param seed the checksum of what came before, 0 at the start
+ */
+export function crc32c(bytes: Uint8Array, seed = 0): number {
+  const addon = addonState();
+  return addon.ok ? addon.native.crc32c(bytes, seed) : crc32cTable(bytes, seed);
+}
+
+/** How `crc32c` is computed here: `sse4.2`, `armv8`, `table` (all native), or `javascript`. */
+export function crc32cImplementation(): string {
+  const addon = addonState();
+  return addon.ok ? addon.native.crc32cImplementation : "javascript";
+}
+
+/** What to add to a record's `time_ns / 1000` for microseconds since the Unix epoch. Ask again at each drain: clocks are set. */
+export function bootTimeOffsetUs(): number {
+  const addon = addonState();
+  return addon.ok ? addon.native.bootTimeOffsetUs() : 0;
+}
+
+/**
+ * Loads one probe and attaches it. Never throws for what the machine lacks: that is a reason and a remedy.
+ * @param ringBytes room for records; rounded up to a power of two of whole pages
+ * @throws TypeError when the arguments are wrong, or this thread has the probe already
+ */
+export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
+  if (!PROBES.includes(name)) throw new TypeError(`no probe named ${JSON.stringify(name)}`);
+  if (!Number.isSafeInteger(ringBytes) || ringBytes < 1 || ringBytes > 2 ** 28) {
+    throw new TypeError(`ringBytes must be a whole number from 1 to ${2 ** 28}`);
+  }
+  const addon = addonState();
+  if (!addon.ok) return { on: false, reason: addon.reason, remedy: addon.remedy };
+  const known = obstacle(kernelSupport());
+  if (known !== undefined) return { on: false, ...known };
+  const failure = addon.native.loadProbe(name, ringBytes);
+  if (failure !== null) return { on: false, ...explain(failure) };
+  return { on: true, probe: new LoadedProbe(addon.native, name) };
+}
+
+class LoadedProbe implements Probe {
+  readonly name: ProbeName;
+  readonly #native: Native;
+  readonly #words: BigUint64Array;
+  readonly #sumNs: BigUint64Array;
+  readonly #buckets: readonly BigUint64Array[];
+  #open = true;
+
+  constructor(native: Native, name: ProbeName) {
+    const histograms = HISTOGRAMS[name].length;
+    this.name = name;
+    this.#native = native;
+    this.#words = new BigUint64Array(HEAD_WORDS + histograms * BUCKETS);
+    this.#sumNs = this.#words.subarray(2, 2 + histograms);
+    this.#buckets = HISTOGRAMS[name].map((_, k) =>
+      this.#words.subarray(HEAD_WORDS + k * BUCKETS, HEAD_WORDS + (k + 1) * BUCKETS),
+    );
+  }
+
+  read(): Counters {
+    this.#check();
+    this.#native.readCounters(this.name, this.#words);
+    const [produced = 0n, lost = 0n] = this.#words;
+    return { produced, lost, sumNs: this.#sumNs, buckets: this.#buckets };
+  }
+
+  drain(into: Uint8Array): number {
+    this.#check();
+    if (into.byteLength < RECORD_BYTES)
+      throw new TypeError(`drain needs room for a record of ${RECORD_BYTES} bytes`);
+    return this.#native.drain(this.name, into);
+  }
+
+  close(): void {
+    if (!this.#open) return;
+    this.#open = false;
+    this.#native.closeProbe(this.name);
+  }
+
+  // The binding goes by name: without this, a closed object would read a probe opened since.
+  #check(): void {
+    if (!this.#open) throw new TypeError(`probe ${this.name} is closed`);
+  }
+}

@@ -1,0 +1,69 @@
+/** Finds, loads and checks `weir.node`. The only place that knows what the binding (native/binding) exports. */
+import { existsSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+
+/** Why a probe could not be loaded, as the binding says it. */
+export interface NativeFailure {
+  /** positive errno */
+  readonly errno: number;
+  /** the step that failed, in words */
+  readonly step: string;
+  /** the end of the verifier's log, or "" */
+  readonly log: string;
+}
+
+/** What the binding exports. State is per environment: each worker thread has probes of its own. */
+export interface Native {
+  loadProbe(name: string, ringBytes: number): NativeFailure | null;
+  closeProbe(name: string): boolean;
+  readCounters(name: string, into: BigUint64Array): number;
+  drain(name: string, into: Uint8Array): number;
+  crc32c(bytes: Uint8Array, seed: number): number;
+  bootTimeOffsetUs(): number;
+  readonly crc32cImplementation: string;
+}
+
+/** The addon, or why there is none. */
+export type NativeState =
+  | { readonly ok: true; readonly native: Native; readonly path: string }
+  | { readonly ok: false; readonly reason: string; readonly remedy: string };
+
+const FUNCTIONS = ["loadProbe", "closeProbe", "readCounters", "drain", "crc32c", "bootTimeOffsetUs"];
+
+function isNative(loaded: unknown): loaded is Native {
+  if (typeof loaded !== "object" || loaded === null) return false;
+  const has = (name: string, type: string): boolean => typeof Reflect.get(loaded, name) === type;
+  return FUNCTIONS.every((name) => has(name, "function")) && has("crc32cImplementation", "string");
+}
+
+/** The folder of package.json, above this file. */
+function packageFolder(): string {
+  let folder = import.meta.dirname;
+  while (!existsSync(join(folder, "package.json")) && dirname(folder) !== folder) folder = dirname(folder);
+  return folder;
+}
+
+/** Loads the addon: the one built on this machine, else the prebuilt one, or the one at `path`. Never throws. */
+export function loadNative(path?: string): NativeState {
+  const remedy = "install python3, make and g++, then run `npm run install` in Weir's folder";
+  const root = packageFolder();
+  const places = [
+    join(root, "build", "Release", "weir.node"),
+    join(root, "prebuilds", `linux-${process.arch}`, "weir.node"),
+  ];
+  const found = path ?? places.find((place) => existsSync(place));
+  if (found === undefined) return { ok: false, reason: "the native addon is not built", remedy };
+  try {
+    const loaded: unknown = createRequire(import.meta.url)(found);
+    if (isNative(loaded)) return { ok: true, native: loaded, path: found };
+    return {
+      ok: false,
+      reason: "the native addon is of another version",
+      remedy: "run `npm run install` in Weir's folder",
+    };
+  } catch (error) {
+    const why = error instanceof Error ? error.message : String(error);
+    return { ok: false, reason: `the native addon does not load: ${why}`, remedy };
+  }
+}

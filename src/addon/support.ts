@@ -1,0 +1,101 @@
+/** What this kernel and process allow, and why a probe can't run, in words that say what to do. */
+import { existsSync, readFileSync } from "node:fs";
+import { release } from "node:os";
+import { getSystemErrorName } from "node:util";
+import type { NativeFailure } from "./native.ts";
+
+/** Facts for `weir check`. */
+export interface KernelSupport {
+  /** as `uname -r` says it */
+  readonly release: string;
+  /** 5.17 or later: light skeletons with relocations done in the kernel */
+  readonly recentEnough: boolean;
+  /** the kernel describes its types, in /sys/kernel/btf/vmlinux */
+  readonly btf: boolean;
+  /** of the calling thread's effective capabilities; CAP_SYS_ADMIN stands for both */
+  readonly capBpf: boolean;
+  readonly capPerfmon: boolean;
+}
+
+/** Why something is off, and what a person can do about it. */
+export interface Unavailable {
+  readonly reason: string;
+  readonly remedy: string;
+}
+
+const CAP_SYS_ADMIN = 21n;
+const CAP_PERFMON = 38n;
+const CAP_BPF = 39n;
+
+function effectiveCapabilities(): bigint {
+  try {
+    const hex = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/thread-self/status", "utf8"))?.[1];
+    return hex === undefined ? 0n : BigInt(`0x${hex}`);
+  } catch {
+    return 0n;
+  }
+}
+
+/** Reads the facts anew at each call. */
+export function kernelSupport(): KernelSupport {
+  const version = release();
+  const [major = 0, minor = 0] = version.split(/[.-]/).map(Number);
+  const capabilities = effectiveCapabilities();
+  const has = (bit: bigint): boolean => ((capabilities >> bit) & 1n) === 1n;
+  return {
+    release: version,
+    recentEnough: major > 5 || (major === 5 && minor >= 17),
+    btf: existsSync("/sys/kernel/btf/vmlinux"),
+    capBpf: has(CAP_BPF) || has(CAP_SYS_ADMIN),
+    capPerfmon: has(CAP_PERFMON) || has(CAP_SYS_ADMIN),
+  };
+}
+
+/** What stands in the way of every probe, known before one is tried; undefined when nothing is. */
+export function obstacle(support: KernelSupport): Unavailable | undefined {
+  if (!support.recentEnough) {
+    return { reason: `kernel ${support.release} is older than 5.17`, remedy: "upgrade the kernel" };
+  }
+  if (!support.btf) {
+    const remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF, or make /sys visible to this container";
+    return { reason: "the kernel does not describe its types (no /sys/kernel/btf/vmlinux)", remedy };
+  }
+  const missing = [support.capBpf ? "" : "CAP_BPF", support.capPerfmon ? "" : "CAP_PERFMON"].filter(
+    (name) => name !== "",
+  );
+  if (missing.length > 0) {
+    const remedy = "run Weir as root, or give the service CAP_BPF and CAP_PERFMON (AmbientCapabilities=)";
+    return { reason: `${missing.join(" and ")} missing`, remedy };
+  }
+  return undefined;
+}
+
+/** Turns a failed load into words. */
+export function explain(failure: NativeFailure): Unavailable {
+  const name = getSystemErrorName(-failure.errno);
+  const log = failure.log.trim().split("\n").at(-1) ?? "";
+  const reason = `${name}: could not ${failure.step}${log === "" ? "" : ` (${log})`}`;
+  switch (name) {
+    case "EPERM":
+      return {
+        reason,
+        remedy: "allow the bpf() system call: a container's seccomp profile or kernel lockdown refuses it",
+      };
+    case "ENOSYS":
+      return {
+        reason,
+        remedy: "this system has no bpf() system call (emulation, or a sandbox): run on the machine itself",
+      };
+    case "ENOENT":
+    case "ESRCH":
+      return {
+        reason,
+        remedy: "this kernel lacks a tracepoint that the probe needs: use a distribution's standard kernel",
+      };
+    case "ENOMEM":
+    case "E2BIG":
+      return { reason, remedy: "free memory, or choose a smaller ring" };
+    default:
+      return { reason, remedy: "this kernel refuses the probe: please report it with the kernel's version" };
+  }
+}

@@ -1,0 +1,59 @@
+/** How the command line asks a running agent. */
+import { request } from "node:http";
+import { WeirError } from "../core/errors.ts";
+import type { AgentStatus, LedgerReport, PluginStatus, ProbeStatus } from "./types.ts";
+
+/** Answers larger than this are refused: 16 MiB. */
+const MOST_BYTES = 16 * 1024 * 1024;
+const TIMEOUT_MS = 10_000;
+
+/** Asks the agent whose socket is at `path`. Every call throws `cli.agent-unreachable` when none answers. */
+export class ApiClient {
+  readonly #path: string;
+
+  constructor(path: string) {
+    this.#path = path;
+  }
+
+  status(): Promise<AgentStatus> {
+    return this.#get("/api/v1/status") as Promise<AgentStatus>;
+  }
+  ledger(): Promise<LedgerReport> {
+    return this.#get("/api/v1/ledger") as Promise<LedgerReport>;
+  }
+  plugins(): Promise<readonly PluginStatus[]> {
+    return this.#get("/api/v1/plugins") as Promise<readonly PluginStatus[]>;
+  }
+  probes(): Promise<readonly ProbeStatus[]> {
+    return this.#get("/api/v1/probes") as Promise<readonly ProbeStatus[]>;
+  }
+  /** The latest refused messages, oldest first. */
+  rejected(): Promise<readonly Record<string, unknown>[]> {
+    return this.#get("/api/v1/rejected") as Promise<readonly Record<string, unknown>[]>;
+  }
+
+  #get(url: string): Promise<unknown> {
+    const { promise, resolve, reject } = Promise.withResolvers<unknown>();
+    const unreachable = (cause: unknown): void =>
+      reject(new WeirError("cli.agent-unreachable", `no agent answers on ${this.#path}`, { cause }));
+    const call = request({ socketPath: this.#path, path: url, timeout: TIMEOUT_MS }, (response) => {
+      const parts: Buffer[] = [];
+      let size = 0;
+      response.on("data", (part: Buffer) => {
+        size += part.byteLength;
+        if (size > MOST_BYTES) call.destroy(new Error("answer too large"));
+        else parts.push(part);
+      });
+      response.on("error", unreachable);
+      response.on("end", () => {
+        const text = Buffer.concat(parts).toString("utf8");
+        if (response.statusCode === 200) resolve(JSON.parse(text));
+        else reject(new Error(`the agent answered ${response.statusCode}: ${text}`));
+      });
+    });
+    call.on("timeout", () => call.destroy(new Error("no answer in time")));
+    call.on("error", unreachable);
+    call.end();
+    return promise;
+  }
+}

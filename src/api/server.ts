@@ -1,0 +1,80 @@
+/** The agent's own interface: HTTP over a Unix socket in the data folder (mode 0600), for the command line. */
+import { chmodSync, rmSync } from "node:fs";
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import { messageOf } from "../core/errors.ts";
+import type { ApiHandlers } from "./types.ts";
+
+/** A Unix socket's path has room for 108 bytes, with a final NUL (unix(7)). */
+const MOST_PATH_BYTES = 107;
+
+/** Serves {@link ApiHandlers} on a Unix socket. */
+export class ApiServer {
+  readonly #path: string;
+  readonly #handlers: ApiHandlers;
+  #server: Server | undefined;
+
+  constructor(path: string, handlers: ApiHandlers) {
+    this.#path = path;
+    this.#handlers = handlers;
+  }
+
+  /** Listens. The caller holds the data folder's lock, so a socket left from before can go. */
+  async start(): Promise<void> {
+    if (Buffer.byteLength(this.#path) > MOST_PATH_BYTES) {
+      throw new Error(`${this.#path}: too long for a socket (${MOST_PATH_BYTES} bytes)`);
+    }
+    rmSync(this.#path, { force: true });
+    const server = createServer({ maxHeaderSize: 8192, requestTimeout: 10_000 }, (request, response) => {
+      this.#answer(request, response).catch((thrown: unknown) => {
+        if (!response.headersSent) send(response, 500, { error: messageOf(thrown) });
+        else response.destroy();
+      });
+    });
+    server.maxConnections = 32;
+    // The socket exists before it can be given its mode: no one else is to get in between.
+    const before = process.umask(0o177);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        server.once("error", reject);
+        server.listen(this.#path, resolve);
+      });
+    } finally {
+      process.umask(before);
+    }
+    chmodSync(this.#path, 0o600);
+    this.#server = server;
+  }
+
+  async stop(): Promise<void> {
+    const server = this.#server;
+    if (server === undefined) return;
+    server.closeAllConnections();
+    await new Promise((resolve) => server.close(resolve));
+    rmSync(this.#path, { force: true });
+  }
+
+  async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    request.resume();
+    if (request.method !== "GET") return send(response, 405, { error: "only GET is served" });
+    const handlers = this.#handlers;
+    switch (request.url) {
+      case "/api/v1/status":
+        return send(response, 200, handlers.status());
+      case "/api/v1/ledger":
+        return send(response, 200, await handlers.ledger());
+      case "/api/v1/plugins":
+        return send(response, 200, handlers.plugins());
+      case "/api/v1/probes":
+        return send(response, 200, handlers.probes());
+      case "/api/v1/rejected":
+        return send(response, 200, handlers.rejected());
+      default:
+        return send(response, 404, { error: "no such path" });
+    }
+  }
+}
+
+function send(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(JSON.stringify(body));
+}

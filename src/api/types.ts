@@ -1,0 +1,63 @@
+/** What a running agent answers on its socket. The command line and the server share these types. */
+import type { LedgerLine } from "../core/ledger.ts";
+
+/** One capability of the agent: a source, an uplink, a layer. */
+export interface PartStatus {
+  readonly name: string;
+  /** `on`, `off` (not wanted), `unavailable` (can't be had here) or `failed` */
+  readonly state: "on" | "off" | "unavailable" | "failed";
+  /** why it is not on */
+  readonly reason: string | undefined;
+  /** what a person can do about it */
+  readonly remedy: string | undefined;
+}
+
+/** `GET /api/v1/status` */
+export interface AgentStatus {
+  readonly version: string;
+  readonly gateway: string;
+  readonly epoch: string;
+  readonly pid: number;
+  /** seconds since the start */
+  readonly uptime: number;
+  readonly dataDir: string;
+  /** host and port of the embedded broker, when it runs */
+  readonly broker: string | undefined;
+  /** what to subscribe to there for everything that Weir sends */
+  readonly topics: readonly string[];
+  readonly parts: readonly PartStatus[];
+}
+
+/** One probe, as `weir probe ls` shows it. */
+export interface ProbeStatus extends PartStatus {
+  /** what it measures */
+  readonly about: string;
+}
+
+/** One plugin, as `weir plugin ls` shows it. */
+export interface PluginStatus {
+  readonly name: string;
+  readonly version: string;
+  readonly state: string;
+  readonly reason: string | undefined;
+  readonly hash: string;
+  readonly exports: readonly string[];
+  readonly bind: string;
+  readonly failures: number;
+}
+
+/** `GET /api/v1/ledger` */
+export interface LedgerReport {
+  readonly epoch: string;
+  readonly lines: readonly LedgerLine[];
+}
+
+/** Answers by path; the server knows no more of the agent. */
+export interface ApiHandlers {
+  status(): AgentStatus;
+  ledger(): Promise<LedgerReport>;
+  plugins(): readonly PluginStatus[];
+  probes(): readonly ProbeStatus[];
+  /** the latest refused messages, oldest first */
+  rejected(): readonly unknown[];
+}

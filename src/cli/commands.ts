@@ -1,0 +1,195 @@
+/** The table of commands: help, options and code of each. */
+import type { ParseArgsOptionsConfig } from "node:util";
+
+/** What was typed, parsed. */
+export interface Invocation {
+  readonly values: Readonly<Record<string, string | boolean | (string | boolean)[] | undefined>>;
+  readonly positionals: readonly string[];
+}
+
+/** One command. */
+export interface Command {
+  /** one or two words */
+  readonly name: string;
+  /** what follows the name in the help */
+  readonly usage: string;
+  /** one line */
+  readonly about: string;
+  readonly options: ParseArgsOptionsConfig;
+  /** one line for each option */
+  readonly help: Readonly<Record<string, string>>;
+  /** most positional arguments */
+  readonly positionals: number;
+  /** Resolves to the exit code. */
+  run(invocation: Invocation): Promise<number>;
+}
+
+const config = { config: { type: "string", short: "c" }, "data-dir": { type: "string" } } as const;
+const configHelp = {
+  config: "the configuration file (default: ./weir.yaml)",
+  "data-dir": "the data folder (default: data.dir, ./.weir)",
+};
+const json = { json: { type: "boolean" } } as const;
+const jsonHelp = { json: "as JSON" };
+
+/** A command whose code is loaded when it runs: `weir --version` is not to wait for a database. */
+function command(
+  fields: Omit<Command, "run">,
+  load: () => Promise<(invocation: Invocation) => Promise<number>>,
+): Command {
+  return { ...fields, run: async (invocation) => (await load())(invocation) };
+}
+
+/** Every command, in the order of the help. */
+export const COMMANDS: readonly Command[] = [
+  command(
+    {
+      name: "run",
+      usage: "",
+      about: "run the agent",
+      options: { ...config, "log-level": { type: "string" } },
+      help: { ...configHelp, "log-level": "trace, debug, info (default), warn, error" },
+      positionals: 0,
+    },
+    async () => (await import("./run.ts")).run,
+  ),
+  command(
+    {
+      name: "tail",
+      usage: "[topic]",
+      about: "show what subscribers get, decoded",
+      options: { ...config, ...json, rejected: { type: "boolean" }, count: { type: "string", short: "n" } },
+      help: {
+        ...configHelp,
+        ...jsonHelp,
+        rejected: "show device messages that were not valid, with the reason",
+        count: "end after so many lines",
+      },
+      positionals: 1,
+    },
+    async () => (await import("./tail.ts")).tail,
+  ),
+  command(
+    {
+      name: "check",
+      usage: "",
+      about: "look at this machine, the configuration and the running agent; say how to mend what is missing",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 0,
+    },
+    async () => (await import("./check.ts")).check,
+  ),
+  command(
+    {
+      name: "plugin ls",
+      usage: "",
+      about: "list plugins, their state, binding and failures",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 0,
+    },
+    async () => (await import("./listings.ts")).pluginLs,
+  ),
+  command(
+    {
+      name: "probe ls",
+      usage: "",
+      about: "list kernel probes, and why one is off",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 0,
+    },
+    async () => (await import("./listings.ts")).probeLs,
+  ),
+  command(
+    {
+      name: "ledger",
+      usage: "",
+      about: "the account of every stage: in = out + lost + dropped + rejected + held",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 0,
+    },
+    async () => (await import("./listings.ts")).ledger,
+  ),
+  command(
+    {
+      name: "config validate",
+      usage: "[file]",
+      about: "check a configuration file; every error at once, with its line",
+      options: {},
+      help: {},
+      positionals: 1,
+    },
+    async () => (await import("./config.ts")).validate,
+  ),
+  command(
+    {
+      name: "config print",
+      usage: "",
+      about: "the configuration in force, defaults filled in, secrets hidden",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 0,
+    },
+    async () => (await import("./config.ts")).print,
+  ),
+  command(
+    {
+      name: "config default",
+      usage: "",
+      about: "every key with its default, as YAML",
+      options: { ...json },
+      help: jsonHelp,
+      positionals: 0,
+    },
+    async () => (await import("./config.ts")).printDefaults,
+  ),
+];
+
+/** The command that arguments begin with, and what follows its name. */
+export function findCommand(
+  args: readonly string[],
+): { command: Command; rest: readonly string[] } | undefined {
+  for (const words of [2, 1]) {
+    const name = args.slice(0, words).join(" ");
+    const found = COMMANDS.find((candidate) => candidate.name === name);
+    if (found !== undefined) return { command: found, rest: args.slice(words) };
+  }
+  return undefined;
+}
+
+/** `weir --help` */
+export function mainHelp(): string {
+  const width = Math.max(...COMMANDS.map(({ name, usage }) => name.length + usage.length)) + 3;
+  const rows = COMMANDS.map(({ name, usage, about }) => `  ${`${name} ${usage}`.padEnd(width)}${about}`);
+  return [
+    "Weir: an agent for edge gateways. It watches this machine's kernel, takes device messages over MQTT, runs your",
+    "sandboxed plugins on them, and forwards batched telemetry over MQTT, with an account of what was lost.",
+    "",
+    "usage: weir <command> [options]",
+    "",
+    ...rows,
+    "",
+    "  weir <command> --help   its options",
+    "  weir --version",
+    "",
+  ].join("\n");
+}
+
+/** `weir <command> --help` */
+export function commandHelp({ name, usage, about, options, help }: Command): string {
+  const rows = Object.entries(help).map(([option, text]) => {
+    const { short, type } = options[option] ?? { type: "boolean" };
+    const left = `${short === undefined ? "    " : `-${short}, `}--${option}${type === "string" ? " <value>" : ""}`;
+    return `  ${left.padEnd(28)}${text}`;
+  });
+  return [
+    `usage: weir ${name}${usage === "" ? "" : ` ${usage}`}${rows.length > 0 ? " [options]" : ""}`,
+    `  ${about}`,
+    "",
+    ...rows,
+    "",
+  ].join("\n");
+}

@@ -1,0 +1,22 @@
+import { join, resolve } from "node:path";
+import { ApiClient } from "../api/client.ts";
+import { type LoadedConfig, loadConfig } from "../config/load.ts";
+import type { Invocation } from "./commands.ts";
+
+/** The value of an option that takes one. */
+export function option(invocation: Invocation, name: string): string | undefined {
+  const value = invocation.values[name];
+  return typeof value === "string" ? value : undefined;
+}
+
+/** The configuration that the options name, with `--data-dir` applied. */
+export function configOf(invocation: Invocation): LoadedConfig {
+  const loaded = loadConfig(option(invocation, "config"), process.env);
+  const dir = resolve(option(invocation, "data-dir") ?? loaded.config.data.dir);
+  return { ...loaded, config: { ...loaded.config, data: { ...loaded.config.data, dir } } };
+}
+
+/** The running agent of that data folder. */
+export function agentOf(invocation: Invocation): ApiClient {
+  return new ApiClient(join(configOf(invocation).config.data.dir, "weir.sock"));
+}

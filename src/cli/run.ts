@@ -1,0 +1,70 @@
+/** `weir run`: the agent in the foreground, until SIGINT or SIGTERM. */
+
+import type { AgentStatus } from "../api/types.ts";
+import { WeirError } from "../core/errors.ts";
+import { Agent } from "../main.ts";
+import type { Invocation } from "./commands.ts";
+import { configOf, option } from "./context.ts";
+import { bold, dim, line, yellow } from "./output.ts";
+import { version } from "./version.ts";
+
+const LEVELS = ["trace", "debug", "info", "warn", "error"];
+/** A stop that hangs is ended: whatever was acknowledged is on disk. */
+const MOST_STOP_MS = 9_500;
+
+/** `weir run` */
+export async function run(invocation: Invocation): Promise<number> {
+  const level = option(invocation, "log-level") ?? "info";
+  if (!LEVELS.includes(level)) throw new WeirError("cli.usage", `--log-level takes ${LEVELS.join(", ")}`);
+  const loaded = configOf(invocation);
+  const agent = new Agent(loaded.config, version(), { level, terminal: process.stderr.isTTY === true });
+  const stopped = Promise.withResolvers<string>();
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stopped.resolve(signal));
+
+  try {
+    await agent.start();
+  } catch (thrown) {
+    await agent.stop();
+    throw thrown;
+  }
+  greet(agent.status(), loaded.file);
+  const why = await Promise.race([stopped.promise, agent.failed]);
+  setTimeout(() => process.exit(1), MOST_STOP_MS).unref();
+  agent.log.info(why instanceof WeirError ? "stopping" : `${why}: stopping`);
+  const clean = await agent.stop();
+  if (why instanceof WeirError) throw why;
+  agent.log.info(
+    clean
+      ? "stopped: everything taken in is committed"
+      : "stopped: what was not acknowledged will be sent again by its devices",
+  );
+  return 0;
+}
+
+/** What a newcomer needs to know, on standard output. */
+function greet(status: AgentStatus, file: string | undefined): void {
+  line(
+    `${bold("weir is ready")} ${dim(`${status.version}, gateway ${status.gateway}, epoch ${status.epoch}, data in ${status.dataDir}, ${file ?? "no configuration file"}`)}`,
+  );
+  for (const part of status.parts) {
+    if (part.state === "on" || part.state === "off") continue;
+    line(`  ${yellow("without")} ${part.name}: ${part.reason ?? part.state}`);
+    if (part.remedy !== undefined) line(dim(`          ${part.remedy}`));
+  }
+  if (status.broker === undefined) {
+    line("  see what it does:  npx weir ledger");
+    return;
+  }
+  const [host = "", port = ""] = [
+    status.broker.slice(0, status.broker.lastIndexOf(":")),
+    status.broker.slice(status.broker.lastIndexOf(":") + 1),
+  ];
+  const at = `${host === "127.0.0.1" ? "" : ` -h ${host}`}${port === "1883" ? "" : ` -p ${port}`}`;
+  const message = `'{"temp_c":71.2,"rpm":1480}'`;
+  line(`  subscribe:         npx weir tail${dim("  or  ")}mosquitto_sub${at} -t 'weir/#' -v`);
+  line(`  be a device:       mosquitto_pub${at} -q 1 -t devices/pump-1/telemetry -m ${message}`);
+  line(`  through a plugin:  mosquitto_pub${at} -q 1 -t devices/demo-1/telemetry -m ${message}`);
+  line("  see every loss:    npx weir ledger");
+  line("  see what lacks:    npx weir check");
+  line(dim("  Ctrl-C ends it."));
+}

@@ -1,0 +1,133 @@
+/** `weir tail`: subscribes to the agent's broker and prints what subscribers get. */
+import mqtt from "mqtt";
+import { readJsonBatch } from "../consume/batch.ts";
+import { messageOf, WeirError } from "../core/errors.ts";
+import type { Invocation } from "./commands.ts";
+import { agentOf, option } from "./context.ts";
+import { bold, dim, line, printable, yellow } from "./output.ts";
+
+/** How often `--rejected` asks for news, in milliseconds. */
+const REJECTED_EVERY_MS = 1_000;
+
+/** `weir tail [topic]` */
+export async function tail(invocation: Invocation): Promise<number> {
+  const limit = option(invocation, "count");
+  const most = limit === undefined ? Number.POSITIVE_INFINITY : Number(limit);
+  if (!(most > 0)) throw new WeirError("cli.usage", `--count takes a number greater than 0, not ${limit}`);
+  const controller = new AbortController();
+  process.once("SIGINT", () => controller.abort());
+  process.once("SIGTERM", () => controller.abort());
+  let left = most;
+  const print = (text: string): void => {
+    if (left <= 0) return;
+    line(text);
+    left -= 1;
+    if (left <= 0) controller.abort();
+  };
+  const json = invocation.values["json"] === true;
+  if (invocation.values["rejected"] === true)
+    return await tailRejected(invocation, json, print, controller.signal);
+  return await tailTopic(invocation, json, print, controller.signal);
+}
+
+async function tailTopic(
+  invocation: Invocation,
+  json: boolean,
+  print: (text: string) => void,
+  signal: AbortSignal,
+): Promise<number> {
+  const status = await agentOf(invocation).status();
+  if (status.broker === undefined) {
+    throw new WeirError(
+      "uplink.unavailable",
+      "the agent runs without its embedded broker: subscribe at its uplink's broker instead",
+    );
+  }
+  const [topic] = invocation.positionals;
+  const topics = topic === undefined ? [...status.topics] : [topic];
+  const client = mqtt.connect(`mqtt://${status.broker}`, { reconnectPeriod: 0 });
+  const ended = Promise.withResolvers<void>();
+  client.on("message", (topic, payload) => show(topic, payload, json, print));
+  client.on("error", (error) => ended.reject(error));
+  client.on("close", () =>
+    ended.reject(
+      new WeirError("uplink.unavailable", "the broker closed the connection: the agent has stopped"),
+    ),
+  );
+  signal.addEventListener("abort", () => ended.resolve());
+  try {
+    client.on("connect", () => {
+      client.subscribe(topics, { qos: 0 }, (error) => {
+        if (error) ended.reject(new Error(`subscribe: ${messageOf(error)}`));
+        else process.stderr.write(dim(`listening to ${topics.join(", ")}; Ctrl-C ends\n`));
+      });
+    });
+    await ended.promise;
+    return 0;
+  } finally {
+    client.removeAllListeners("close");
+    client.end(true);
+  }
+}
+
+function show(topic: string, payload: Buffer, json: boolean, print: (text: string) => void): void {
+  const batch = readJsonBatch(payload);
+  if (batch === undefined) {
+    const text = payload.toString("utf8");
+    print(json ? JSON.stringify({ topic, payload: text }) : `${dim(printable(topic))} ${printable(text)}`);
+    return;
+  }
+  for (const sample of batch.samples) {
+    if (json) {
+      const { stream, epoch, seq } = batch;
+      print(JSON.stringify({ stream, epoch, seq, ...sample }));
+      continue;
+    }
+    const time = typeof sample.ts === "number" ? new Date(sample.ts).toISOString().slice(11, 23) : sample.ts;
+    const values = Object.entries(sample.values).map(
+      ([name, value]) => `${printable(name)}=${bold(printable(shown(value)))}`,
+    );
+    const quality = sample.q === undefined ? "" : ` ${yellow(printable(sample.q))}`;
+    print(
+      `${dim(time)} ${dim(batch.stream.padEnd(5))} ${printable(sample.device)}${quality} ${values.join(" ")}`,
+    );
+  }
+}
+
+const shown = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));
+
+async function tailRejected(
+  invocation: Invocation,
+  json: boolean,
+  print: (text: string) => void,
+  signal: AbortSignal,
+): Promise<number> {
+  const agent = agentOf(invocation);
+  let after = "";
+  while (!signal.aborted) {
+    const entries = await agent.rejected();
+    // The log has no numbers: what follows the last entry shown is new, and all of it once that one has left.
+    const texts = entries.map((entry) => JSON.stringify(entry));
+    const fresh = entries.slice(texts.lastIndexOf(after) + 1);
+    after = texts.at(-1) ?? after;
+    for (const entry of fresh) print(json ? JSON.stringify(entry) : readableEntry(entry));
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, REJECTED_EVERY_MS);
+      signal.addEventListener(
+        "abort",
+        () => {
+          clearTimeout(timer);
+          resolve();
+        },
+        { once: true },
+      );
+    });
+  }
+  return 0;
+}
+
+function readableEntry(entry: Readonly<Record<string, unknown>>): string {
+  const { ts, topic, reason, bytes, payload } = entry;
+  const time = typeof ts === "number" ? new Date(ts).toISOString().slice(11, 23) : "";
+  return `${dim(time)} ${printable(String(topic))} ${yellow(printable(String(reason)))} ${dim(`(${String(bytes)} bytes)`)} ${printable(String(payload))}`;
+}

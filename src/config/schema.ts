@@ -1,0 +1,53 @@
+/** The whole configuration: every section's schema is its own folder's, this page only puts them together. */
+import { z } from "zod";
+import { outboxSchema } from "../outbox/options.ts";
+import { pluginsSchema } from "../plugins/options.ts";
+import { brokerSchema, sourcesSchema } from "../sources/options.ts";
+import { uplinksSchema } from "../uplink/options.ts";
+import { defaultGatewayName } from "./gateway.ts";
+
+const gatewaySchema = z.strictObject({
+  name: z
+    .string()
+    .regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/, "expected 1-64 of A-Z a-z 0-9 . _ -")
+    .optional()
+    .transform((name) => name ?? defaultGatewayName())
+    .describe("part of every topic and key; default: <host>-<4 hex of the hardware id>"),
+});
+
+const dataSchema = z.strictObject({
+  dir: z.string().min(1).default("./.weir").describe("where the agent keeps its database, socket and caches"),
+});
+
+const pipelineSchema = z.strictObject({
+  chunkSamples: z.number().int().min(16).max(32_768).default(2048).describe("samples that one commit stores"),
+  lingerMs: z
+    .number()
+    .int()
+    .min(0)
+    .max(1000)
+    .default(5)
+    .describe("longest wait for a chunk to fill, in milliseconds"),
+  queueMiB: z
+    .number()
+    .int()
+    .min(1)
+    .max(1024)
+    .default(32)
+    .describe("memory held for inputs before QoS 0 is dropped"),
+});
+
+/** The configuration file's schema; an empty file is a valid one. */
+export const configSchema = z.strictObject({
+  gateway: gatewaySchema.prefault({}),
+  data: dataSchema.prefault({}),
+  broker: brokerSchema.prefault({}),
+  sources: sourcesSchema.prefault({}),
+  pipeline: pipelineSchema.prefault({}),
+  plugins: pluginsSchema.prefault({}),
+  outbox: outboxSchema.prefault({}),
+  uplinks: uplinksSchema.prefault({}),
+});
+
+/** The configuration with every default filled in. */
+export type Config = z.infer<typeof configSchema>;

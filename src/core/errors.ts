@@ -1,0 +1,137 @@
+/** Every error that Weir makes itself has a code of this table; docs/errors.md is generated from it. */
+
+/** What the pipeline does about an error: try again, set the input aside for good, or stop. */
+export type Disposition = "retry" | "reject" | "fatal";
+
+interface ErrorEntry {
+  readonly disposition: Disposition;
+  /** what happened, in a sentence */
+  readonly what: string;
+  /** what a person can do about it */
+  readonly remedy: string;
+}
+
+/** The table of codes, sorted. */
+export const ERRORS = {
+  "broker.port-in-use": {
+    disposition: "retry",
+    what: "The embedded broker's port is taken by another program.",
+    remedy: "Stop the other broker, or set broker.port in weir.yaml, or broker.enabled: false.",
+  },
+  "cli.agent-unreachable": {
+    disposition: "retry",
+    what: "No running agent answers on the data folder's socket.",
+    remedy: "Start one with `weir run`, or name its data folder with --data-dir.",
+  },
+  "cli.usage": {
+    disposition: "reject",
+    what: "The command line is not understood.",
+    remedy: "See `weir --help`.",
+  },
+  "config.invalid": {
+    disposition: "reject",
+    what: "The configuration has errors.",
+    remedy: "Each is listed with its file, line and path; `weir config default` prints every key.",
+  },
+  "data.locked": {
+    disposition: "fatal",
+    what: "Another agent holds the data folder.",
+    remedy: "Stop it, or give this one a data folder of its own (data.dir or --data-dir).",
+  },
+  "data.unusable": {
+    disposition: "fatal",
+    what: "The data folder can't be made, or can't be written to.",
+    remedy: "Check its owner, mode and file system, or set data.dir.",
+  },
+  "frame.invalid": {
+    disposition: "reject",
+    what: "A frame or block breaks an invariant of docs/specs/frame.md.",
+    remedy: "The message names the row or entry; mend the plugin or sender that made it.",
+  },
+  "outbox.closed": {
+    disposition: "retry",
+    what: "The outbox is stopping.",
+    remedy: "Nothing is lost: what was not committed was not acknowledged.",
+  },
+  "outbox.commit": {
+    disposition: "retry",
+    what: "A transaction failed, as on a full or read-only disk.",
+    remedy: "Free space on the data folder's file system; Weir tries again by itself.",
+  },
+  "outbox.corrupt": {
+    disposition: "fatal",
+    what: "The database is damaged or is not Weir's.",
+    remedy: "Move weir.db away to start afresh; `sqlite3 weir.db .recover` reads what is left.",
+  },
+  "outbox.newer-schema": {
+    disposition: "fatal",
+    what: "The database was written by a newer Weir.",
+    remedy: "Run that version, or start with another data folder.",
+  },
+  "plugin.failed": {
+    disposition: "retry",
+    what: "A plugin trapped, broke its protocol, or its process ended.",
+    remedy: "See `weir plugin ls` for the reason; the input runs once more on a fresh instance.",
+  },
+  "plugin.refused": {
+    disposition: "reject",
+    what: "A component did not pass vetting, or its manifest is not valid.",
+    remedy: "The message names what is wrong; see docs/plugins.md.",
+  },
+  "plugin.rejected": {
+    disposition: "reject",
+    what: "A plugin answered `err` for a batch.",
+    remedy: "The message is the plugin's own; its rows were counted as rejected.",
+  },
+  "plugin.timeout": {
+    disposition: "retry",
+    what: "A plugin missed the deadline of a call.",
+    remedy: "Raise limits.timeMs for it, or make it faster.",
+  },
+  "uplink.rejected": {
+    disposition: "reject",
+    what: "The broker refused a message for good.",
+    remedy: "The message carries the broker's reason code; see `weir ledger`.",
+  },
+  "uplink.unavailable": {
+    disposition: "retry",
+    what: "The broker can't be reached, or did not acknowledge in time.",
+    remedy: "Check its address and the network; batches wait in the outbox.",
+  },
+} as const;
+
+/** A code of {@link ERRORS}. */
+export type ErrorCode = keyof typeof ERRORS;
+
+const entries: Readonly<Record<ErrorCode, ErrorEntry>> = ERRORS;
+
+/** An error with a code; the pipeline looks at {@link WeirError.disposition} alone. */
+export class WeirError extends Error {
+  override readonly name = "WeirError";
+  readonly code: ErrorCode;
+
+  /** `detail`: what exactly is wrong, for a person; without it the table's sentence stands. */
+  constructor(code: ErrorCode, detail?: string, options?: ErrorOptions) {
+    super(detail ?? entries[code].what, options);
+    this.code = code;
+  }
+
+  get disposition(): Disposition {
+    return entries[this.code].disposition;
+  }
+
+  /** What a person can do about it. */
+  get remedy(): string {
+    return entries[this.code].remedy;
+  }
+}
+
+/** The message of anything that was thrown. */
+export const messageOf = (thrown: unknown): string =>
+  thrown instanceof Error ? thrown.message : String(thrown);
+
+/** The errno name (`ENOSPC`) of a system error, or undefined. */
+export function errnoOf(thrown: unknown): string | undefined {
+  if (!(thrown instanceof Error) || !("code" in thrown)) return undefined;
+  return typeof thrown.code === "string" ? thrown.code : undefined;
+}

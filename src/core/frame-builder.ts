@@ -1,0 +1,313 @@
+/** Collects rows and dictionaries, and lays them out as one Frame. */
+import {
+  align8,
+  Frame,
+  FrameLimits,
+  HEADER_BYTES,
+  invalidFrame,
+  Kind,
+  ROW_BYTES,
+  utf8Length,
+  writeHeader,
+} from "./frame.ts";
+
+/** A place to return to with {@link FrameBuilder.rollback}. */
+export type Mark = number;
+
+const encoder = new TextEncoder();
+
+/**
+ * A reusable builder. Dictionary entries are interned; an entry whose rows were rolled back stays, unused, and counts
+ * towards {@link FrameBuilder.byteLength}. The builder sees to UTF-8 and to the sizes of entries; callers check names
+ * (`nameProblem`, `deviceProblem`) and values, because rows are on the hot path.
+ */
+export class FrameBuilder {
+  #capacity: number;
+  #rows = 0;
+  #time: Float64Array;
+  #value: Float64Array;
+  #device: Uint32Array;
+  #metric: Uint32Array;
+  #kind: Uint8Array;
+  #status: Uint8Array;
+  readonly #devices = new Interner("device", FrameLimits.nameBytes);
+  readonly #metrics = new Interner("metric", FrameLimits.nameBytes);
+  readonly #texts = new Interner("text", FrameLimits.textBytes);
+  readonly #blobs = new Interner("blob", FrameLimits.blobBytes);
+  #units: string[] = [];
+  #blobBytes: Uint8Array[] = [];
+
+  /** `initialCapacity`: rows to make room for at first; it grows. */
+  constructor(initialCapacity = 256) {
+    const capacity = Math.max(1, initialCapacity);
+    this.#capacity = capacity;
+    this.#time = new Float64Array(capacity);
+    this.#value = new Float64Array(capacity);
+    this.#device = new Uint32Array(capacity);
+    this.#metric = new Uint32Array(capacity);
+    this.#kind = new Uint8Array(capacity);
+    this.#status = new Uint8Array(capacity);
+  }
+
+  get rows(): number {
+    return this.#rows;
+  }
+
+  /** Bytes of the frame that {@link build} would make. */
+  get byteLength(): number {
+    const entries = this.#devices.size + 2 * this.#metrics.size + this.#texts.size + this.#blobs.size;
+    const bytes = this.#devices.bytes + this.#metrics.bytes + this.#texts.bytes + this.#blobs.bytes;
+    return align8(HEADER_BYTES + 4 * entries + bytes) + this.#rows * ROW_BYTES;
+  }
+
+  /**
+   * Index of a device id that has passed `deviceProblem`.
+   * @throws WeirError `frame.invalid` when it is over 256 bytes or has a lone surrogate
+   */
+  device(name: string): number {
+    return this.#devices.index(name, name);
+  }
+
+  /**
+   * Index of a metric with its UCUM unit ("" when unknown): both together are the entry. Both have passed `nameProblem`.
+   * @throws WeirError `frame.invalid` when one is over 256 bytes or has a lone surrogate
+   */
+  metric(name: string, unit = ""): number {
+    const before = this.#metrics.size;
+    const index = unit === "" ? this.#metrics.index(name, name) : this.#metrics.index(`${name}\0${unit}`, name, unit);
+    if (this.#metrics.size !== before) this.#units.push(unit);
+    return index;
+  }
+
+  /**
+   * Index of a text. A lone surrogate in it becomes U+FFFD, as in every encoder of UTF-8.
+   * @throws WeirError `frame.invalid` when it is over 64 KiB
+   */
+  text(text: string): number {
+    const wellFormed = text.isWellFormed() ? text : text.toWellFormed();
+    return this.#texts.index(wellFormed, wellFormed);
+  }
+
+  /**
+   * Index of a blob; equal blobs share an entry. The bytes are copied.
+   * @throws WeirError `frame.invalid` when it is over 256 KiB
+   */
+  blob(bytes: Uint8Array): number {
+    const before = this.#blobs.size;
+    const index = this.#blobs.indexBytes(bytes);
+    if (this.#blobs.size !== before) this.#blobBytes.push(new Uint8Array(bytes));
+    return index;
+  }
+
+  /** Adds a row. `device`, `metric` and an index in `value` come from this builder since its last {@link build}. */
+  add(device: number, metric: number, timeUs: number, kind: Kind, status: number, value: number): void {
+    const row = this.#rows;
+    if (row === this.#capacity) this.#grow();
+    this.#device[row] = device;
+    this.#metric[row] = metric;
+    this.#time[row] = timeUs + 0; // -0 + 0 is 0
+    this.#kind[row] = kind;
+    this.#status[row] = status;
+    this.#value[row] = value + 0;
+    this.#rows = row + 1;
+  }
+
+  /** The place to return to when what follows turns out to be bad. */
+  mark(): Mark {
+    return this.#rows;
+  }
+
+  /** Takes back every row added since `mark`. */
+  rollback(mark: Mark): void {
+    this.#rows = mark;
+  }
+
+  /** Adds rows `from` to `to` (exclusive) of a frame, in order; with `keep`, only those where `keep[row]` is not 0. */
+  append(frame: Frame, from = 0, to: number = frame.rows, keep?: Uint8Array): void {
+    const { devices, metrics, units, texts, blobs } = frame.dictionaries;
+    const deviceMap = new Int32Array(devices.length).fill(-1);
+    const metricMap = new Int32Array(metrics.length).fill(-1);
+    for (let row = from; row < to; row++) {
+      if (keep !== undefined && keep[row] === 0) continue;
+      const d = frame.device[row] ?? 0;
+      const m = frame.metric[row] ?? 0;
+      let device = deviceMap[d] ?? 0;
+      if (device < 0) device = deviceMap[d] = this.device(devices[d] ?? "");
+      let metric = metricMap[m] ?? 0;
+      if (metric < 0) metric = metricMap[m] = this.metric(metrics[m] ?? "", units[m]);
+      const kind = (frame.kind[row] ?? Kind.null) as Kind;
+      let value = frame.value[row] ?? 0;
+      if (kind === Kind.text) value = this.text(texts[value] ?? "");
+      else if (kind === Kind.bytes) value = this.blob(blobs[value] ?? new Uint8Array());
+      this.add(device, metric, frame.time[row] ?? 0, kind, frame.status[row] ?? 0, value);
+    }
+  }
+
+  /**
+   * The frame of all rows so far; the builder is empty afterwards and can be used again.
+   * @throws WeirError `frame.invalid` over the limits of rows or bytes; the builder then keeps everything
+   */
+  build(): Frame {
+    const rows = this.#rows;
+    if (rows > FrameLimits.rows) throw invalidFrame(`${rows} rows, the limit is ${FrameLimits.rows}`);
+    if (this.byteLength > FrameLimits.bytes) throw invalidFrame(`${this.byteLength} bytes, the limit is ${FrameLimits.bytes}`);
+    const dictionaries = {
+      devices: this.#devices.take(),
+      metrics: this.#metrics.take(),
+      units: this.#units,
+      texts: this.#texts.take(),
+      blobs: this.#blobBytes,
+    };
+    this.#blobs.take();
+    this.#units = [];
+    this.#blobBytes = [];
+    this.#rows = 0;
+
+    const { devices, metrics, units, texts, blobs } = dictionaries;
+    const encoded = [encodeStrings(devices), encodeStrings(metrics), encodeStrings(units), encodeStrings(texts), joinBytes(blobs)];
+    let dictionaryBytes = 0;
+    for (const part of encoded) dictionaryBytes += 4 * part.lengths.length + part.bytes.byteLength;
+    const body = align8(HEADER_BYTES + dictionaryBytes);
+    const buffer = new ArrayBuffer(body + rows * ROW_BYTES);
+    const bytes = new Uint8Array(buffer);
+    const view = new DataView(buffer);
+    writeHeader(view, { rows, counts: [devices.length, metrics.length, texts.length, blobs.length], dictionaryBytes });
+    let table = HEADER_BYTES;
+    let at = HEADER_BYTES + 4 * (devices.length + 2 * metrics.length + texts.length + blobs.length);
+    const blobViews: Uint8Array[] = [];
+    encoded.forEach((part, section) => {
+      let entry = at;
+      for (const length of part.lengths) {
+        view.setUint32(table, length, true);
+        table += 4;
+        if (section === 4) blobViews.push(new Uint8Array(buffer, entry, length));
+        entry += length;
+      }
+      bytes.set(part.bytes, at);
+      at += part.bytes.byteLength;
+    });
+    const frame = new Frame(buffer, { ...dictionaries, blobs: blobViews });
+    frame.time.set(this.#time.subarray(0, rows));
+    frame.value.set(this.#value.subarray(0, rows));
+    frame.device.set(this.#device.subarray(0, rows));
+    frame.metric.set(this.#metric.subarray(0, rows));
+    frame.kind.set(this.#kind.subarray(0, rows));
+    frame.status.set(this.#status.subarray(0, rows));
+    return frame;
+  }
+
+  #grow(): void {
+    const capacity = this.#capacity * 2;
+    const wider = <T extends Float64Array | Uint32Array | Uint8Array>(to: T, from: T): T => {
+      to.set(from);
+      return to;
+    };
+    this.#time = wider(new Float64Array(capacity), this.#time);
+    this.#value = wider(new Float64Array(capacity), this.#value);
+    this.#device = wider(new Uint32Array(capacity), this.#device);
+    this.#metric = wider(new Uint32Array(capacity), this.#metric);
+    this.#kind = wider(new Uint8Array(capacity), this.#kind);
+    this.#status = wider(new Uint8Array(capacity), this.#status);
+    this.#capacity = capacity;
+  }
+}
+
+/** Entries in order of first use, each once. */
+class Interner {
+  readonly #what: string;
+  readonly #most: number;
+  readonly #indexes = new Map<string, number>();
+  #entries: string[] = [];
+  /** UTF-8 bytes of all entries, units included */
+  bytes = 0;
+
+  /** `most`: bytes of one entry. */
+  constructor(what: string, most: number) {
+    this.#what = what;
+    this.#most = most;
+  }
+
+  get size(): number {
+    return this.#entries.length;
+  }
+
+  /** The index of `key`, whose entry is `entry`; its `unit` is kept by the caller. */
+  index(key: string, entry: string, unit = ""): number {
+    const known = this.#indexes.get(key);
+    if (known !== undefined) return known;
+    if (!entry.isWellFormed() || !unit.isWellFormed()) throw invalidFrame(`a ${this.#what} has a lone surrogate`);
+    return this.#enter(key, entry, utf8Length(entry), utf8Length(unit));
+  }
+
+  /** The index of an entry whose bytes are kept by the caller. */
+  indexBytes(bytes: Uint8Array): number {
+    const key = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
+    return this.#indexes.get(key) ?? this.#enter(key, "", bytes.byteLength, 0);
+  }
+
+  /** All entries; the interner is empty afterwards. */
+  take(): string[] {
+    const entries = this.#entries;
+    this.#entries = [];
+    this.#indexes.clear();
+    this.bytes = 0;
+    return entries;
+  }
+
+  #enter(key: string, entry: string, size: number, unitSize: number): number {
+    if (size > this.#most || unitSize > this.#most) throw invalidFrame(`a ${this.#what} is over ${this.#most} bytes`);
+    const index = this.#entries.length;
+    this.#indexes.set(key, index);
+    this.#entries.push(entry);
+    this.bytes += size + unitSize;
+    return index;
+  }
+}
+
+interface Encoded {
+  readonly lengths: readonly number[];
+  readonly bytes: Uint8Array;
+}
+
+function encodeStrings(entries: readonly string[]): Encoded {
+  const all = entries.join("");
+  const bytes = encoder.encode(all);
+  const ascii = bytes.byteLength === all.length;
+  return { bytes, lengths: entries.map(ascii ? (entry) => entry.length : utf8Length) };
+}
+
+function joinBytes(blobs: readonly Uint8Array[]): Encoded {
+  const bytes = new Uint8Array(blobs.reduce((sum, blob) => sum + blob.byteLength, 0));
+  let at = 0;
+  for (const blob of blobs) {
+    bytes.set(blob, at);
+    at += blob.byteLength;
+  }
+  return { bytes, lengths: blobs.map((blob) => blob.byteLength) };
+}
+
+/** Rows `from` to `to` (exclusive) of a frame, as a frame of their own with only the dictionary entries they use. */
+export function slice(frame: Frame, from: number, to: number): Frame {
+  const builder = new FrameBuilder(to - from);
+  builder.append(frame, from, to);
+  return builder.build();
+}
+
+/** The rows where `keep[row]` is not 0, in order, with only the dictionary entries they use. */
+export function select(frame: Frame, keep: Uint8Array): Frame {
+  const builder = new FrameBuilder(frame.rows);
+  builder.append(frame, 0, frame.rows, keep);
+  return builder.build();
+}
+
+/**
+ * The rows of all frames, one after the other, over merged dictionaries.
+ * @throws WeirError `frame.invalid` when the result is over a frame's limits
+ */
+export function concat(frames: readonly Frame[]): Frame {
+  const [only] = frames;
+  if (only !== undefined && frames.length === 1) return only;
+  const builder = new FrameBuilder(frames.reduce((sum, frame) => sum + frame.rows, 0));
+  for (const frame of frames) builder.append(frame);
+  return builder.build();
+}

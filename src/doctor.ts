@@ -1,0 +1,231 @@
+/** `weir check`: looks at the machine, the configuration and the running agent. Every finding that is not good has a remedy. */
+import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs";
+import { connect } from "node:net";
+import { dirname, join } from "node:path";
+import { addonState, crc32cImplementation, kernelSupport, PROBES } from "./addon/index.ts";
+import { ApiClient } from "./api/client.ts";
+import type { LoadedConfig } from "./config/load.ts";
+import { formatSize } from "./core/units.ts";
+import { dataPaths } from "./outbox/data-folder.ts";
+import { jailLayers, spawnJailed } from "./plugins/jail.ts";
+
+/** One thing that was looked at. */
+export interface Finding {
+  readonly subject: string;
+  readonly state: "good" | "warn" | "bad";
+  readonly what: string;
+  /** what to do, when the state is not good */
+  readonly remedy: string | undefined;
+}
+
+const good = (subject: string, what: string): Finding => ({
+  subject,
+  state: "good",
+  what,
+  remedy: undefined,
+});
+const warn = (subject: string, what: string, remedy: string): Finding => ({
+  subject,
+  state: "warn",
+  what,
+  remedy,
+});
+const bad = (subject: string, what: string, remedy: string): Finding => ({
+  subject,
+  state: "bad",
+  what,
+  remedy,
+});
+
+/** Below this much free space the outbox can't grow to a useful size. */
+const LEAST_FREE_BYTES = 64 * 2 ** 20;
+/** 2025-01-01: a clock before Weir was written is not set. */
+const LEAST_CLOCK_MS = 1_735_689_600_000;
+const CONNECT_MS = 2_000;
+
+/** Looks at everything. Takes a second or two, changes nothing. */
+export async function examine({ config, file }: LoadedConfig): Promise<Finding[]> {
+  const agent = await new ApiClient(dataPaths(config.data.dir).socket).status().catch(() => undefined);
+  const findings = [
+    good("node", `${process.version} on ${process.arch}`),
+    good("configuration", file ?? "no file: defaults"),
+    ...kernel(),
+    addon(),
+    dataFolder(config.data.dir, config.outbox.maxBytes),
+    clock(),
+    agent === undefined
+      ? warn("agent", `none runs on ${dataPaths(config.data.dir).dir}`, "start it with `weir run`")
+      : good("agent", `pid ${agent.pid}, gateway ${agent.gateway}, epoch ${agent.epoch}`),
+    ...(await Promise.all([
+      agent === undefined
+        ? port(config.broker)
+        : Promise.resolve(good("broker", agent.broker === undefined ? "off" : `listens on ${agent.broker}`)),
+      ...Object.entries(config.uplinks).map(([name, { url }]) => reach(name, url)),
+    ])),
+    ...(await jail()),
+  ];
+  for (const part of agent?.parts ?? []) {
+    if (part.state === "on" || part.state === "off") continue;
+    findings.push(warn(part.name, part.reason ?? part.state, part.remedy ?? "see the agent's log"));
+  }
+  return findings;
+}
+
+function kernel(): Finding[] {
+  const { release, recentEnough, btf, capBpf, capPerfmon } = kernelSupport();
+  const missing = [capBpf ? "" : "CAP_BPF", capPerfmon ? "" : "CAP_PERFMON"].filter((name) => name !== "");
+  return [
+    recentEnough
+      ? good("kernel", release)
+      : warn(
+          "kernel",
+          `${release} is older than 5.17: no eBPF probes`,
+          "upgrade the kernel; /proc and devices work without",
+        ),
+    btf
+      ? good("kernel types", "/sys/kernel/btf/vmlinux")
+      : warn(
+          "kernel types",
+          "no /sys/kernel/btf/vmlinux: no eBPF probes",
+          "use a kernel built with CONFIG_DEBUG_INFO_BTF",
+        ),
+    missing.length === 0
+      ? good("capabilities", "CAP_BPF, CAP_PERFMON")
+      : warn(
+          "capabilities",
+          `${missing.join(" and ")} missing: no eBPF probes`,
+          "run as root, or give the service AmbientCapabilities=CAP_BPF CAP_PERFMON",
+        ),
+  ];
+}
+
+function addon(): Finding {
+  const state = addonState();
+  if (!state.ok) return warn("addon", state.reason, state.remedy);
+  return good("addon", `loaded; probes ${PROBES.join(", ")}; CRC32C by ${crc32cImplementation()}`);
+}
+
+function dataFolder(dir: string, maxBytes: number): Finding {
+  let folder = dataPaths(dir).dir;
+  const exists = existsSync(folder);
+  while (!existsSync(folder)) folder = dirname(folder);
+  try {
+    accessSync(folder, constants.W_OK | constants.X_OK);
+    const { bavail, bsize } = statfsSync(folder);
+    const free = bavail * bsize;
+    const what = `${dataPaths(dir).dir}${exists ? "" : " (made at the first start)"}, ${formatSize(free)} free`;
+    if (free < LEAST_FREE_BYTES)
+      return bad("data folder", what, "free space on that file system, or set data.dir");
+    if (free < maxBytes && !exists) {
+      return warn(
+        "data folder",
+        `${what}; the outbox may grow to ${formatSize(maxBytes)}`,
+        "set outbox.maxBytes below what is free",
+      );
+    }
+    return good("data folder", what);
+  } catch {
+    return bad(
+      "data folder",
+      `${folder} can't be written to`,
+      "give it to the user that Weir runs as, or set data.dir",
+    );
+  }
+}
+
+function clock(): Finding {
+  const now = new Date();
+  if (now.getTime() < LEAST_CLOCK_MS) {
+    return warn(
+      "clock",
+      `${now.toISOString()} is in the past`,
+      "set the clock, or let NTP do it (timedatectl set-ntp true)",
+    );
+  }
+  return good("clock", now.toISOString());
+}
+
+/** Whether something answers at a TCP address. */
+function answers(host: string, at: number): Promise<string | undefined> {
+  const { promise, resolve } = Promise.withResolvers<string | undefined>();
+  const socket = connect({ host, port: at, timeout: CONNECT_MS });
+  socket.on("connect", () => resolve(undefined));
+  socket.on("error", (error) => resolve(error.message));
+  socket.on("timeout", () => resolve("no answer in time"));
+  return promise.finally(() => socket.destroy());
+}
+
+async function port(broker: LoadedConfig["config"]["broker"]): Promise<Finding> {
+  if (!broker.enabled) return good("broker", "off (broker.enabled)");
+  const free = (await answers(broker.host, broker.port)) !== undefined;
+  if (free) return good("broker", `port ${broker.port} is free`);
+  return warn(
+    "broker",
+    `port ${broker.port} is taken by another program`,
+    "stop that one, or set broker.port in weir.yaml",
+  );
+}
+
+async function reach(name: string, url: string): Promise<Finding> {
+  if (url === "embedded") return good(`uplink ${name}`, "the embedded broker");
+  const { hostname, port: given, protocol } = new URL(url);
+  const problem = await answers(hostname, Number(given) || (protocol === "mqtts:" ? 8883 : 1883));
+  if (problem === undefined) return good(`uplink ${name}`, `${url} answers`);
+  return warn(
+    `uplink ${name}`,
+    `${url}: ${problem}`,
+    "check its address and the network; batches wait in the outbox",
+  );
+}
+
+/** Starts an empty program in the jail, to see which layers stand here. */
+async function jail(): Promise<Finding[]> {
+  const script = join(import.meta.dirname, "plugins", "jail-probe.ts");
+  const { child, layers } = spawnJailed({
+    script,
+    readPaths: [],
+    pipes: 0,
+    memoryMiB: 256,
+    allowWorker: false,
+  });
+  const exited = new Promise<number | null>((resolve) => {
+    child.once("exit", resolve);
+    child.once("error", () => resolve(null));
+  });
+  const report = await layers;
+  const code = await exited;
+  const findings = jailLayers.map((layer) => {
+    const state = report[layer];
+    if (state === "on") return good(`jail: ${layer}`, "on");
+    const reason = state.replace(/^\w+: /, "");
+    return warn(`jail: ${layer}`, state, remedyFor(reason));
+  });
+  if (code !== 0)
+    findings.push(
+      bad(
+        "jail",
+        `a program in it ended with ${code}`,
+        "plugins can't run here: please report this with `weir check --json`",
+      ),
+    );
+  return findings;
+}
+
+function remedyFor(reason: string): string {
+  if (/not built|no launcher/.test(reason))
+    return "install g++ and make, then run `npm rebuild` in Weir's folder";
+  if (/root|privilege|EPERM|not permitted/.test(reason))
+    return "start Weir as root or by its service, which can give plugins a user of their own";
+  if (/kernel|ABI|ENOSYS/.test(reason)) return "a newer kernel has it; the other layers stand";
+  return existsSync("/.dockerenv") || readCgroup().includes("docker")
+    ? "run Weir on the machine itself, not in a container"
+    : "the other layers stand";
+}
+
+function readCgroup(): string {
+  try {
+    return readFileSync("/proc/self/cgroup", "utf8");
+  } catch {
+    return "";
+  }
+}

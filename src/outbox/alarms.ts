@@ -1,0 +1,53 @@
+/** Alarm effects as rows of stream `alarm`. */
+
+import {
+  deviceProblem,
+  type Frame,
+  FrameLimits,
+  invalidFrame,
+  Kind,
+  nameProblem,
+  Status,
+  utf8Length,
+} from "../core/frame.ts";
+import { FrameBuilder } from "../core/frame-builder.ts";
+import type { Effect } from "../core/ports.ts";
+
+/** An effect that raises or ends an alarm. */
+export type AlarmEffect = Extract<Effect, { type: "alarm" }>;
+
+const UNSAFE = /[;=~%\u0000-\u0020\u007f-\u009f]/g;
+
+const metricOf = (part: string, code: string): string =>
+  `alarm.${part};code=${code.replace(UNSAFE, (character) =>
+    Array.from(Buffer.from(character), (byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`).join(
+      "",
+    ),
+  )}`;
+
+/**
+ * Refuses an alarm that can't stand in a frame.
+ * @throws WeirError `frame.invalid`
+ */
+export function checkAlarm(alarm: AlarmEffect): void {
+  const wrong = deviceProblem(alarm.device);
+  if (wrong !== undefined) throw invalidFrame(`alarm of plugin ${alarm.plugin}: device ${wrong}`);
+  const name = alarm.code === "" ? "is empty" : nameProblem(metricOf("severity", alarm.code));
+  if (name !== undefined) throw invalidFrame(`alarm of plugin ${alarm.plugin}: code ${name}`);
+  if (utf8Length(alarm.message) > FrameLimits.textBytes)
+    throw invalidFrame(`alarm of plugin ${alarm.plugin}: message is too long`);
+}
+
+/** Three rows for each alarm, in the gateway's time. */
+export function alarmFrame(alarms: readonly AlarmEffect[], nowMs: number): Frame {
+  const builder = new FrameBuilder(alarms.length * 3);
+  for (const { device, code, active, severity, message } of alarms) {
+    const d = builder.device(device);
+    const add = (part: string, kind: Kind, value: number): void =>
+      builder.add(d, builder.metric(metricOf(part, code)), nowMs * 1000, kind, Status.gatewayTime, value);
+    add("active", Kind.boolean, active ? 1 : 0);
+    add("severity", Kind.text, builder.text(severity));
+    add("message", Kind.text, builder.text(message));
+  }
+  return builder.build();
+}

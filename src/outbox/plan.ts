@@ -1,0 +1,67 @@
+/** What the outbox is told about itself and its uplinks. Plain data: it crosses to the worker thread as it is. */
+
+import type { Crc32c } from "../core/block.ts";
+import type { Frame } from "../core/frame.ts";
+import type { BatchKey, Outgoing, Stream } from "../core/ports.ts";
+
+/** When a batch is sealed: at whichever comes first. */
+export interface BatchPlan {
+  readonly samples: number;
+  /** of encoded samples, estimated; a batch has whole chunks, at least one, so one large chunk may be over it */
+  readonly bytes: number;
+  readonly ageMs: number;
+}
+
+/** Topic templates with `{gateway}`, `{stream}`, `{device}`, `{code}`; without `last` or `alarm` those are not sent. */
+export interface TopicPlan {
+  readonly batch: string;
+  readonly last: string | undefined;
+  readonly alarm: string | undefined;
+}
+
+/** One uplink, as the outbox sees it. */
+export interface UplinkPlan {
+  readonly name: string;
+  readonly streams: readonly Stream[];
+  readonly batch: BatchPlan;
+  readonly topics: TopicPlan;
+}
+
+/** Everything the worker needs to open the outbox. */
+export interface OutboxPlan {
+  /** the database file; its folder must exist */
+  readonly path: string;
+  readonly gateway: string;
+  readonly sync: "normal" | "full";
+  /** size of the database file, in bytes */
+  readonly maxBytes: number;
+  readonly uplinks: readonly UplinkPlan[];
+}
+
+/** A batch in its uplink's encoding. */
+export interface EncodedBatch {
+  /** rows inside */
+  readonly samples: number;
+  /** the batch itself, then the messages derived from it alone */
+  readonly messages: readonly Outgoing[];
+}
+
+/** How the batches of one uplink are encoded. It keeps the latest values behind the retained `last` messages. */
+export interface BatchEncoder {
+  /** `order` rises with the batch's place in its stream: a batch that comes again late replaces no later value. */
+  encode(key: BatchKey, frames: readonly Frame[], order: number): EncodedBatch;
+  /** Retained messages that are due at `nowMs`; empty when none is, or the last were taken too short a time ago. */
+  takeDerived(nowMs: number): readonly Outgoing[];
+  /** When {@link takeDerived} gives something, on the same clock; undefined while nothing waits. */
+  readonly derivedDueMs: number | undefined;
+  /** Messages were given back unsent: every retained one is to be sent again. */
+  released(): void;
+  /** Values that were not kept for `last`, because of its limits. */
+  readonly skipped: number;
+}
+
+/** What the composition root hands to the worker's part of the outbox. */
+export interface OutboxParts {
+  readonly crc32c: Crc32c;
+  readonly encoder: (uplink: UplinkPlan, gateway: string) => BatchEncoder;
+}

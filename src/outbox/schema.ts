@@ -1,0 +1,137 @@
+/** Opens the database of docs/specs/outbox.md, makes it where there is none, and refuses what is not ours. */
+import { closeSync, openSync, statSync } from "node:fs";
+import Database from "better-sqlite3";
+import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
+import type { OutboxPlan } from "./plan.ts";
+
+/** "WEIR" */
+const APPLICATION_ID = 0x57454952;
+const SCHEMA_VERSION = 1;
+/** A database up to this size is checked after a stop that was not clean: some 100 ms. */
+const CHECK_BYTES = 64 * 2 ** 20;
+/** Bytes of a page. A chunk of 2,048 samples takes 3 KB, so one page holds one or a few. */
+export const PAGE_BYTES = 4096;
+
+const TABLES = `
+CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO meta VALUES ('clean', 0), ('effects_dropped', 0);
+CREATE TABLE epoch (
+  epoch TEXT NOT NULL, stream TEXT NOT NULL, next INTEGER NOT NULL,
+  UNIQUE (epoch, stream)
+) STRICT;
+CREATE TABLE chunk (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, samples INTEGER NOT NULL,
+  bytes INTEGER NOT NULL, created INTEGER NOT NULL, block BLOB NOT NULL
+) STRICT;
+CREATE INDEX chunk_stream ON chunk (stream, id);
+CREATE TABLE lane (
+  uplink TEXT NOT NULL, stream TEXT NOT NULL, active INTEGER NOT NULL, cursor INTEGER NOT NULL,
+  pending_samples INTEGER NOT NULL DEFAULT 0, pending_bytes INTEGER NOT NULL DEFAULT 0,
+  committed INTEGER NOT NULL DEFAULT 0, acked INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0,
+  rejected INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (uplink, stream)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE batch (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  uplink TEXT NOT NULL, stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, span INTEGER NOT NULL,
+  first INTEGER NOT NULL, last INTEGER NOT NULL, bytes INTEGER NOT NULL, sealed INTEGER NOT NULL
+) STRICT;
+CREATE TABLE gap (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  uplink TEXT NOT NULL, epoch TEXT NOT NULL, stream TEXT NOT NULL,
+  first INTEGER NOT NULL, last INTEGER NOT NULL, reason TEXT NOT NULL
+) STRICT;
+CREATE TABLE dead (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  uplink TEXT NOT NULL, stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, samples INTEGER NOT NULL,
+  reason TEXT NOT NULL, rejected INTEGER NOT NULL, block BLOB NOT NULL
+) STRICT;
+CREATE TABLE state (
+  plugin TEXT NOT NULL, scope TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
+  PRIMARY KEY (plugin, scope, key)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE effect (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  plugin TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL
+) STRICT;
+`;
+
+/** A connection with its settings made and its schema there. */
+export type Connection = Database.Database;
+
+/**
+ * Opens the database of a plan.
+ * @throws WeirError `outbox.corrupt`, `outbox.newer-schema` or `data.unusable` (fatal)
+ */
+export function openDatabase(plan: OutboxPlan): Connection {
+  try {
+    // Made here, for the mode; SQLite gives the same one to the WAL.
+    closeSync(openSync(plan.path, "a", 0o600));
+  } catch (thrown) {
+    throw new WeirError("data.unusable", `${plan.path}: ${messageOf(thrown)}`, { cause: thrown });
+  }
+  let db: Connection | undefined;
+  try {
+    db = new Database(plan.path, { timeout: 1000 });
+    prepare(db, plan);
+    return db;
+  } catch (thrown) {
+    db?.close();
+    if (thrown instanceof WeirError) throw thrown;
+    const error = storageError(thrown);
+    if (error.code === "outbox.corrupt") throw error;
+    throw new WeirError("data.unusable", `${plan.path}: ${messageOf(thrown)}`, { cause: thrown });
+  }
+}
+
+function prepare(db: Connection, plan: OutboxPlan): void {
+  const pragma = (text: string): unknown => db.pragma(text, { simple: true });
+  const application = pragma("application_id");
+  const version = Number(pragma("user_version"));
+  const fresh = application === 0 && version === 0 && pragma("schema_version") === 0;
+  if (!fresh && application !== APPLICATION_ID)
+    throw new WeirError("outbox.corrupt", `${plan.path} is not Weir's database`);
+  if (version > SCHEMA_VERSION) {
+    throw new WeirError(
+      "outbox.newer-schema",
+      `${plan.path} has schema ${version}, this Weir knows ${SCHEMA_VERSION}`,
+    );
+  }
+  if (fresh) {
+    // Both take effect only before the first table is made.
+    pragma(`page_size = ${PAGE_BYTES}`);
+    pragma("auto_vacuum = INCREMENTAL");
+  }
+  pragma("journal_mode = WAL");
+  pragma(`synchronous = ${plan.sync}`);
+  pragma("wal_autocheckpoint = 2000");
+  pragma(`journal_size_limit = ${16 * 2 ** 20}`);
+  pragma("cache_size = -8192");
+  pragma("temp_store = MEMORY");
+  // A file that is larger already (the limit was lowered) keeps its pages; dropping brings it under the limit.
+  pragma(`max_page_count = ${Math.floor(plan.maxBytes / PAGE_BYTES)}`);
+  if (fresh) {
+    db.transaction(() => {
+      db.exec(TABLES);
+      pragma(`application_id = ${APPLICATION_ID}`);
+      pragma(`user_version = ${SCHEMA_VERSION}`);
+    })();
+  } else if (db.prepare("SELECT value FROM meta WHERE key = 'clean'").pluck().get() !== 1) {
+    check(db, plan.path);
+  }
+}
+
+/** Finds damaged pages where that is quick; else damage shows when a page is read. */
+function check(db: Connection, path: string): void {
+  if (statSync(path).size > CHECK_BYTES) return;
+  const found = db.pragma("quick_check(1)", { simple: true });
+  if (found !== "ok") throw new WeirError("outbox.corrupt", `${path}: ${String(found)}`);
+}
+
+/** The WeirError of an error that SQLite gave. */
+export function storageError(thrown: unknown): WeirError {
+  const code = errnoOf(thrown) ?? "";
+  const damaged = code.startsWith("SQLITE_CORRUPT") || code.startsWith("SQLITE_NOTADB");
+  return new WeirError(damaged ? "outbox.corrupt" : "outbox.commit", messageOf(thrown), { cause: thrown });
+}

@@ -1,0 +1,291 @@
+/**
+ * The worker's side of the outbox. Whatever waits in the mailbox becomes one transaction, then all of it is answered;
+ * leased batches are encoded after that, one at a time between transactions, so that commits never wait for them.
+ */
+import { type MessagePort, receiveMessageOnPort, type Transferable } from "node:worker_threads";
+import { WeirError } from "../core/errors.ts";
+import { Frame } from "../core/frame.ts";
+import type { LeasedBatch } from "../core/ports.ts";
+import { isDamage } from "./blocks.ts";
+import type { Batch } from "./lanes.ts";
+import type { BatchEncoder, OutboxParts, OutboxPlan } from "./plan.ts";
+import {
+  type Notice,
+  type Op,
+  type Operations,
+  type Reply,
+  type Request,
+  toWire,
+  unpackState,
+} from "./protocol.ts";
+import { storageError } from "./schema.ts";
+import { Store } from "./store.ts";
+
+/** Calls that share one transaction at most. */
+const MOST_CALLS = 512;
+/** How often the database is tidied up, in milliseconds. */
+const MAINTAIN_MS = 1_000;
+/** Longest timer, in milliseconds: clocks are set, so it is worth looking now and then. */
+const LONGEST_WAIT_MS = 60_000;
+
+/** One uplink in the worker. */
+interface Consumer {
+  readonly name: string;
+  readonly encoder: BatchEncoder;
+  /** its last lease gave less than it asked for, and it has not been told of more since */
+  hungry: boolean;
+}
+
+/** A lease whose batches are committed and not all encoded. */
+interface Job {
+  readonly id: number;
+  readonly consumer: Consumer;
+  readonly batches: Batch[];
+  readonly done: LeasedBatch[];
+}
+
+/**
+ * Opens the outbox and answers calls on the port until `stop`. Reports `started` or `failed` first.
+ */
+export function serveOutbox(port: MessagePort, plan: OutboxPlan, parts: OutboxParts): void {
+  const notify = (notice: Notice): void => port.postMessage(notice);
+  try {
+    const store = new Store(plan, parts.crc32c);
+    const consumers = plan.uplinks.map((uplink) => ({
+      name: uplink.name,
+      encoder: parts.encoder(uplink, plan.gateway),
+      hungry: true,
+    }));
+    new Server(port, store, consumers).start();
+    notify({ type: "started", epoch: store.epoch });
+  } catch (thrown) {
+    notify({ type: "failed", error: toWire(thrown instanceof WeirError ? thrown : storageError(thrown)) });
+    port.close();
+  }
+}
+
+class Server {
+  readonly #port: MessagePort;
+  readonly #store: Store;
+  readonly #consumers: readonly Consumer[];
+  readonly #jobs: Job[] = [];
+  /** an append failed: the ones after it are refused until `resume` */
+  #failed = false;
+  #carriers = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #maintenance: NodeJS.Timeout | undefined;
+  #idle = false;
+
+  constructor(port: MessagePort, store: Store, consumers: readonly Consumer[]) {
+    this.#port = port;
+    this.#store = store;
+    this.#consumers = consumers;
+  }
+
+  start(): void {
+    this.#port.on("message", (first: Request) => this.#receive(first));
+    this.#maintenance = setInterval(() => this.#maintain(), MAINTAIN_MS);
+  }
+
+  #receive(first: Request): void {
+    const requests = [first];
+    while (requests.length < MOST_CALLS) {
+      const more: { message: Request } | undefined = receiveMessageOnPort(this.#port);
+      if (more === undefined) break;
+      requests.push(more.message);
+    }
+    this.#idle = false;
+    const stop = requests.find(({ op }) => op === "stop");
+    const replies = this.#commit(requests);
+    this.#reply(replies);
+    if (stop !== undefined) this.#stop(stop.id);
+    else this.#announce();
+  }
+
+  /** Applies all calls in one transaction; if that fails, each in one of its own, so that each has its own outcome. */
+  #commit(requests: readonly Request[]): Reply[] {
+    const failed = this.#failed;
+    const queued = this.#jobs.length;
+    try {
+      return this.#store.transaction(() => requests.flatMap((request) => this.#apply(request)));
+    } catch (thrown) {
+      this.#failed = failed;
+      this.#jobs.length = queued;
+      if (requests.length > 1) return requests.flatMap((request) => this.#commit([request]));
+      const [request] = requests;
+      if (request === undefined) return [];
+      if (request.op === "append") this.#failed = true;
+      return [refuse(request, thrown instanceof WeirError ? thrown : storageError(thrown))];
+    }
+  }
+
+  /** One call, inside a transaction. No reply: it comes later, from elsewhere. */
+  #apply(request: Request): Reply[] {
+    const store = this.#store;
+    switch (request.op) {
+      case "append": {
+        const { stream, frame, state, effects } = request.args;
+        if (this.#failed)
+          return [refuse(request, new WeirError("outbox.commit", "an earlier chunk was not stored"))];
+        store.append({ stream, frame: new Frame(frame), state: unpackState(state), effects });
+        return [done(request, undefined)];
+      }
+      case "resume":
+        this.#failed = false;
+        return [done(request, undefined)];
+      case "state":
+        return [done(request, store.state(request.args))];
+      case "lease": {
+        const { uplink, count } = request.args;
+        const consumer = this.#consumers.find(({ name }) => name === uplink);
+        if (consumer === undefined) return [done(request, [])];
+        const batches = store.lease(uplink, count);
+        consumer.hungry = batches.length < count;
+        if (this.#jobs.push({ id: request.id, consumer, batches, done: [] }) === 1)
+          setImmediate(() => this.#work());
+        return [];
+      }
+      case "ack":
+        store.ack(request.args.uplink, request.args.ids);
+        return [done(request, undefined)];
+      case "release":
+        store.release(request.args.ids);
+        for (const consumer of this.#consumers) {
+          if (consumer.name !== request.args.uplink) continue;
+          consumer.encoder.released();
+          consumer.hungry = true;
+        }
+        return [done(request, undefined)];
+      case "reject":
+        store.reject(request.args.uplink, request.args.id, request.args.reason);
+        return [done(request, undefined)];
+      case "gaps":
+        return [done(request, store.gaps(request.args))];
+      case "gapDone":
+        store.gapDone(request.args.uplink, request.args.id);
+        return [done(request, undefined)];
+      case "effects":
+        return [done(request, store.effects())];
+      case "effectsDone":
+        store.effectsDone(request.args);
+        return [done(request, undefined)];
+      case "counts":
+        return [done(request, store.counts())];
+      case "info": {
+        const lastSkipped = this.#consumers.reduce((sum, { encoder }) => sum + encoder.skipped, 0);
+        return [done(request, { ...store.info(), lastSkipped })];
+      }
+      case "stop":
+        return [];
+    }
+  }
+
+  /** Encodes one batch of the oldest lease, and answers that when it was the last. */
+  #work(): void {
+    const [job] = this.#jobs;
+    if (job === undefined) return;
+    const batch = job.batches.shift();
+    if (batch !== undefined) this.#encode(job, batch);
+    if (job.batches.length === 0) {
+      this.#jobs.shift();
+      this.#finish(job);
+    }
+    if (this.#jobs.length > 0) setImmediate(() => this.#work());
+  }
+
+  #encode({ consumer, done: encoded }: Job, batch: Batch): void {
+    const { id, epoch, stream, seq, span } = batch;
+    const key = { epoch, stream, seq, span };
+    try {
+      encoded.push({ id, key, ...consumer.encoder.encode(key, this.#store.read(batch), id) });
+    } catch (thrown) {
+      if (!isDamage(thrown)) throw thrown;
+      try {
+        this.#store.transaction(() => this.#store.lose(consumer.name, id));
+      } catch {
+        // Not now, as on a full disk: the next lease finds it again.
+        this.#store.release([id]);
+      }
+    }
+  }
+
+  #finish({ id, consumer, done: encoded }: Job): void {
+    const derived = consumer.encoder.takeDerived(performance.now());
+    if (derived.length > 0) {
+      const last = encoded.pop();
+      if (last !== undefined) encoded.push({ ...last, messages: [...last.messages, ...derived] });
+      else {
+        // Nothing to carry them: a batch of no samples, which no row stands for. Acknowledging it does nothing.
+        this.#carriers += 1;
+        const key = { epoch: this.#store.epoch, stream: "data" as const, seq: 0, span: 0 };
+        encoded.push({ id: -this.#carriers, key, samples: 0, messages: derived });
+      }
+    }
+    const payloads = new Set<Transferable>();
+    for (const { messages } of encoded) {
+      for (const { payload } of messages)
+        if (payload.buffer instanceof ArrayBuffer) payloads.add(payload.buffer);
+    }
+    this.#reply([{ id, op: "lease", ok: true, value: encoded }], [...payloads]);
+    this.#announce();
+  }
+
+  #reply(replies: readonly Reply[], transfer: Transferable[] = []): void {
+    if (replies.length === 0) return;
+    const notice: Notice = { type: "replies", replies };
+    this.#port.postMessage(notice, transfer);
+  }
+
+  /** Says `ready` when a lease would now give something that it did not before; else sets the clock for it. */
+  #announce(): void {
+    const now = Date.now();
+    const monotonic = performance.now();
+    let wait = LONGEST_WAIT_MS;
+    let ready = false;
+    for (const consumer of this.#consumers) {
+      if (!consumer.hungry) continue;
+      const dueIn = Math.min(
+        (this.#store.dueAt(consumer.name) ?? Number.POSITIVE_INFINITY) - now,
+        (consumer.encoder.derivedDueMs ?? Number.POSITIVE_INFINITY) - monotonic,
+      );
+      if (dueIn <= 0) {
+        ready = true;
+        consumer.hungry = false;
+      } else wait = Math.min(wait, dueIn);
+    }
+    if (ready) this.#port.postMessage({ type: "ready" } satisfies Notice);
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#announce(), Math.ceil(wait));
+  }
+
+  #maintain(): void {
+    const idle = this.#idle;
+    this.#idle = true;
+    try {
+      this.#store.maintain(idle);
+    } catch {
+      // Tidying up can wait, as while another connection reads or the disk is full; commits report their own errors.
+    }
+  }
+
+  /** The last call: leases that are not answered get nothing, their batches come out after the next start. */
+  #stop(id: number): void {
+    clearTimeout(this.#timer);
+    clearInterval(this.#maintenance);
+    for (const job of this.#jobs.splice(0)) this.#reply([{ id: job.id, op: "lease", ok: true, value: [] }]);
+    this.#store.close();
+    this.#reply([{ id, op: "stop", ok: true, value: undefined }]);
+    this.#port.close();
+  }
+}
+
+function done<K extends Op>(
+  { id, op }: Pick<Request<K>, "id" | "op">,
+  value: Operations[K]["result"],
+): Reply<K> {
+  return { id, op, ok: true, value };
+}
+
+function refuse(request: Request, error: WeirError): Reply {
+  return { id: request.id, op: request.op, ok: false, error: toWire(error) };
+}

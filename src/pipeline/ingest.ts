@@ -1,0 +1,463 @@
+/**
+ * The first of the two loops: from sources to the outbox.
+ *
+ *     message ─► decode ─► chunk (2,048 samples or 5 ms) ─► chain of plugins ─► commit ─► settle (PUBACK) ─► effects
+ *
+ * Chunks go through strictly in order, several at a time. An input is kept until its output is committed; after a failure
+ * everything uncommitted is discarded, the chain restarts from committed state, and the kept inputs run again one at
+ * a time.
+ */
+import { messageOf, WeirError } from "../core/errors.ts";
+import type { Frame } from "../core/frame.ts";
+import { FrameBuilder } from "../core/frame-builder.ts";
+import type { Ledger, StageCount } from "../core/ledger.ts";
+import { type Messages, MessagesBuilder } from "../core/messages.ts";
+import type {
+  ChainFailure,
+  ChainOutput,
+  ChainResult,
+  DeviceMessage,
+  Intake,
+  MessageDecoder,
+  Outbox,
+  Outcome,
+  PluginChain,
+  Stream,
+} from "../core/ports.ts";
+import type { RejectedLog } from "./rejected.ts";
+
+/** Sizes and times of the loop; all have defaults in the configuration. */
+export interface IngestOptions {
+  /** samples that seal a chunk */
+  readonly chunkSamples: number;
+  /** milliseconds after its first message that seal a chunk */
+  readonly lingerMs: number;
+  /** bytes of inputs held before QoS 0 and host frames are dropped */
+  readonly queueBytes: number;
+}
+
+/** What the loop is made of. */
+export interface IngestParts {
+  readonly decoder: MessageDecoder;
+  readonly chain: PluginChain;
+  readonly outbox: Outbox;
+  readonly ledger: Ledger;
+  readonly rejected: RejectedLog;
+  readonly log: (level: "info" | "warn" | "error", message: string) => void;
+  /** called when a commit carried publish effects */
+  readonly onEffects: () => void;
+  readonly options: IngestOptions;
+}
+
+/** Inputs that may be in the chain at a time; as many again may wait for their commit. */
+const IN_FLIGHT = 8;
+/** A chunk is sealed before its raw messages or texts outgrow a frame. */
+const CHUNK_BYTES = 1024 * 1024;
+/** How often due plugin timers are looked for, in milliseconds. */
+const TICK_MS = 50;
+/** Longest wait between tries of a commit that fails, in milliseconds. */
+const MOST_BACKOFF_MS = 5_000;
+
+/** A message's place in its chunk. */
+interface Waiting {
+  readonly message: DeviceMessage;
+  outcome: Outcome;
+}
+
+/** An input, kept until its output is committed or it is set aside. */
+interface Pending {
+  readonly stream: Stream;
+  readonly source: string;
+  readonly frame: Frame;
+  readonly messages: ReadonlyMap<string, Messages>;
+  /** messages by decoder plugin, in the order of their columns */
+  readonly byPlugin: ReadonlyMap<string, readonly Waiting[]>;
+  readonly waiting: readonly Waiting[];
+  readonly bytes: number;
+  readonly without: Set<string>;
+  readonly failures: Map<string, number>;
+  /** the rows came from a timer: there is no input to run again */
+  readonly tick: (() => Promise<ChainResult> | undefined) | undefined;
+}
+
+/** The ingest loop of one lane. */
+export class Ingest implements Intake {
+  readonly #parts: IngestParts;
+  readonly #source: StageCount;
+  readonly #decode: StageCount;
+  readonly #queue: Pending[] = [];
+  readonly #inFlight: { readonly pending: Pending; readonly result: Promise<ChainResult> }[] = [];
+  /** commits that were asked for and have not answered, in order */
+  readonly #commits = new Set<Promise<boolean>>();
+  readonly #idle: (() => void)[] = [];
+  /** inputs whose commit failed, in order */
+  readonly #retry: Pending[] = [];
+  #commitError: unknown;
+  #builder = new FrameBuilder(4096);
+  #waiting: Waiting[] = [];
+  #byPlugin = new Map<string, { readonly builder: MessagesBuilder; readonly waiting: Waiting[] }>();
+  #openBytes = 0;
+  #linger: NodeJS.Timeout | undefined;
+  #ticker: NodeJS.Timeout | undefined;
+  #queuedBytes = 0;
+  #heldMessages = 0;
+  #heldSamples = 0;
+  /** inputs that still run one at a time after a failure */
+  #careful = 0;
+  #recovering = false;
+  #draining = false;
+  #wake: (() => void) | undefined;
+  #backoffMs = 0;
+  #stopped = false;
+
+  constructor(parts: IngestParts) {
+    this.#parts = parts;
+    this.#source = parts.ledger.stage("source", "devices", "messages");
+    this.#decode = parts.ledger.stage("decode", "devices", "messages", () => this.#heldMessages);
+    this.#decode.note("made", 0);
+  }
+
+  /** Starts looking for due timers. Messages are taken from the constructor on. */
+  start(): void {
+    this.#ticker = setInterval(() => this.#tick(), TICK_MS);
+    this.#ticker.unref();
+  }
+
+  /** Whether QoS 0 and host frames are being dropped because what is held has reached its limit. */
+  get behind(): boolean {
+    return this.#queuedBytes + this.#openBytes > this.#parts.options.queueBytes;
+  }
+
+  message(message: DeviceMessage): void {
+    const source = this.#source;
+    source.in += 1;
+    if (this.#stopped || (message.qos === 0 && this.behind)) {
+      source.dropped += 1;
+      message.settle?.("dropped");
+      return;
+    }
+    source.out += 1;
+    this.#decode.in += 1;
+    const waiting: Waiting = { message, outcome: "committed" };
+    const plugin = message.route.plugin;
+    if (plugin === undefined) this.#decodeNow(waiting);
+    else this.#decodeLater(plugin, waiting);
+    this.#waiting.push(waiting);
+    this.#openBytes += message.payload.byteLength + 64;
+    const { chunkSamples, lingerMs } = this.#parts.options;
+    if (
+      this.#builder.rows >= chunkSamples ||
+      this.#waiting.length >= chunkSamples ||
+      this.#openBytes > CHUNK_BYTES
+    ) {
+      this.#seal();
+    } else {
+      this.#linger ??= setTimeout(() => this.#seal(), lingerMs);
+    }
+  }
+
+  frame(source: string, frame: Frame): boolean {
+    const count = this.#parts.ledger.stage("source", source, "samples");
+    count.in += frame.rows;
+    if (this.behind || this.#stopped) {
+      count.dropped += frame.rows;
+      return false;
+    }
+    count.out += frame.rows;
+    this.#enqueue({
+      ...emptyPending(source, "host", frame),
+      bytes: frame.byteLength,
+    });
+    return true;
+  }
+
+  /** Seals what is open and waits until everything taken in is committed, at most `timeoutMs`. Takes in nothing more. */
+  async stop(timeoutMs: number): Promise<boolean> {
+    clearInterval(this.#ticker);
+    this.#seal();
+    this.#stopped = true;
+    const deadline = Date.now() + timeoutMs;
+    const done = new Promise<boolean>((resolve) => {
+      const timer = setTimeout(() => resolve(false), Math.max(0, deadline - Date.now()));
+      this.#idle.push(() => {
+        clearTimeout(timer);
+        resolve(true);
+      });
+    });
+    this.#checkIdle();
+    const drained = await done;
+    this.#wake?.();
+    return drained;
+  }
+
+  #decodeNow(waiting: Waiting): void {
+    const before = this.#builder.rows;
+    const reason = this.#parts.decoder.decode(waiting.message, this.#builder);
+    if (reason === undefined) {
+      this.#decode.out += 1;
+      this.#decode.note("made", this.#builder.rows - before);
+    } else {
+      this.#refuse(waiting, reason);
+    }
+  }
+
+  #decodeLater(plugin: string, waiting: Waiting): void {
+    let group = this.#byPlugin.get(plugin);
+    if (group === undefined) {
+      group = { builder: new MessagesBuilder(), waiting: [] };
+      this.#byPlugin.set(plugin, group);
+    }
+    const { route, topic, timeUs, payload } = waiting.message;
+    group.builder.add(route.device, route.channel, topic, timeUs, payload);
+    group.waiting.push(waiting);
+    this.#heldMessages += 1;
+  }
+
+  #refuse(waiting: Waiting, reason: string): void {
+    waiting.outcome = "rejected";
+    this.#decode.rejected += 1;
+    this.#parts.rejected.add(waiting.message, reason);
+  }
+
+  #seal(): void {
+    clearTimeout(this.#linger);
+    this.#linger = undefined;
+    if (this.#waiting.length === 0) return;
+    const frame = this.#builder.build();
+    const messages = new Map<string, Messages>();
+    const byPlugin = new Map<string, readonly Waiting[]>();
+    for (const [plugin, group] of this.#byPlugin) {
+      messages.set(plugin, group.builder.build());
+      byPlugin.set(plugin, group.waiting);
+    }
+    this.#enqueue({
+      ...emptyPending("devices", "data", frame),
+      messages,
+      byPlugin,
+      waiting: this.#waiting,
+      bytes: frame.byteLength + this.#openBytes,
+    });
+    this.#waiting = [];
+    this.#byPlugin = new Map();
+    this.#openBytes = 0;
+  }
+
+  #tick(): void {
+    if (this.#recovering || this.#careful > 0 || this.#queue.length > 0) return;
+    const result = this.#parts.chain.tick(Date.now() * 1000);
+    if (result === undefined) return;
+    this.#submit({ ...emptyPending("timer", "data", EMPTY), tick: () => result, bytes: 0 });
+  }
+
+  #enqueue(pending: Pending): void {
+    this.#queue.push(pending);
+    this.#queuedBytes += pending.bytes;
+    this.#pump();
+  }
+
+  /** Hands waiting inputs to the chain while there is room. */
+  #pump(): void {
+    while (!this.#recovering && this.#queue.length > 0) {
+      const room = this.#careful > 0 ? 1 : IN_FLIGHT;
+      if (this.#inFlight.length >= room || this.#inFlight.length + this.#commits.size >= 2 * room - 1) return;
+      const pending = this.#queue.shift();
+      if (pending !== undefined) this.#submit(pending);
+    }
+  }
+
+  #submit(pending: Pending): void {
+    const { source, frame, messages, without } = pending;
+    const result =
+      pending.tick?.() ??
+      (frame.rows === 0 && messages.size === 0
+        ? Promise.resolve(untouched(frame))
+        : this.#parts.chain.process({ source, frame, messages, without }));
+    this.#inFlight.push({ pending, result });
+    void this.#drain();
+  }
+
+  /** Takes results in the order of their inputs and hands them to the outbox. One at a time runs. */
+  async #drain(): Promise<void> {
+    if (this.#draining) return;
+    this.#draining = true;
+    for (;;) {
+      const [head] = this.#inFlight;
+      if (head === undefined) break;
+      const result = await head.result;
+      // A commit that failed meanwhile has taken everything in flight back into the queue.
+      if (this.#inFlight[0] !== head) continue;
+      if (!result.ok) {
+        await this.#recover(result.failure);
+        continue;
+      }
+      this.#inFlight.shift();
+      const commit = this.#commit(head.pending, result.output);
+      this.#commits.add(commit);
+      void commit.then((committed) => {
+        this.#commits.delete(commit);
+        if (committed) this.#pump();
+        else void this.#recoverFromCommit();
+        this.#checkIdle();
+      });
+    }
+    this.#draining = false;
+    this.#checkIdle();
+  }
+
+  /** Stores one output. False when the transaction failed: then the input is back at the head of the queue. */
+  async #commit(pending: Pending, output: ChainOutput): Promise<boolean> {
+    const { outbox, ledger } = this.#parts;
+    const rows = output.frame.rows;
+    const count = ledger.stage("commit", pending.stream, "samples", () => this.#heldSamples);
+    if (rows > 0 || output.state.length > 0 || output.effects.length > 0) {
+      const chunk = {
+        stream: pending.stream,
+        frame: output.frame,
+        state: output.state,
+        effects: output.effects,
+      };
+      count.in += rows;
+      this.#heldSamples += rows;
+      try {
+        // The input's own frame is kept until the commit: it may have to run again.
+        await outbox.append(chunk, { transfer: output.frame !== pending.frame });
+      } catch (thrown) {
+        if (thrown instanceof WeirError && thrown.disposition === "reject") {
+          count.rejected += rows;
+          this.#parts.log("error", `a chunk of ${rows} samples was rejected: ${thrown.message}`);
+          for (const waiting of pending.waiting) waiting.outcome = "rejected";
+          this.#finish(pending, { ...output, effects: [] });
+          return true;
+        }
+        count.in -= rows;
+        this.#retry.push(pending);
+        this.#commitError = thrown;
+        return false;
+      } finally {
+        this.#heldSamples -= rows;
+      }
+      count.out += rows;
+    }
+    this.#backoffMs = 0;
+    this.#finish(pending, output);
+    return true;
+  }
+
+  /** The output is committed: counts, acknowledgements, effects. */
+  #finish(pending: Pending, output: ChainOutput): void {
+    const { ledger } = this.#parts;
+    for (const { plugin, index, reason } of output.rejected) {
+      const waiting = pending.byPlugin.get(plugin)?.[index];
+      if (waiting !== undefined && waiting.outcome === "committed") this.#refuse(waiting, reason);
+    }
+    for (const group of pending.byPlugin.values()) {
+      this.#heldMessages -= group.length;
+      for (const waiting of group) if (waiting.outcome === "committed") this.#decode.out += 1;
+    }
+    for (const part of output.counts) {
+      const count = ledger.stage("plugin", part.plugin, "samples");
+      count.in += part.in;
+      count.out += part.out;
+      count.rejected += part.rejected;
+      count.dropped += part.dropped;
+      count.note("emitted", part.emitted);
+      count.note("refused", part.refused);
+    }
+    this.#queuedBytes -= pending.bytes;
+    if (this.#careful > 0) this.#careful -= 1;
+    for (const { message, outcome } of pending.waiting) message.settle?.(outcome);
+    if (output.effects.some((effect) => effect.type === "publish")) this.#parts.onEffects();
+  }
+
+  /** A plugin failed on the head of what is in flight. */
+  async #recover(failure: ChainFailure): Promise<void> {
+    this.#recovering = true;
+    const again = this.#inFlight.splice(0);
+    const [head] = again;
+    if (head !== undefined) blame(head.pending, failure);
+    this.#parts.log("warn", `plugin ${failure.plugin}: ${failure.reason}`);
+    await Promise.all(again.map((one) => one.result));
+    await Promise.all(this.#commits);
+    // A commit that failed meanwhile has its input in #retry already, before these.
+    this.#requeue([...this.#retry.splice(0), ...again.map((one) => one.pending)]);
+    await this.#restart();
+  }
+
+  /** A transaction failed: wait, then run everything uncommitted again. Runs once for a row of failed commits. */
+  async #recoverFromCommit(): Promise<void> {
+    if (this.#recovering || this.#retry.length === 0) return;
+    this.#recovering = true;
+    const again = this.#inFlight.splice(0);
+    this.#parts.log("error", `commit failed, trying again: ${messageOf(this.#commitError)}`);
+    await Promise.all(again.map((one) => one.result));
+    await Promise.all(this.#commits);
+    this.#requeue([...this.#retry.splice(0), ...again.map((one) => one.pending)]);
+    this.#backoffMs = Math.min(MOST_BACKOFF_MS, Math.max(100, this.#backoffMs * 2));
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, this.#backoffMs);
+      this.#wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    await this.#restart();
+  }
+
+  async #restart(): Promise<void> {
+    try {
+      await this.#parts.outbox.resume();
+      await this.#parts.chain.restart();
+    } catch (thrown) {
+      this.#parts.log("error", `restart after a failure: ${messageOf(thrown)}`);
+    }
+    this.#recovering = false;
+    this.#pump();
+    this.#checkIdle();
+  }
+
+  /** Puts uncommitted inputs back in front, to run one at a time. A timer's rows have no input: it fires again. */
+  #requeue(pending: readonly Pending[]): void {
+    const inputs = pending.filter((one) => one.tick === undefined);
+    this.#queue.unshift(...inputs);
+    this.#careful = Math.max(this.#careful, inputs.length);
+  }
+
+  #checkIdle(): void {
+    const busy =
+      this.#recovering ||
+      this.#draining ||
+      this.#queue.length > 0 ||
+      this.#inFlight.length > 0 ||
+      this.#commits.size > 0;
+    if (!busy) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+}
+
+const EMPTY: Frame = new FrameBuilder(1).build();
+
+function emptyPending(source: string, stream: Stream, frame: Frame): Omit<Pending, "bytes"> {
+  return {
+    stream,
+    source,
+    frame,
+    messages: new Map(),
+    byPlugin: new Map(),
+    waiting: [],
+    without: new Set(),
+    failures: new Map(),
+    tick: undefined,
+  };
+}
+
+/** What comes out when nothing went in: only refused messages wait for their turn. */
+const untouched = (frame: Frame): ChainResult => ({
+  ok: true,
+  output: { frame, state: [], effects: [], rejected: [], counts: [] },
+});
+
+/** An `err` answer is final for this input; after a second failure the plugin's rows are rejected, too. */
+function blame(pending: Pending, failure: ChainFailure): void {
+  const times = (pending.failures.get(failure.plugin) ?? 0) + 1;
+  pending.failures.set(failure.plugin, times);
+  if (failure.disposition === "reject" || times > 1) pending.without.add(failure.plugin);
+}

@@ -1,0 +1,240 @@
+/**
+ * One plugin's thread inside the plugin host. It reads its own socketpair with blocking reads, one message at a time, and
+ * answers in order: no event loop runs once the component is loaded, so nothing but the component's code does either.
+ *
+ * Before anything generated is imported, the thread gives up the right to start threads, which would have the rights of
+ * the process again; once it is loaded, all others. The walls around the process stand in any case.
+ */
+import { readFileSync, readSync, writevSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+import { workerData } from "node:worker_threads";
+import { Frame } from "../core/frame.ts";
+import type { StateEntry } from "../core/ports.ts";
+import { GuestImports } from "./guest-imports.ts";
+import { isLiftedFrame, type LiftedFrame, layOut } from "./lay-out.ts";
+import type { Exports } from "./vet-checks.ts";
+import { WASI } from "./wasi-stubs.ts";
+import {
+  encodeHead,
+  encodeResult,
+  FieldReader,
+  FieldWriter,
+  LOG_LEVELS,
+  type LogLevel,
+  MOST_TEXT,
+  type OpenRequest,
+  readHead,
+  WIRE_HEADER_BYTES,
+  Wire,
+} from "./wire.ts";
+
+/** What the host's main thread hands a worker. */
+export interface WorkerData {
+  /** the socketpair */
+  readonly fd: number;
+  /** the vetted files */
+  readonly dir: string;
+  readonly exports: Exports;
+  readonly files: readonly string[];
+}
+
+/** The exports of a component that are called, as jco makes them. */
+interface Component {
+  readonly lifecycle: { configure(config: string): void };
+  readonly decoder: { decode(batch: object): unknown } | undefined;
+  readonly transform: { transform(batch: Frame | LiftedFrame): unknown } | undefined;
+  readonly timer: { tick(nowUs: number): unknown } | undefined;
+}
+
+/** A reason that isn't a trap: the component answered `err`. */
+class Answered {
+  readonly reason: string;
+  constructor(reason: string) {
+    this.reason = reason;
+  }
+}
+
+const { fd, dir, exports, files }: WorkerData = workerData;
+const NOTHING = new Uint8Array(0);
+process.permission?.drop("worker");
+
+function read(length: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(length);
+  for (let at = 0; at < length; ) {
+    const got = readSync(fd, bytes, at, length - at, null);
+    if (got === 0) process.exit(0); // the agent has closed its end
+    at += got;
+  }
+  return bytes;
+}
+
+function send(type: number, id: number, meta: Uint8Array, block: Uint8Array = NOTHING): void {
+  let parts: Uint8Array[] = [encodeHead(type, id, meta, block.byteLength), block];
+  for (;;) {
+    let wrote = writevSync(fd, parts);
+    while (parts.length > 0 && wrote >= (parts[0]?.byteLength ?? 0)) wrote -= parts.shift()?.byteLength ?? 0;
+    if (parts.length === 0) return;
+    parts = parts.map((part, i) => (i === 0 ? part.subarray(wrote) : part));
+  }
+}
+
+function sendLog(level: LogLevel, text: string): void {
+  send(Wire.log, 0, new FieldWriter().u8(LOG_LEVELS.indexOf(level)).text(text).done());
+}
+
+function sendFailure(id: number, thrown: unknown): void {
+  const answered = thrown instanceof Answered;
+  const reason = answered ? thrown.reason : thrown instanceof Error ? `${thrown.name}: ${thrown.message}` : String(thrown);
+  send(Wire.failure, id, new FieldWriter().u8(answered ? 0 : 1).text(reason.slice(0, MOST_TEXT)).done());
+}
+
+/**
+ * Bytes that may still be lifted out of the component's memory in this call. A list can point at the same megabytes
+ * thousands of times: without this, lifting it would take all memory of the process.
+ */
+let budget = 0;
+let fullBudget = 0;
+
+function charge(bytes: number): void {
+  budget -= bytes + 64;
+  if (budget < 0) throw new RangeError("returned more than its limits allow");
+}
+
+/** Generated code lifts lists with these two. */
+function meterLifting(): void {
+  const { slice } = ArrayBuffer.prototype;
+  ArrayBuffer.prototype.slice = function (this: ArrayBuffer, start = 0, end = this.byteLength): ArrayBuffer {
+    charge(Math.max(0, end - start));
+    return slice.call(this, start, end);
+  };
+  const { decode } = TextDecoder.prototype;
+  TextDecoder.prototype.decode = function (this: TextDecoder, ...given): string {
+    charge(given[0]?.byteLength ?? 0);
+    return decode.apply(this, given);
+  };
+}
+
+/** Calls into the component; an `err` arrives as the bare value. */
+function guarded<T>(call: () => T): T {
+  budget = fullBudget;
+  try {
+    return call();
+  } catch (thrown) {
+    throw typeof thrown === "string" ? new Answered(thrown) : thrown;
+  }
+}
+
+async function load(imports: Record<string, object>): Promise<Component> {
+  const modules = new Map(
+    files
+      .filter((name) => name.endsWith(".wasm"))
+      .map((name) => [name, new WebAssembly.Module(readFileSync(join(dir, name)))]),
+  );
+  const generated: {
+    instantiate(core: (name: string) => WebAssembly.Module | undefined, imports: object): Record<string, never>;
+  } = await import(pathToFileURL(join(dir, "component.js")).href);
+  for (const right of ["fs.read", "fs.write", "child", "net", "addon", "wasi", "inspector"]) {
+    process.permission?.drop(right);
+  }
+  meterLifting();
+  const made = guarded(() => generated.instantiate((name) => modules.get(name), imports));
+  const pick = <T>(name: string | undefined): T | undefined => (name === undefined ? undefined : made[name]);
+  const lifecycle = pick<Component["lifecycle"]>(exports.lifecycle);
+  if (lifecycle === undefined) throw new Error("the component lost its lifecycle export");
+  return {
+    lifecycle,
+    decoder: pick(exports.decoder),
+    transform: pick(exports.transform),
+    timer: pick(exports.timer),
+  };
+}
+
+function readState(fields: FieldReader): StateEntry[] {
+  const state: StateEntry[] = [];
+  for (let left = fields.u32(); left > 0; left--) {
+    state.push({ scope: fields.text(MOST_TEXT), key: fields.text(MOST_TEXT), value: fields.bytes(2 ** 30) });
+  }
+  return state;
+}
+
+/** Device messages as the contract has them, views on the block. */
+function readMessages(meta: Uint8Array<ArrayBuffer>, block: Uint8Array<ArrayBuffer>): { count: number; batch: object } {
+  const fields = new FieldReader(meta);
+  const count = fields.u32();
+  const names = [fields.u32(), fields.u32(), fields.u32()].map((entries) =>
+    Array.from({ length: entries }, () => fields.text(2 ** 20)),
+  );
+  let at = 8 * count;
+  const column = (): Uint32Array => {
+    const view = new Uint32Array(block.buffer, at, count);
+    at += 4 * count;
+    return view;
+  };
+  const [devices, channels, topics] = names;
+  const time = new Float64Array(block.buffer, 0, count);
+  const [device, channel, topic, end] = [column(), column(), column(), column()];
+  const payload = new Uint8Array(block.buffer, at);
+  return { count, batch: { devices, channels, topics, device, channel, topic, time, end, payload } };
+}
+
+function checkedFrame(value: unknown): LiftedFrame {
+  if (isLiftedFrame(value)) return value;
+  throw new Error("its types are not the contract's");
+}
+
+function checkedRejections(value: unknown, count: number): { index: number; reason: string }[] {
+  if (!Array.isArray(value)) throw new Error("its types are not the contract's");
+  if (value.length > count) throw new Error(`refused ${value.length} of ${count} messages`);
+  return value.map(({ index, reason }: { index: number; reason: string }) => ({ index, reason: String(reason).slice(0, 256) }));
+}
+
+const head = readHead(read(WIRE_HEADER_BYTES));
+const opening = new FieldReader(read(head.metaBytes));
+const request: OpenRequest = JSON.parse(opening.text(2 ** 24));
+const { outputRows: rows, outputBytes: bytes } = request.limits;
+const guest = new GuestImports(request, readState(opening), sendLog);
+fullBudget = 2 * bytes + 4 * 1024 * 1024;
+const refill = (): void => {
+  budget = fullBudget;
+};
+
+let component: Component;
+try {
+  component = await load({ ...WASI, ...guest.interfaces(refill) });
+  const { lifecycle } = component;
+  guarded(() => lifecycle.configure(request.config));
+} catch (thrown) {
+  sendFailure(head.id, thrown);
+  process.exit(0);
+}
+// What `configure` changed goes with the first result: it commits with that, or not at all.
+send(Wire.ready, head.id, NOTHING);
+
+for (;;) {
+  const { type, id, metaBytes, blockBytes } = readHead(read(WIRE_HEADER_BYTES));
+  const meta = read(metaBytes);
+  const block = read(blockBytes);
+  try {
+    let frame: LiftedFrame;
+    let rejected: { index: number; reason: string }[] = [];
+    if (type === Wire.transform) {
+      const input = new Frame(block.buffer);
+      frame = checkedFrame(guarded(() => component.transform?.transform(input)));
+    } else if (type === Wire.decode) {
+      const { count, batch } = readMessages(meta, block);
+      const decoded = guarded(() => component.decoder?.decode(batch));
+      const parts = new Map<string, unknown>(Object.entries(decoded ?? {}));
+      frame = checkedFrame(parts.get("frame"));
+      rejected = checkedRejections(parts.get("rejected"), count);
+    } else {
+      const nowUs = new FieldReader(meta).f64();
+      frame = checkedFrame(guarded(() => component.timer?.tick(nowUs)));
+    }
+    const out = layOut(frame, { rows, bytes });
+    send(Wire.result, id, encodeResult({ ...guest.take(), rejected }), out);
+  } catch (thrown) {
+    sendFailure(id, thrown);
+    process.exit(0); // what it holds now is nobody's business: the agent starts a fresh one
+  }
+}

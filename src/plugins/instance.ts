@@ -1,0 +1,312 @@
+/**
+ * One running instance of a plugin, from the agent's side: its calls, their deadlines, and the checks of all it answers.
+ * Calls are answered in order. The first failure ends the instance: it, and every call after it, fails.
+ */
+import { messageOf } from "../core/errors.ts";
+import { deviceProblem } from "../core/dictionary.ts";
+import { Frame } from "../core/frame.ts";
+import type { Messages } from "../core/messages.ts";
+import type { StateEntry } from "../core/ports.ts";
+import { topicMatches } from "./glob.ts";
+import type { Slot } from "./host.ts";
+import type { PluginLimits } from "./manifest.ts";
+import type { Vetted } from "./vet.ts";
+import {
+  brokenWire,
+  decodeResult,
+  encodeHead,
+  encodeOpen,
+  FieldReader,
+  FieldWriter,
+  LOG_LEVELS,
+  type LogLevel,
+  MessageReader,
+  MOST_EFFECT_BYTES,
+  MOST_TEXT,
+  type OpenRequest,
+  type ResultFields,
+  STATE_ENTRY_BYTES,
+  Wire,
+  type WireMessage,
+} from "./wire.ts";
+
+/** JS heap of a worker: generated code, and frames as they pass through. */
+const HEAP_MIB = 64;
+/** Log lines beyond the limit that a worker may send before it is taken for broken: it drops them itself, by its own clock. */
+const LOG_SLACK = 100;
+const MINUTE_MS = 60_000;
+
+/** What an instance is made from. */
+export interface InstanceSpec {
+  readonly vetted: Pick<Vetted, "dir" | "exports" | "files">;
+  readonly limits: PluginLimits;
+  readonly grants: OpenRequest["grants"];
+  /** JSON */
+  readonly config: string;
+  /** how long loading and `configure` may take together */
+  readonly startMs: number;
+  readonly onLog: (level: LogLevel, text: string) => void;
+}
+
+/** Why a call failed. */
+export interface InstanceFailure {
+  readonly ok: false;
+  /** `reject`: the component answered `err` */
+  readonly disposition: "reject" | "retry";
+  readonly reason: string;
+  /** it was this plugin's doing, as far as can be told */
+  readonly blame: boolean;
+}
+
+/** What a call gave. */
+export interface InstanceResult extends ResultFields {
+  readonly ok: true;
+  readonly frame: Frame;
+}
+
+interface Call {
+  readonly id: number;
+  readonly messages: number;
+  readonly sentMs: number;
+  readonly limitMs: number;
+  readonly resolve: (reply: InstanceResult | InstanceFailure) => void;
+}
+
+const NOTHING = new Uint8Array(0);
+
+/** An instance; {@link Instance.open} comes first. */
+export class Instance {
+  readonly #slot: Slot;
+  readonly #spec: InstanceSpec;
+  readonly #reader: MessageReader;
+  /** unanswered, oldest first */
+  readonly #calls: Call[] = [];
+  readonly #stateSizes = new Map<string, number>();
+  #stateBytes = 0;
+  #nextId = 1;
+  #headSinceMs = 0;
+  #timer: NodeJS.Timeout | undefined;
+  #failure: InstanceFailure | undefined;
+  #gone: Promise<void> | undefined;
+  #logMinute = 0;
+  #logLines = 0;
+
+  constructor(slot: Slot, spec: InstanceSpec) {
+    this.#slot = slot;
+    this.#spec = spec;
+    this.#reader = new MessageReader({
+      metaBytes: 2 * spec.limits.stateBytes + 2 * MOST_EFFECT_BYTES + 1024 * spec.limits.effectsPerBatch + 1024 * 1024,
+      blockBytes: spec.limits.outputBytes,
+    });
+  }
+
+  /** Why it no longer answers; undefined while it does. */
+  get failure(): InstanceFailure | undefined {
+    return this.#failure;
+  }
+
+  /** Calls that were sent and are not answered. */
+  get pending(): number {
+    return this.#calls.length;
+  }
+
+  /** Starts the thread, loads the component, gives it its configuration and committed state. */
+  async open(state: readonly StateEntry[]): Promise<InstanceResult | InstanceFailure> {
+    const { pipe } = this.#slot;
+    const { vetted, config, grants, limits, startMs } = this.#spec;
+    for (const { scope, key, value } of state) this.#account(scope, key, value.byteLength);
+    pipe.on("data", (chunk: unknown) => this.#receive(chunk));
+    pipe.once("close", () => this.#close());
+    const names = vetted.files.map(({ name }) => name);
+    this.#slot.start({ dir: vetted.dir, exports: vetted.exports, files: names }, HEAP_MIB);
+    return this.#ask(Wire.open, encodeOpen({ config, grants, limits }, state), [], 0, startMs);
+  }
+
+  /** Runs `transform`. The frame's buffer must stay unchanged until the answer. */
+  transform(frame: Frame): Promise<InstanceResult | InstanceFailure> {
+    return this.#ask(Wire.transform, NOTHING, [new Uint8Array(frame.buffer)]);
+  }
+
+  /** Runs `decode`. The columns must stay unchanged until the answer. */
+  decode(messages: Messages): Promise<InstanceResult | InstanceFailure> {
+    const { devices, channels, topics } = messages;
+    const count = messages.device.length;
+    const fields = new FieldWriter().u32(count).u32(devices.length).u32(channels.length).u32(topics.length);
+    for (const name of [...devices, ...channels, ...topics]) fields.text(name);
+    const columns = [messages.time, messages.device, messages.channel, messages.topic, messages.end, messages.payload];
+    const parts = columns.map((column) => new Uint8Array(column.buffer, column.byteOffset, column.byteLength));
+    return this.#ask(Wire.decode, fields.done(), parts, count);
+  }
+
+  /** Runs `tick`. */
+  tick(nowUs: number): Promise<InstanceResult | InstanceFailure> {
+    return this.#ask(Wire.tick, new FieldWriter().f64(nowUs).done(), []);
+  }
+
+  /** Ends it; calls that are still unanswered fail. Resolves when the thread is gone. */
+  async stop(reason: string): Promise<void> {
+    this.#fail({ ok: false, disposition: "retry", reason, blame: false });
+    await this.#gone;
+  }
+
+  #ask(
+    type: number,
+    meta: Uint8Array,
+    block: readonly Uint8Array[],
+    messages = 0,
+    limitMs = this.#spec.limits.timeMs,
+  ): Promise<InstanceResult | InstanceFailure> {
+    if (this.#failure !== undefined) return Promise.resolve(this.#failure);
+    const { pipe } = this.#slot;
+    const id = this.#nextId++;
+    const size = block.reduce((sum, part) => sum + part.byteLength, 0);
+    const head = encodeHead(type, id, meta, size);
+    if (block.length === 0) pipe.write(head);
+    else {
+      pipe.cork();
+      pipe.write(head);
+      for (const part of block) pipe.write(part);
+      pipe.uncork();
+    }
+    const sentMs = performance.now();
+    return new Promise((resolve) => {
+      this.#calls.push({ id, messages, sentMs, limitMs, resolve });
+      if (this.#calls.length === 1) {
+        this.#headSinceMs = sentMs;
+        this.#timer ??= setTimeout(() => this.#checkDeadline(), limitMs);
+      }
+    });
+  }
+
+  /** The timer isn't moved with every call: it looks when it fires, and sets itself for what is left. */
+  #checkDeadline(): void {
+    this.#timer = undefined;
+    const [head] = this.#calls;
+    if (head === undefined) return;
+    const left = this.#headSinceMs + head.limitMs - performance.now();
+    if (left > 0) {
+      this.#timer = setTimeout(() => this.#checkDeadline(), Math.max(1, left));
+      return;
+    }
+    // This loop itself may have stood still while the answer was there: it is read first.
+    setImmediate(() => {
+      if (this.#calls[0] === head) this.#failNow(`took longer than ${head.limitMs} ms`);
+      else if (this.#timer === undefined) this.#checkDeadline();
+    });
+  }
+
+  #receive(chunk: unknown): void {
+    if (this.#failure !== undefined || !(chunk instanceof Uint8Array)) return;
+    try {
+      this.#reader.push(chunk, (message) => this.#take(message));
+    } catch (thrown) {
+      this.#failNow(messageOf(thrown));
+    }
+  }
+
+  #take(message: WireMessage): void {
+    if (this.#failure !== undefined) return;
+    if (message.type === Wire.log) {
+      this.#log(message);
+      return;
+    }
+    const [call] = this.#calls;
+    if (call === undefined || call.id !== message.id) throw brokenWire("an answer to nothing that was asked");
+    if (message.type === Wire.failure) {
+      const fields = new FieldReader(message.meta);
+      const disposition = fields.u8() === 0 ? "reject" : "retry";
+      const reason = fields.text(4 * MOST_TEXT);
+      this.#fail({ ok: false, disposition, reason, blame: true });
+      return;
+    }
+    const opens = call.id === 1;
+    if (message.type !== (opens ? Wire.ready : Wire.result)) throw brokenWire("an answer of another kind");
+    const result = decodeResult(message.meta);
+    this.#check(result, call.messages);
+    const frame = opens ? Frame.empty() : Frame.fromRaw(message.block);
+    if (frame.rows > this.#spec.limits.outputRows) throw brokenWire("more rows than its limit");
+    this.#calls.shift();
+    this.#headSinceMs = performance.now();
+    if (opens) {
+      // Set for the start's longer limit.
+      clearTimeout(this.#timer);
+      this.#timer = undefined;
+    }
+    if (this.#calls.length > 0) this.#timer ??= setTimeout(() => this.#checkDeadline(), this.#calls[0]?.limitMs);
+    call.resolve({ ok: true, frame, ...result });
+  }
+
+  /** The worker keeps to all this by itself; one that was taken over might not. */
+  #check({ state, effects, rejected }: ResultFields, messages: number): void {
+    const { limits, grants } = this.#spec;
+    if (state.length > 0 && !grants.state) throw brokenWire("state without a grant");
+    for (const { scope, key, value } of state) this.#account(scope, key, value?.byteLength);
+    if (this.#stateBytes > limits.stateBytes) throw brokenWire("more state than its limit");
+    if (effects.length > limits.effectsPerBatch) throw brokenWire("more effects than its limit");
+    for (const effect of effects) {
+      if (effect.type === "publish") {
+        if (/[+#\0]/.test(effect.topic) || !topicMatches(grants.publish, effect.topic)) {
+          throw brokenWire("a publish without a grant");
+        }
+      } else {
+        if (!grants.alarm) throw brokenWire("an alarm without a grant");
+        const wrong = deviceProblem(effect.device) ?? deviceProblem(effect.code);
+        if (wrong !== undefined) throw brokenWire(`an alarm whose device or code ${wrong}`);
+      }
+    }
+    for (const { index } of rejected) if (index >= messages) throw brokenWire("refused a message that it was not given");
+  }
+
+  #account(scope: string, key: string, bytes: number | undefined): void {
+    const id = `${scope}\0${key}`;
+    this.#stateBytes -= this.#stateSizes.get(id) ?? 0;
+    if (bytes === undefined) this.#stateSizes.delete(id);
+    else {
+      const size = STATE_ENTRY_BYTES + Buffer.byteLength(scope) + Buffer.byteLength(key) + bytes;
+      this.#stateSizes.set(id, size);
+      this.#stateBytes += size;
+    }
+  }
+
+  #log({ meta }: WireMessage): void {
+    const minute = Math.floor(performance.now() / MINUTE_MS);
+    if (minute !== this.#logMinute) {
+      this.#logMinute = minute;
+      this.#logLines = 0;
+    }
+    this.#logLines += 1;
+    if (this.#logLines > 2 * this.#spec.limits.logPerMin + LOG_SLACK) throw brokenWire("more log lines than its limit");
+    const fields = new FieldReader(meta);
+    const level = LOG_LEVELS[fields.u8()];
+    if (level === undefined) throw brokenWire("an unknown log level");
+    this.#spec.onLog(level, fields.text(4 * MOST_TEXT));
+  }
+
+  /** The other end is closed: the thread or its process has ended. */
+  #close(): void {
+    if (this.#failure !== undefined) return;
+    const blame = this.#calls.length > 0 && !this.#slot.killed;
+    // The host's own account of the end travels on another socket and may come a little later.
+    setImmediate(() => {
+      const reason = this.#slot.lastWords() ?? "its thread ended";
+      this.#fail({ ok: false, disposition: "retry", reason, blame });
+    });
+  }
+
+  #failNow(reason: string): void {
+    this.#fail({ ok: false, disposition: "retry", reason, blame: true });
+  }
+
+  #fail(failure: InstanceFailure): void {
+    if (this.#failure !== undefined) return;
+    const { disposition: _, ...rest } = failure;
+    this.#failure = { ...rest, disposition: "retry" };
+    clearTimeout(this.#timer);
+    // Its end first: the thread may wait in a read, which nothing else interrupts.
+    this.#slot.pipe.destroy();
+    this.#gone = this.#slot.stop();
+    const [head, ...others] = this.#calls.splice(0);
+    head?.resolve(failure);
+    for (const call of others) call.resolve({ ...this.#failure, blame: false });
+  }
+}

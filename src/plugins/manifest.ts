@@ -1,0 +1,148 @@
+/**
+ * `plugin.yaml`: what a plugin is and what it asks for. It only requests: weir.yaml (options.ts) decides.
+ */
+import { parse } from "yaml";
+import { z } from "zod";
+import { messageOf, WeirError } from "../core/errors.ts";
+
+/** Names that weir.yaml's `plugins` section uses for itself. */
+const RESERVED = ["dir", "lanes"];
+
+/** A plugin's name: what it is called in weir.yaml, in the ledger and as a folder. */
+export const pluginName: z.ZodString = z
+  .string()
+  .regex(/^[a-z0-9][a-z0-9_-]{0,63}$/, "expected 1 to 64 of a-z 0-9 _ -")
+  .refine((name) => !RESERVED.includes(name), "`dir` and `lanes` are keys of the plugins section");
+
+/** What one instance of a plugin may take. The names carry their units. */
+export interface PluginLimits {
+  /** each of its wasm memories */
+  readonly memoryMiB: number;
+  /** one call, from when the plugin could begin with it */
+  readonly timeMs: number;
+  /** rows of one result */
+  readonly outputRows: number;
+  /** the frame of one result */
+  readonly outputBytes: number;
+  /** all kept entries with their scopes and keys */
+  readonly stateBytes: number;
+  readonly logPerMin: number;
+  readonly effectsPerBatch: number;
+}
+
+const count = (most: number, least = 0) => z.number().int().min(least).max(most);
+
+/** The limits as they may be written: any of them, in a manifest or in weir.yaml. */
+export const limitsShape = {
+  memoryMiB: count(1024, 1).optional().describe("each wasm memory of an instance"),
+  timeMs: count(60_000, 1).optional().describe("one call"),
+  outputRows: count(65_536, 1).optional().describe("rows of one result"),
+  outputBytes: count(4_194_304, 72).optional().describe("bytes of one result"),
+  stateBytes: count(16_777_216).optional().describe("all kept entries with their keys"),
+  logPerMin: count(6_000).optional().describe("log lines a minute; what is above is counted"),
+  effectsPerBatch: count(10_000).optional().describe("effects of one call"),
+};
+
+/** What holds where neither the manifest nor weir.yaml says otherwise. */
+export const DEFAULT_LIMITS: PluginLimits = {
+  memoryMiB: 64,
+  timeMs: 250,
+  outputRows: 65_536,
+  outputBytes: 4_194_304,
+  stateBytes: 1_048_576,
+  logPerMin: 60,
+  effectsPerBatch: 100,
+};
+
+/** Limits of which some are given: a manifest's, or the operator's. */
+export type SomeLimits = z.infer<z.ZodObject<typeof limitsShape>>;
+
+/** The first value that is given for each limit, the defaults last. */
+export function mergeLimits(...given: readonly SomeLimits[]): PluginLimits {
+  const pick = (name: keyof PluginLimits): number =>
+    given.map((limits) => limits[name]).find((value) => value !== undefined) ?? DEFAULT_LIMITS[name];
+  return {
+    memoryMiB: pick("memoryMiB"),
+    timeMs: pick("timeMs"),
+    outputRows: pick("outputRows"),
+    outputBytes: pick("outputBytes"),
+    stateBytes: pick("stateBytes"),
+    logPerMin: pick("logPerMin"),
+    effectsPerBatch: pick("effectsPerBatch"),
+  };
+}
+
+/** An MQTT topic filter: `+` for a level, `#` for the rest. */
+export const topicFilter: z.ZodString = z
+  .string()
+  .max(256)
+  .regex(/^(?:[^+#/\0]*|\+)(?:\/(?:[^+#/\0]*|\+))*(?:\/#)?$|^#$/, "expected an MQTT topic filter");
+
+const manifestSchema = z.strictObject({
+  name: pluginName,
+  version: z.string().regex(/^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$/, "expected a version such as 1.2.0"),
+  component: z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\.wasm$/, "expected the name of a .wasm file beside plugin.yaml"),
+  needs: z
+    .strictObject({
+      state: z.boolean().default(false).describe("keep bytes"),
+      publish: z.array(topicFilter).max(64).default([]).describe("topics it wants to publish to"),
+      alarm: z.boolean().default(false).describe("raise and end alarms"),
+    })
+    .prefault({}),
+  limits: z.strictObject(limitsShape).default({}),
+  configSchema: z.record(z.string(), z.unknown()).optional().describe("JSON Schema of the configuration"),
+  config: z.record(z.string(), z.unknown()).default({}).describe("default configuration"),
+  scheduleMs: z.number().int().min(50).max(86_400_000).default(60_000).describe("how often `tick` is called, where it is exported"),
+  onFailure: z.enum(["bypass", "drop"]).default("bypass").describe("what becomes of the bound rows while the plugin is out"),
+});
+
+/** A plugin's manifest, every default filled in. */
+export type Manifest = z.infer<typeof manifestSchema>;
+
+/** The manifest of a bare `.wasm`: nothing asked for. */
+export function bareManifest(name: string): Manifest {
+  return manifestSchema.parse({ name, version: "0", component: `${name}.wasm` });
+}
+
+/**
+ * Reads a manifest's text.
+ * @throws WeirError `plugin.refused` with every problem and its path
+ */
+export function parseManifest(text: string): Manifest {
+  let value: unknown;
+  try {
+    value = parse(text, { maxAliasCount: 20, prettyErrors: false });
+  } catch (thrown) {
+    throw new WeirError("plugin.refused", `plugin.yaml: ${messageOf(thrown)}`, { cause: thrown });
+  }
+  const result = manifestSchema.safeParse(value ?? {});
+  if (!result.success) throw new WeirError("plugin.refused", `plugin.yaml: ${problemsOf(result.error)}`);
+  return result.data;
+}
+
+/** What a schema found wrong, on one line. */
+export function problemsOf(error: z.ZodError): string {
+  return error.issues
+    .slice(0, 10)
+    .map((issue) => (issue.path.length === 0 ? issue.message : `${issue.path.join(".")}: ${issue.message}`))
+    .join("; ");
+}
+
+/**
+ * The configuration that `configure` gets, as JSON: the operator's keys over the manifest's, at the top level.
+ * @throws WeirError `plugin.refused` when it does not fit the manifest's own schema
+ */
+export function mergeConfig(manifest: Manifest, given: Readonly<Record<string, unknown>>): string {
+  const merged = { ...manifest.config, ...given };
+  if (manifest.configSchema !== undefined) {
+    let schema: z.ZodType;
+    try {
+      schema = z.fromJSONSchema(manifest.configSchema);
+    } catch (thrown) {
+      throw new WeirError("plugin.refused", `plugin.yaml: configSchema: ${messageOf(thrown)}`, { cause: thrown });
+    }
+    const result = schema.safeParse(merged);
+    if (!result.success) throw new WeirError("plugin.refused", `config: ${problemsOf(result.error)}`);
+  }
+  return JSON.stringify(merged);
+}

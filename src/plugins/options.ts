@@ -1,0 +1,65 @@
+/** The `plugins` section of weir.yaml: where plugins lie, and what each of them gets. */
+import { z } from "zod";
+import { limitsShape, pluginName, topicFilter } from "./manifest.ts";
+
+const patterns = (what: string) => z.array(z.string().min(1).max(256)).min(1).max(64).optional().describe(what);
+
+/** What the operator says about one plugin. */
+export const pluginSchema = z.strictObject({
+  enabled: z.boolean().default(true),
+  bind: z
+    .strictObject({
+      sources: patterns("sources whose rows it gets (devices, kernel, system); default: devices"),
+      devices: patterns("devices whose rows it gets, `*` for any characters; default: every one"),
+      metrics: patterns("metrics whose rows it gets; default: every one"),
+    })
+    .prefault({}),
+  order: z.number().int().min(-1_000_000).max(1_000_000).default(0).describe("place in the chain; the same: by name"),
+  grant: z
+    .strictObject({
+      state: z.boolean().default(true).describe("false: refused though the manifest asks for it"),
+      alarm: z.boolean().default(true).describe("false: refused though the manifest asks for it"),
+      publish: z.array(topicFilter).max(64).default([]).describe("topics it may publish to"),
+    })
+    .prefault({}),
+  limits: z.strictObject(limitsShape).default({}),
+  config: z.record(z.string(), z.unknown()).default({}).describe("its configuration, over the manifest's"),
+});
+
+/** What the operator says about one plugin, every default filled in. */
+export type PluginOptions = z.infer<typeof pluginSchema>;
+
+/** The whole section: `dir`, and a part for each plugin by its name. */
+export const pluginsSchema = z
+  .object({ dir: z.string().min(1).max(4096).default("./plugins").describe("the folder that is looked into") })
+  .catchall(pluginSchema)
+  .superRefine((section, context) => {
+    for (const name of Object.keys(section)) {
+      if (name === "dir" || pluginName.safeParse(name).success) continue;
+      context.addIssue({ code: "custom", path: [name], message: "not a plugin's name: expected 1 to 64 of a-z 0-9 _ -" });
+    }
+  })
+  .prefault({})
+  .transform(({ dir, ...plugins }) => ({ dir, plugins: new Map<string, PluginOptions>(Object.entries(plugins)) }));
+
+/** The `plugins` section, every default filled in. */
+export type PluginsOptions = z.infer<typeof pluginsSchema>;
+
+/** Sample plugins touch demonstration devices only, unless weir.yaml says otherwise. */
+const SAMPLES: ReadonlySet<string> = new Set(["deadband", "scale"]);
+
+/** Which rows a plugin gets. */
+export interface Binding {
+  readonly sources: readonly string[];
+  readonly devices: readonly string[];
+  readonly metrics: readonly string[];
+}
+
+/** The binding of a plugin: what weir.yaml says, else device streams, every device. */
+export function bindingOf(name: string, options: PluginOptions): Binding {
+  const { sources = ["devices"], devices = SAMPLES.has(name) ? ["demo-*"] : ["*"], metrics = ["*"] } = options.bind;
+  return { sources, devices, metrics };
+}
+
+/** What holds for a plugin that weir.yaml doesn't name. */
+export const defaultPluginOptions = (): PluginOptions => pluginSchema.parse({});

@@ -1,0 +1,103 @@
+/** Makes rows of what the probes count and send. Names and units: OpenTelemetry's conventions where there are any, UCUM. */
+import { BUCKETS, type Counters, RECORD_BYTES } from "../addon/index.ts";
+import { Kind, Status } from "../core/frame.ts";
+import type { FrameBuilder } from "../core/frame-builder.ts";
+import { metricName } from "./labels.ts";
+
+/** The device that the gateway's own telemetry belongs to. */
+const GATEWAY = "_gateway";
+/** enum weir_event_kind of native/bpf/layout.h */
+const EXIT = 2;
+/** of `struct weir_event`, behind the record's header */
+const Field = { time: 8, lifetime: 16, kind: 24, pid: 28, ppid: 32, status: 36, uid: 40, comm: 48 } as const;
+
+/** What grew since the last time; a counter that fell has started again from 0, and all of it is new. */
+const grown = (now: bigint, before: bigint): number => Number(now >= before ? now - before : now);
+
+/**
+ * One histogram of a probe as rows: the interval's count in each non-zero bucket (`<metric>;le=<seconds>`), `<metric>.count`
+ * and `<metric>.sum` in seconds. Remembers the totals to take the next interval's from.
+ */
+export class HistogramRows {
+  readonly #histogram: number;
+  readonly #metric: string;
+  readonly #bucketMetrics: readonly string[];
+  readonly #before = new BigUint64Array(BUCKETS);
+  #sumBefore = 0n;
+
+  /** `histogram`: its place in the probe's {@link Counters}. */
+  constructor(histogram: number, metric: string) {
+    this.#histogram = histogram;
+    this.#metric = metric;
+    this.#bucketMetrics = Array.from({ length: BUCKETS }, (_, bucket) =>
+      metricName(metric, { le: String(2 ** bucket / 1e9) }),
+    );
+  }
+
+  /** Adds the rows of what was counted since the last call. */
+  add(into: FrameBuilder, counters: Counters, timeUs: number): void {
+    const device = into.device(GATEWAY);
+    const buckets = counters.buckets[this.#histogram] ?? this.#before;
+    let count = 0;
+    for (let bucket = 0; bucket < BUCKETS; bucket++) {
+      const total = buckets[bucket] ?? 0n;
+      const delta = grown(total, this.#before[bucket] ?? 0n);
+      this.#before[bucket] = total;
+      count += delta;
+      const metric = this.#bucketMetrics[bucket];
+      if (delta === 0 || metric === undefined) continue;
+      into.add(device, into.metric(metric, "1"), timeUs, Kind.integer, Status.good, delta);
+    }
+    const sum = counters.sumNs[this.#histogram] ?? 0n;
+    const sumSeconds = grown(sum, this.#sumBefore) / 1e9;
+    this.#sumBefore = sum;
+    into.add(device, into.metric(`${this.#metric}.count`, "1"), timeUs, Kind.integer, Status.good, count);
+    into.add(device, into.metric(`${this.#metric}.sum`, "s"), timeUs, Kind.number, Status.good, sumSeconds);
+  }
+}
+
+/** Rows that {@link addProcessEvents} makes of an event, at most. */
+export const MOST_EVENT_ROWS = 7;
+
+/**
+ * Process events as rows that share device and time: `event.name` (`process.exec`, `process.exit`), `process.pid`,
+ * `process.parent_pid`, `process.executable.name` (up to 15 bytes, as the kernel keeps it), `process.real_user.id`, and for
+ * an exit `process.exit.code` or `process.exit.signal`, and `process.uptime`.
+ * @param records `count` records of {@link RECORD_BYTES}
+ * @param offsetUs from the kernel's boot time to the Unix epoch
+ */
+export function addProcessEvents(
+  into: FrameBuilder,
+  records: Uint8Array,
+  count: number,
+  offsetUs: number,
+): void {
+  const view = new DataView(records.buffer, records.byteOffset, records.byteLength);
+  const bytes = Buffer.from(records.buffer, records.byteOffset, records.byteLength);
+  const device = into.device(GATEWAY);
+  // Beyond 2^53 ns, 104 days of uptime, the sum is exact to 2 ns.
+  const u64 = (at: number): number => view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
+  for (let at = 0; at < count * RECORD_BYTES; at += RECORD_BYTES) {
+    const timeUs = Math.round(u64(at + Field.time) / 1000 + offsetUs);
+    const exit = view.getUint32(at + Field.kind, true) === EXIT;
+    const text = (metric: string, value: string): void =>
+      into.add(device, into.metric(metric), timeUs, Kind.text, Status.good, into.text(value));
+    const integer = (metric: string, value: number): void =>
+      into.add(device, into.metric(metric), timeUs, Kind.integer, Status.good, value);
+
+    text("event.name", exit ? "process.exit" : "process.exec");
+    integer("process.pid", view.getUint32(at + Field.pid, true));
+    integer("process.parent_pid", view.getUint32(at + Field.ppid, true));
+    const name = bytes.toString("utf8", at + Field.comm, at + RECORD_BYTES);
+    const end = name.indexOf("\0");
+    text("process.executable.name", end < 0 ? name : name.slice(0, end));
+    integer("process.real_user.id", view.getUint32(at + Field.uid, true));
+    if (!exit) continue;
+    // As wait(2) reports it: the signal in the low seven bits, else the code in the second byte.
+    const status = view.getUint32(at + Field.status, true);
+    if ((status & 0x7f) === 0) integer("process.exit.code", (status >> 8) & 0xff);
+    else integer("process.exit.signal", status & 0x7f);
+    const seconds = u64(at + Field.lifetime) / 1e9;
+    into.add(device, into.metric("process.uptime", "s"), timeUs, Kind.number, Status.good, seconds);
+  }
+}

@@ -1,0 +1,41 @@
+/** /proc/net/dev (proc(5)). */
+import { count, lines, words } from "./numbers.ts";
+
+const MOST_INTERFACES = 64;
+
+/** Counters of one direction since the interface came up. */
+export interface Traffic {
+  readonly bytes: number;
+  readonly packets: number;
+  readonly errors: number;
+  readonly dropped: number;
+}
+
+/** Counters of one network interface. */
+export interface InterfaceStat {
+  readonly device: string;
+  readonly receive: Traffic;
+  readonly transmit: Traffic;
+}
+
+/** Interfaces other than the loopback that have seen a packet, in the file's order. */
+export function parseNetDev(text: string): readonly InterfaceStat[] {
+  const found: InterfaceStat[] = [];
+  for (const line of lines(text)) {
+    const colon = line.lastIndexOf(":");
+    const device = line.slice(0, Math.max(0, colon)).trim();
+    const values = words(line.slice(colon + 1)).map(count);
+    const [receive, transmit] = [traffic(values, 0), traffic(values, 8)];
+    if (device === "" || device === "lo" || receive === undefined || transmit === undefined) continue;
+    if (receive.packets + transmit.packets > 0 && found.length < MOST_INTERFACES)
+      found.push({ device, receive, transmit });
+  }
+  return found;
+}
+
+function traffic(values: readonly (number | undefined)[], at: number): Traffic | undefined {
+  const [bytes, packets, errors, dropped] = values.slice(at, at + 4);
+  if (bytes === undefined || packets === undefined || errors === undefined || dropped === undefined)
+    return undefined;
+  return { bytes, packets, errors, dropped };
+}

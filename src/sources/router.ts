@@ -1,0 +1,74 @@
+/** From a topic to a device: the mapping rules, first match wins. */
+import { FrameLimits, utf8Length } from "../core/frame.ts";
+import type { Route } from "../core/ports.ts";
+import { percentEncode } from "./labels.ts";
+import type { DeviceRule } from "./options.ts";
+import { RecentMap } from "./recent-map.ts";
+import { TopicPattern } from "./topic-pattern.ts";
+
+/** What is to be done with a topic's messages. */
+export interface Verdict {
+  /** the rule's findings; undefined when no rule matches. Its device is "" when the topic gives no usable id. */
+  readonly route: Route | undefined;
+  /** why nobody outside may publish there, or undefined */
+  readonly refused: string | undefined;
+}
+
+/** Topics of a generation that are remembered. */
+const REMEMBERED = 8192;
+/** What may not stand in a device id as it is: it would be a topic's level or a wildcard, or can't be printed. */
+const UNSAFE = /[/+#%\u0000-\u001f\u007f-\u009f]/g;
+/** The gateway's own device, which no topic can name. */
+const GATEWAY = "_gateway";
+
+/** Matches topics against rules and remembers the latest. */
+export class Router {
+  readonly #rules: readonly {
+    readonly topic: TopicPattern;
+    readonly skip: readonly TopicPattern[];
+    readonly plugin: string | undefined;
+  }[];
+  readonly #refuse: (topic: string) => string | undefined;
+  readonly #recent = new RecentMap<Verdict>(REMEMBERED);
+
+  /** `refuse` says why a topic is not open to others, or undefined. */
+  constructor(rules: readonly DeviceRule[], refuse: (topic: string) => string | undefined = () => undefined) {
+    this.#rules = rules.map((rule) => ({
+      topic: new TopicPattern(rule.topic),
+      skip: rule.skip.map((pattern) => new TopicPattern(pattern)),
+      plugin: rule.decoder,
+    }));
+    this.#refuse = refuse;
+  }
+
+  /** Topics remembered at the moment: bounded, whatever comes in. */
+  get remembered(): number {
+    return this.#recent.count;
+  }
+
+  resolve(topic: string): Verdict {
+    const known = this.#recent.get(topic);
+    if (known !== undefined) return known;
+    const refused = this.#refuse(topic);
+    const verdict: Verdict = { route: refused === undefined ? this.#match(topic) : undefined, refused };
+    this.#recent.set(topic, verdict);
+    return verdict;
+  }
+
+  #match(topic: string): Route | undefined {
+    const levels = topic.split("/");
+    for (const [index, rule] of this.#rules.entries()) {
+      const found = rule.topic.match(levels);
+      if (found === undefined || rule.skip.some((pattern) => pattern.match(levels) !== undefined)) continue;
+      const device = deviceId(found.device);
+      return { device, channel: found.channel, plugin: device === "" ? undefined : rule.plugin, rule: index };
+    }
+    return undefined;
+  }
+}
+
+/** A device id that `deviceProblem` has nothing against, or "" when it would be over 256 bytes. */
+export function deviceId(name: string): string {
+  const id = name === GATEWAY ? "%5Fgateway" : name.replace(UNSAFE, percentEncode);
+  return utf8Length(id) > FrameLimits.nameBytes ? "" : id;
+}

@@ -1,0 +1,78 @@
+/** The `uplinks` section of weir.yaml. */
+import { z } from "zod";
+import { STREAMS } from "../core/ports.ts";
+import { parseSize } from "../core/units.ts";
+
+/** A number of bytes, or text such as `100KiB`; bytes come out. */
+const bytes = z
+  .union([z.number(), z.string().transform(parseSize)])
+  .pipe(z.number("expected a size such as 100KiB").int().nonnegative());
+
+const template = (fallback: string) => z.string().min(1).max(512).default(fallback);
+
+/** Where each message goes. `{gateway}`, `{stream}`, `{device}` and `{code}` are filled in. */
+export const topicsSchema = z.strictObject({
+  status: template("weir/v1/{gateway}/status"),
+  batch: template("weir/v1/{gateway}/{stream}"),
+  gap: template("weir/v1/{gateway}/gap"),
+  last: template("weir/v1/{gateway}/last/{device}"),
+  alarm: template("weir/v1/{gateway}/alarm/{device}/{code}"),
+});
+
+/** One uplink. */
+export const uplinkSchema = z.strictObject({
+  url: z
+    .string()
+    .refine(
+      (url) => url === "embedded" || /^mqtts?:\/\/[^/\s]+$/.test(url),
+      "expected `embedded`, mqtt://host:port or mqtts://host:port",
+    )
+    .describe("`embedded` for the agent's own broker, or mqtt:// or mqtts:// and the broker's address"),
+  streams: z
+    .array(z.enum(STREAMS))
+    .min(1)
+    .default([...STREAMS])
+    .describe("what is sent"),
+  last: z
+    .boolean()
+    .optional()
+    .describe("keep `last/<device>` retained; by default on the embedded broker only"),
+  version: z
+    .union([z.literal(4), z.literal(5)])
+    .default(5)
+    .describe("MQTT version: 5, or 4 for 3.1.1"),
+  clientId: z.string().min(1).max(128).optional().describe("default: weir-<gateway>"),
+  username: z.string().max(512).optional(),
+  password: z
+    .string()
+    .max(512)
+    .optional()
+    .describe("better given as an environment variable: see docs/configuration.md"),
+  window: z
+    .number()
+    .int()
+    .min(1)
+    .max(32)
+    .default(32)
+    .describe("batches that may be unacknowledged at a time"),
+  ackTimeoutMs: z.number().int().min(100).default(20_000),
+  batch: z
+    .strictObject({
+      samples: z.number().int().min(1).default(1000),
+      bytes: bytes.default(100 * 1024).describe("of encoded samples, estimated"),
+      ageMs: z.number().int().min(0).default(1000),
+    })
+    .prefault({}),
+  topics: topicsSchema.prefault({}),
+});
+
+/** The map of uplinks. `local` stays when others are added. */
+export const uplinksSchema = z
+  .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -"), uplinkSchema)
+  .default({})
+  .transform((uplinks) => ({ local: uplinkSchema.parse({ url: "embedded" }), ...uplinks }));
+
+/** An uplink's options, every default filled in. */
+export type UplinkOptions = z.infer<typeof uplinkSchema>;
+/** Topic templates. */
+export type Topics = z.infer<typeof topicsSchema>;

@@ -1,0 +1,13 @@
+/** The worker thread: the outbox over its database, with the uplinks' encoders. `workerData` is an OutboxPlan. */
+import { parentPort, workerData } from "node:worker_threads";
+import { crc32c } from "./addon/index.ts";
+import type { OutboxPlan } from "./outbox/plan.ts";
+import { serveOutbox } from "./outbox/server.ts";
+import { UplinkEncoder } from "./uplink/encode.ts";
+
+const plan: OutboxPlan = workerData;
+if (parentPort === null) throw new Error("src/worker.ts runs as a worker thread");
+serveOutbox(parentPort, plan, {
+  crc32c: (bytes) => crc32c(bytes),
+  encoder: (uplink, gateway) => new UplinkEncoder(gateway, uplink.topics),
+});

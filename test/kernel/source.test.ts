@@ -1,0 +1,90 @@
+/** The kernel source over the real kernel: what reaches the pipeline, and its ledger. */
+import { spawnSync } from "node:child_process";
+import { describe, expect, test, vi } from "vitest";
+import { type Frame, validate } from "../../src/core/frame.ts";
+import { imbalance, Ledger } from "../../src/core/ledger.ts";
+import type { Intake } from "../../src/core/ports.ts";
+import { KernelSource } from "../../src/sources/kernel.ts";
+import { bpfHoldings, exchangeOverTcp, missing, type Row, rowsOf } from "./helpers.ts";
+
+/** Takes frames in, as the pipeline would. */
+class Collector implements Intake {
+  readonly frames: Frame[] = [];
+  get rows(): Row[] {
+    return this.frames.flatMap(rowsOf);
+  }
+  message(): void {
+    expect.fail("the kernel sends no messages");
+  }
+  frame(source: string, frame: Frame): boolean {
+    expect(source).toBe("kernel");
+    validate(frame);
+    this.frames.push(frame);
+    return true;
+  }
+}
+
+describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped: ${missing})`}`, () => {
+  test("processes, connections and waits arrive as rows of the gateway", async () => {
+    const ledger = new Ledger();
+    const intake = new Collector();
+    const source = new KernelSource({ intervalMs: 100, ledger });
+    expect(source.probes().map(({ state }) => state)).toEqual(["stopped", "stopped", "stopped"]);
+    await source.start(intake, new AbortController().signal);
+    expect(source.probes()).toEqual(["runqlat", "tcp", "exec"].map((name) => ({ name, state: "on" })));
+    const { pid } = spawnSync("sh", ["-c", "exit 3"]);
+    await exchangeOverTcp(20);
+
+    const sum = (metric: string): number =>
+      intake.rows.reduce((total, row) => total + (row.metric === metric ? Number(row.value) : 0), 0);
+    await vi.waitFor(() => {
+      expect(sum("system.cpu.run_queue.latency.count")).toBeGreaterThan(0);
+      expect(sum("tcp.connect.duration.count")).toBeGreaterThan(0);
+      expect(sum("tcp.rtt.sum")).toBeGreaterThan(0);
+      expect(intake.rows.some((row) => row.metric === "process.pid" && row.value === pid)).toBe(true);
+    });
+    await source.stop();
+
+    const rows = intake.rows;
+    for (const metric of ["system.cpu.run_queue.latency", "tcp.connect.duration", "tcp.rtt"]) {
+      const buckets = rows.filter((row) => row.metric.startsWith(`${metric};le=`));
+      expect(buckets.reduce((total, row) => total + Number(row.value), 0)).toBe(sum(`${metric}.count`));
+    }
+    const exit = rows.findIndex((row, i) => row.value === "process.exit" && rows[i + 1]?.value === pid);
+    const event = rows.slice(exit, exit + 7);
+    expect(event.find((row) => row.metric === "process.exit.code")?.value).toBe(3);
+    expect(new Set(event.map((row) => row.timeUs)).size).toBe(1);
+    expect(Math.abs((event[0]?.timeUs ?? 0) - Date.now() * 1000)).toBeLessThan(30e6);
+    expect(new Set(rows.map((row) => row.device))).toEqual(new Set(["_gateway"]));
+    expect(source.probes().map(({ state }) => state)).toEqual(["stopped", "stopped", "stopped"]);
+  });
+
+  test("its ledger accounts for a flood that the ring could not hold", async () => {
+    const ledger = new Ledger();
+    const intake = new Collector();
+    const source = new KernelSource({ intervalMs: 100, ledger, ringBytes: 1 });
+    await source.start(intake, new AbortController().signal);
+    // Nothing is drained while this thread waits for the shell.
+    spawnSync("sh", ["-c", "i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i+1)); done"]);
+    const line = () => ledger.lines().find(({ name }) => name === "exec");
+    await vi.waitFor(() => {
+      expect(line()?.in).toBeGreaterThanOrEqual(600);
+      expect(line()?.lost).toBeGreaterThan(0);
+      expect(ledger.lines().map(imbalance)).toEqual([0, 0, 0]);
+    });
+    await source.stop();
+    const events = intake.rows.filter(({ metric }) => metric === "event.name").length;
+    expect(events).toBe(line()?.out);
+  });
+
+  test("an abort stops it, and nothing stays in the kernel", async () => {
+    const before = bpfHoldings();
+    const abort = new AbortController();
+    const source = new KernelSource({ intervalMs: 100, ledger: new Ledger() });
+    await source.start(new Collector(), abort.signal);
+    expect(bpfHoldings()).not.toEqual(before);
+    abort.abort();
+    expect(bpfHoldings()).toEqual(before);
+    await source.stop();
+  });
+});

@@ -1,0 +1,127 @@
+// Each wall alone: all others are off, and the attack that succeeds without any wall is stopped. Needs root, because a wall
+// that is tried alone must be the only thing in the way.
+
+import { once } from "node:events";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import type { JailLayer } from "../../src/plugins/jail.ts";
+import { type Attempt, attempt } from "./jail-helpers.ts";
+
+const root = process.getuid?.() === 0;
+const folder = mkdtempSync(join(tmpdir(), "weir-jail-"));
+const server = createServer();
+const abstract = createServer();
+let port = 0;
+
+beforeAll(async () => {
+  writeFileSync(join(folder, "private"), "p", { mode: 0o600 });
+  server.listen(0, "127.0.0.1");
+  abstract.listen(`\0weir-layers-${process.pid}`);
+  await Promise.all([once(server, "listening"), once(abstract, "listening")]);
+  const address = server.address();
+  port = typeof address === "object" && address !== null ? address.port : 0;
+});
+
+afterAll(() => {
+  server.close();
+  abstract.close();
+  rmSync(folder, { recursive: true });
+});
+
+/** Attacks that succeed for root outside the jail. */
+const attacks: Record<string, () => Attempt> = {
+  "read a private file": () => ["read", join(folder, "private")],
+  "read a public file": () => ["read", "/etc/passwd"],
+  "read the parent's environment": () => ["read", `/proc/${process.pid}/environ`],
+  "write a file": () => ["write", join(folder, "new")],
+  "signal the parent": () => ["kill", process.pid, 0],
+  "connect over TCP": () => ["tcp", port],
+  "connect to an abstract socket": () => ["unix", `@weir-layers-${process.pid}`],
+  "send over UDP": () => ["udp", port],
+  "start a program": () => ["spawn", "/bin/true"],
+  "enter a new namespace": () => ["call", "unshare", 0x04000000],
+  "read the parent's memory": () => ["read", `/proc/${process.pid}/auxv`],
+  "take 1.5 GB": () => ["memory", 1500],
+  "start 40 threads": () => ["threads", 40],
+};
+
+/** What each wall stops, and with which answer. */
+const walls: readonly { layer: JailLayer; stops: Record<string, RegExp> }[] = [
+  {
+    layer: "permission",
+    stops: { "read a public file": /ERR_ACCESS_DENIED/, "start a program": /ERR_ACCESS_DENIED/ },
+  },
+  {
+    layer: "uid",
+    stops: {
+      "read a private file": /EACCES/,
+      "read the parent's environment": /EACCES/,
+      "signal the parent": /EPERM/,
+      "enter a new namespace": /EPERM/,
+    },
+  },
+  { layer: "capabilities", stops: { "enter a new namespace": /EPERM/ } },
+  {
+    layer: "landlock",
+    stops: {
+      "read a public file": /EACCES/,
+      "read the parent's environment": /EACCES/,
+      "write a file": /EACCES/,
+      "signal the parent": /EPERM/,
+      "connect over TCP": /EACCES/,
+      "connect to an abstract socket": /EPERM/,
+      "start a program": /EACCES/,
+    },
+  },
+  {
+    layer: "seccomp",
+    stops: {
+      "write a file": /EPERM/,
+      "signal the parent": /EPERM/,
+      "connect over TCP": /EPERM/,
+      "connect to an abstract socket": /EPERM/,
+      "send over UDP": /EPERM/,
+      "start a program": /EPERM/,
+      "enter a new namespace": /EPERM/,
+    },
+  },
+  {
+    layer: "network",
+    stops: {
+      "connect over TCP": /ENETUNREACH/,
+      "send over UDP": /ENETUNREACH/,
+      "connect to an abstract socket": /ECONNREFUSED/,
+    },
+  },
+  { layer: "rlimits", stops: { "write a file": /SIGXFSZ|EFBIG/, "take 1.5 GB": /ended|allocation failed/ } },
+  { layer: "memory-cgroup", stops: { "take 1.5 GB": /SIGKILL/ } },
+  { layer: "pids-cgroup", stops: { "start 40 threads": /ERR_WORKER_INIT_FAILED|ended/ } },
+];
+
+async function run(name: string, only: readonly JailLayer[]): Promise<{ outcome: string; state: string }> {
+  const attack = attacks[name];
+  if (attack === undefined) throw new Error(name);
+  const { outcomes, layers } = await attempt([attack()], { only, memoryMiB: 256, threads: 30 });
+  const outcome = typeof outcomes === "string" ? outcomes : (outcomes[0] ?? "");
+  const layer = only[0];
+  return { outcome, state: layer === undefined ? "" : layers[layer] };
+}
+
+describe.runIf(root)("without any wall (needs root)", () => {
+  test.each(Object.keys(attacks))("hostile code can %s", async (name) => {
+    expect((await run(name, [])).outcome).toMatch(/^ok/);
+  });
+});
+
+describe.runIf(root)("alone (needs root)", () => {
+  for (const { layer, stops } of walls) {
+    test.for(Object.entries(stops))(`${layer} stops the attempt to %s`, async ([name, answer], { skip }) => {
+      const { outcome, state } = await run(name, [layer]);
+      skip(/^(unavailable|partial: files)/.test(state), `${layer} is ${state}`);
+      expect(outcome).toMatch(answer);
+    });
+  }
+});
