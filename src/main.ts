@@ -96,7 +96,7 @@ export class Agent {
         await opened;
         return await outbox.state(plugin);
       },
-      log,
+      onLog: (plugin, level, message) => this.log[level](`plugin ${plugin}: ${message}`),
     });
     this.#plugins = manager;
     await Promise.all([opened, manager.start(signal)]);
@@ -126,7 +126,7 @@ export class Agent {
     for (const [name, options] of wanted) {
       const uplink = this.#makeUplink(name, options, epochs);
       const gapMessage = (gap: Gap): Outgoing => this.#gapMessage(options, gap);
-      const forward = new Forward({ uplink, outbox, log, gapMessage });
+      const forward = new Forward({ uplink, outbox, ledger: this.#ledger, log, gapMessage });
       this.#uplinks.push({ uplink, forward });
       await uplink.start(signal);
       forward.start();
@@ -197,14 +197,19 @@ export class Agent {
         dropped: rest.dropped,
         rejected: rest.rejected,
         held: rest.held,
-        also: { ...this.#uplinks.find((one) => one.uplink.name === uplink)?.forward.counts },
+        also: {},
       }),
     );
     return { epoch: outbox?.epoch ?? "", lines: [...this.#ledger.lines(), ...lines] };
   }
 
   plugins(): readonly PluginStatus[] {
-    return this.#plugins?.list() ?? [];
+    return (this.#plugins?.list() ?? []).map(({ binding, limits: _limits, order: _order, ...info }) => ({
+      ...info,
+      version: info.version ?? "",
+      hash: info.hash ?? "",
+      bind: `${binding.sources.join(",")}:${binding.devices.join(",")}${binding.metrics.join(",") === "*" ? "" : `:${binding.metrics.join(",")}`}`,
+    }));
   }
 
   probes(): readonly ProbeStatus[] {
@@ -302,7 +307,9 @@ export class Agent {
       }
     }
     if (system.enabled) {
-      this.#system = new SystemSource({ intervalMs: system.intervalMs, log: this.#write });
+      this.#system = new SystemSource({ intervalMs: system.intervalMs }, (problem) =>
+        this.#write("warn", problem),
+      );
       await this.#system.start(intake, signal);
     }
   }

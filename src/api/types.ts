@@ -44,6 +44,7 @@ export interface PluginStatus {
   readonly exports: readonly string[];
   readonly bind: string;
   readonly failures: number;
+  readonly restarts: number;
 }
 
 /** `GET /api/v1/ledger` */

@@ -72,7 +72,8 @@ export function writeHeader(view: DataView, fields: HeaderFields): void {
   view.setUint32(Header.rows, fields.rows, true);
   for (let i = 0; i < 4; i++) view.setUint32(Header.devices + 4 * i, fields.counts[i] ?? 0, true);
   view.setUint32(Header.dictionaryBytes, fields.dictionaryBytes, true);
-  for (let i = 0; i < 6; i++) view.setUint32(Header.columnBytes + 4 * i, fields.rows * (COLUMN_WIDTHS[i] ?? 0), true);
+  for (let i = 0; i < 6; i++)
+    view.setUint32(Header.columnBytes + 4 * i, fields.rows * (COLUMN_WIDTHS[i] ?? 0), true);
 }
 
 /** The parts of a block's header, measured against the bytes that are there. */
@@ -90,28 +91,35 @@ export interface BlockHeader extends HeaderFields {
  * @throws WeirError `frame.invalid`
  */
 export function readHeader(bytes: Uint8Array): BlockHeader {
-  if (bytes.byteLength < HEADER_BYTES) throw invalidFrame(`block of ${bytes.byteLength} bytes is shorter than its header`);
+  if (bytes.byteLength < HEADER_BYTES)
+    throw invalidFrame(`block of ${bytes.byteLength} bytes is shorter than its header`);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const u32 = (at: number): number => view.getUint32(at, true);
   if (u32(Header.magic) !== BLOCK_MAGIC) throw invalidFrame("not a block: wrong magic");
   const version = view.getUint8(Header.version);
   if (version !== BLOCK_VERSION) throw invalidFrame(`block version ${version}, this reads ${BLOCK_VERSION}`);
-  if (view.getUint16(6, true) !== 0 || view.getUint16(46, true) !== 0) throw invalidFrame("reserved bytes are not 0");
+  if (view.getUint16(6, true) !== 0 || view.getUint16(46, true) !== 0)
+    throw invalidFrame("reserved bytes are not 0");
   const flags = view.getUint8(Header.flags);
   if (flags > FLAG_CRC) throw invalidFrame(`unknown flags ${flags}`);
   const crc = u32(Header.crc);
   if (flags === 0 && crc !== 0) throw invalidFrame("a checksum without its flag");
   const length = u32(Header.length);
-  if (length !== bytes.byteLength) throw invalidFrame(`block says ${length} bytes, ${bytes.byteLength} are there`);
-  if (length > FrameLimits.bytes) throw invalidFrame(`block of ${length} bytes, the limit is ${FrameLimits.bytes}`);
+  if (length !== bytes.byteLength)
+    throw invalidFrame(`block says ${length} bytes, ${bytes.byteLength} are there`);
+  if (length > FrameLimits.bytes)
+    throw invalidFrame(`block of ${length} bytes, the limit is ${FrameLimits.bytes}`);
   const rows = u32(Header.rows);
   if (rows > FrameLimits.rows) throw invalidFrame(`${rows} rows, the limit is ${FrameLimits.rows}`);
   const counts = [u32(Header.devices), u32(Header.metrics), u32(Header.texts), u32(Header.blobs)] as const;
   const dictionaryBytes = u32(Header.dictionaryBytes);
-  if (dictionaryBytes > length - HEADER_BYTES) throw invalidFrame("dictionary section is longer than the block");
-  if (4 * entriesOf(counts) > dictionaryBytes) throw invalidFrame("dictionary section is shorter than its table of lengths");
+  if (dictionaryBytes > length - HEADER_BYTES)
+    throw invalidFrame("dictionary section is longer than the block");
+  if (4 * entriesOf(counts) > dictionaryBytes)
+    throw invalidFrame("dictionary section is shorter than its table of lengths");
   const body = align8(HEADER_BYTES + dictionaryBytes);
-  for (let i = HEADER_BYTES + dictionaryBytes; i < body; i++) if (bytes[i] !== 0) throw invalidFrame("padding is not 0");
+  for (let i = HEADER_BYTES + dictionaryBytes; i < body; i++)
+    if (bytes[i] !== 0) throw invalidFrame("padding is not 0");
   const encodings: number[] = [];
   const columnBytes: number[] = [];
   let end = body;

@@ -100,11 +100,13 @@ export function packBlock(frame: Frame, crc32c: Crc32c): Uint8Array<ArrayBuffer>
  */
 export function readBlock(bytes: Uint8Array, crc32c: Crc32c): Frame {
   const header = readHeader(bytes);
-  if ((header.flags & FLAG_CRC) !== 0 && crc32c(bytes.subarray(CRC_START)) !== header.crc) throw invalidFrame("checksum does not match");
+  if ((header.flags & FLAG_CRC) !== 0 && crc32c(bytes.subarray(CRC_START)) !== header.crc)
+    throw invalidFrame("checksum does not match");
   const { rows, counts, encodings, columnBytes } = header;
   const body = align8(HEADER_BYTES + header.dictionaryBytes);
   const size = body + rows * ROW_BYTES;
-  if (size > FrameLimits.bytes) throw invalidFrame(`unpacks to ${size} bytes, the limit is ${FrameLimits.bytes}`);
+  if (size > FrameLimits.bytes)
+    throw invalidFrame(`unpacks to ${size} bytes, the limit is ${FrameLimits.bytes}`);
   const buffer = new ArrayBuffer(size);
   new Uint8Array(buffer).set(bytes.subarray(HEADER_BYTES, body), HEADER_BYTES);
   writeHeader(new DataView(buffer), header);
@@ -144,7 +146,10 @@ export function readBlock(bytes: Uint8Array, crc32c: Crc32c): Frame {
 
 /** Whether bytes begin like a block. */
 export function looksLikeBlock(bytes: Uint8Array): boolean {
-  return bytes.byteLength >= HEADER_BYTES && new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true) === BLOCK_MAGIC;
+  return (
+    bytes.byteLength >= HEADER_BYTES &&
+    new DataView(bytes.buffer, bytes.byteOffset, 4).getUint32(0, true) === BLOCK_MAGIC
+  );
 }
 
 /** Row numbers by (metric, device, row): two counting sorts. Indexes must be below the counts. */
@@ -182,7 +187,12 @@ function startsOf(indexes: Uint32Array, count: number): Uint32Array {
 }
 
 /** @returns false when a difference is too large to be packed */
-function packSteps(out: VarintWriter, column: Float64Array | Uint32Array, base: number, unit: number): boolean {
+function packSteps(
+  out: VarintWriter,
+  column: Float64Array | Uint32Array,
+  base: number,
+  unit: number,
+): boolean {
   const rows = column.length;
   let before = base;
   for (let row = 0; row < rows; ) {
@@ -206,7 +216,13 @@ function packSteps(out: VarintWriter, column: Float64Array | Uint32Array, base: 
   return true;
 }
 
-function unpackSteps(reader: VarintReader, column: Float64Array | Uint32Array, base: number, unit: number, most: number): void {
+function unpackSteps(
+  reader: VarintReader,
+  column: Float64Array | Uint32Array,
+  base: number,
+  unit: number,
+  most: number,
+): void {
   const least = column instanceof Float64Array ? -most : 0;
   let value = base;
   for (let row = 0; row < column.length; ) {
@@ -218,7 +234,8 @@ function unpackSteps(reader: VarintReader, column: Float64Array | Uint32Array, b
     for (; row < end; row++) {
       value += step;
       const full = value * unit;
-      if (full > most || full < least) throw invalidFrame(`row ${row}: a packed number is out of its column's range`);
+      if (full > most || full < least)
+        throw invalidFrame(`row ${row}: a packed number is out of its column's range`);
       column[row] = full;
     }
   }
@@ -292,7 +309,13 @@ function packValues(out: VarintWriter, frame: Frame, order: Uint32Array, metrics
 }
 
 /** Writes one metric's values, and gives the exponent: the least by which every one is exact, or 255. */
-function packGroup(out: VarintWriter, value: Float64Array, order: Uint32Array, from: number, to: number): number {
+function packGroup(
+  out: VarintWriter,
+  value: Float64Array,
+  order: Uint32Array,
+  from: number,
+  to: number,
+): number {
   const start = out.at;
   let exponent = 0;
   let power = 1;
@@ -324,7 +347,8 @@ function unpackValues(reader: VarintReader, frame: Frame, order: Uint32Array, me
   const exponents = new Uint8Array(metrics);
   for (let m = 0; m < metrics; m++) {
     const exponent = reader.byte();
-    if (exponent > MAX_EXPONENT && exponent !== RAW_EXPONENT) throw invalidFrame(`metric ${m}: unknown exponent ${exponent}`);
+    if (exponent > MAX_EXPONENT && exponent !== RAW_EXPONENT)
+      throw invalidFrame(`metric ${m}: unknown exponent ${exponent}`);
     exponents[m] = exponent;
   }
   for (let i = 0; i < rows; ) {

@@ -37,7 +37,12 @@ const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 export function indexDictionaries(buffer: ArrayBuffer): DictionaryIndex {
   const header = new DataView(buffer);
   const count = (at: number): number => header.getUint32(at, true);
-  const [devices, metrics, texts, blobs] = [count(Header.devices), count(Header.metrics), count(Header.texts), count(Header.blobs)];
+  const [devices, metrics, texts, blobs] = [
+    count(Header.devices),
+    count(Header.metrics),
+    count(Header.texts),
+    count(Header.blobs),
+  ];
   const entries = entriesOf([devices, metrics, texts, blobs]);
   const end = HEADER_BYTES + count(Header.dictionaryBytes);
   const lengths = new Uint32Array(buffer, HEADER_BYTES, entries);
@@ -120,7 +125,8 @@ export function utf8Length(text: string): number {
  */
 export function nameProblem(name: string): string | undefined {
   if (name.length === 0) return "is empty";
-  if (name.length > FrameLimits.nameBytes || utf8Length(name) > FrameLimits.nameBytes) return `is over ${FrameLimits.nameBytes} bytes`;
+  if (name.length > FrameLimits.nameBytes || utf8Length(name) > FrameLimits.nameBytes)
+    return `is over ${FrameLimits.nameBytes} bytes`;
   if (CONTROL.test(name)) return "has a control character";
   return name.isWellFormed() ? undefined : "has a lone surrogate";
 }
@@ -156,7 +162,15 @@ export function checkDictionaries(index: DictionaryIndex, seed: number = SEED): 
   checkUnique(index, "devices", from, devices, 0, seed);
   from += devices;
   checkNames(index, "metric", from, metrics, nameProblem, CONTROL_BYTE, 1);
-  checkNames(index, "unit", from + metrics, metrics, (unit) => (unit === "" ? undefined : nameProblem(unit)), CONTROL_BYTE, 0);
+  checkNames(
+    index,
+    "unit",
+    from + metrics,
+    metrics,
+    (unit) => (unit === "" ? undefined : nameProblem(unit)),
+    CONTROL_BYTE,
+    0,
+  );
   // A metric's entry is its name and its unit together.
   checkUnique(index, "metrics", from, metrics, metrics, seed);
   from += 2 * metrics;
@@ -196,7 +210,8 @@ function checkNames(
 
 function checkSizes(index: DictionaryIndex, what: string, from: number, count: number, most: number): void {
   for (let i = from; i < from + count; i++) {
-    if ((index.starts[i + 1] ?? 0) - (index.starts[i] ?? 0) > most) throw invalidFrame(`a ${what} is over ${most} bytes`);
+    if ((index.starts[i + 1] ?? 0) - (index.starts[i] ?? 0) > most)
+      throw invalidFrame(`a ${what} is over ${most} bytes`);
   }
 }
 
@@ -204,7 +219,14 @@ function checkSizes(index: DictionaryIndex, what: string, from: number, count: n
  * Refuses a dictionary with two equal entries. `partner` is how far from each entry its second part lies (a metric's
  * unit), 0 when it has none. A hash table over the bytes: FNV-1a, open addressing, at most half full.
  */
-function checkUnique(index: DictionaryIndex, what: string, from: number, count: number, partner: number, seed: number): void {
+function checkUnique(
+  index: DictionaryIndex,
+  what: string,
+  from: number,
+  count: number,
+  partner: number,
+  seed: number,
+): void {
   if (count < 2) return;
   const { bytes, starts } = index;
   const hash = (state: number, entry: number): number => {
@@ -234,7 +256,11 @@ function checkUnique(index: DictionaryIndex, what: string, from: number, count: 
     for (let probes = 0; ; probes++) {
       const taken = (table[slot] ?? 0) - 1;
       if (taken < 0) break;
-      if (hashes[taken] === h && equal(from + taken, entry) && (partner === 0 || equal(from + taken + partner, entry + partner))) {
+      if (
+        hashes[taken] === h &&
+        equal(from + taken, entry) &&
+        (partner === 0 || equal(from + taken + partner, entry + partner))
+      ) {
         throw invalidFrame(`${what} has a duplicate entry`);
       }
       if (probes === MOST_PROBES) {
@@ -248,11 +274,18 @@ function checkUnique(index: DictionaryIndex, what: string, from: number, count: 
 }
 
 /** {@link checkUnique} by the engine's own hash of strings, for entries that collide. */
-function checkUniqueSlowly(index: DictionaryIndex, what: string, from: number, count: number, partner: number): void {
+function checkUniqueSlowly(
+  index: DictionaryIndex,
+  what: string,
+  from: number,
+  count: number,
+  partner: number,
+): void {
   const { bytes, starts } = index;
   const latin1 = (entry: number): string =>
     Buffer.from(bytes.buffer).toString("latin1", starts[entry], starts[entry + 1]);
   const seen = new Set<string>();
-  for (let i = from; i < from + count; i++) seen.add(partner === 0 ? latin1(i) : `${latin1(i)}\u0100${latin1(i + partner)}`);
+  for (let i = from; i < from + count; i++)
+    seen.add(partner === 0 ? latin1(i) : `${latin1(i)}\u0100${latin1(i + partner)}`);
   if (seen.size !== count) throw invalidFrame(`${what} has a duplicate entry`);
 }

@@ -74,7 +74,8 @@ export class FrameBuilder {
    */
   metric(name: string, unit = ""): number {
     const before = this.#metrics.size;
-    const index = unit === "" ? this.#metrics.index(name, name) : this.#metrics.index(`${name}\0${unit}`, name, unit);
+    const index =
+      unit === "" ? this.#metrics.index(name, name) : this.#metrics.index(`${name}\0${unit}`, name, unit);
     if (this.#metrics.size !== before) this.#units.push(unit);
     return index;
   }
@@ -150,7 +151,8 @@ export class FrameBuilder {
   build(): Frame {
     const rows = this.#rows;
     if (rows > FrameLimits.rows) throw invalidFrame(`${rows} rows, the limit is ${FrameLimits.rows}`);
-    if (this.byteLength > FrameLimits.bytes) throw invalidFrame(`${this.byteLength} bytes, the limit is ${FrameLimits.bytes}`);
+    if (this.byteLength > FrameLimits.bytes)
+      throw invalidFrame(`${this.byteLength} bytes, the limit is ${FrameLimits.bytes}`);
     const dictionaries = {
       devices: this.#devices.take(),
       metrics: this.#metrics.take(),
@@ -164,14 +166,24 @@ export class FrameBuilder {
     this.#rows = 0;
 
     const { devices, metrics, units, texts, blobs } = dictionaries;
-    const encoded = [encodeStrings(devices), encodeStrings(metrics), encodeStrings(units), encodeStrings(texts), joinBytes(blobs)];
+    const encoded = [
+      encodeStrings(devices),
+      encodeStrings(metrics),
+      encodeStrings(units),
+      encodeStrings(texts),
+      joinBytes(blobs),
+    ];
     let dictionaryBytes = 0;
     for (const part of encoded) dictionaryBytes += 4 * part.lengths.length + part.bytes.byteLength;
     const body = align8(HEADER_BYTES + dictionaryBytes);
     const buffer = new ArrayBuffer(body + rows * ROW_BYTES);
     const bytes = new Uint8Array(buffer);
     const view = new DataView(buffer);
-    writeHeader(view, { rows, counts: [devices.length, metrics.length, texts.length, blobs.length], dictionaryBytes });
+    writeHeader(view, {
+      rows,
+      counts: [devices.length, metrics.length, texts.length, blobs.length],
+      dictionaryBytes,
+    });
     let table = HEADER_BYTES;
     let at = HEADER_BYTES + 4 * (devices.length + 2 * metrics.length + texts.length + blobs.length);
     const blobViews: Uint8Array[] = [];
@@ -235,7 +247,8 @@ class Interner {
   index(key: string, entry: string, unit = ""): number {
     const known = this.#indexes.get(key);
     if (known !== undefined) return known;
-    if (!entry.isWellFormed() || !unit.isWellFormed()) throw invalidFrame(`a ${this.#what} has a lone surrogate`);
+    if (!entry.isWellFormed() || !unit.isWellFormed())
+      throw invalidFrame(`a ${this.#what} has a lone surrogate`);
     return this.#enter(key, entry, utf8Length(entry), utf8Length(unit));
   }
 
@@ -255,7 +268,8 @@ class Interner {
   }
 
   #enter(key: string, entry: string, size: number, unitSize: number): number {
-    if (size > this.#most || unitSize > this.#most) throw invalidFrame(`a ${this.#what} is over ${this.#most} bytes`);
+    if (size > this.#most || unitSize > this.#most)
+      throw invalidFrame(`a ${this.#what} is over ${this.#most} bytes`);
     const index = this.#entries.length;
     this.#indexes.set(key, index);
     this.#entries.push(entry);

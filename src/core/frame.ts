@@ -4,7 +4,15 @@
  * The buffer is a raw block (docs/specs/frame.md), so a frame is the same bytes in memory and on the pipe to the
  * plugin host. A frame is immutable once built. Transferring its buffer ends the sender's use.
  */
-import { align8, FrameLimits, HEADER_BYTES, Header, invalidFrame, readHeader, writeHeader } from "./block-header.ts";
+import {
+  align8,
+  FrameLimits,
+  HEADER_BYTES,
+  Header,
+  invalidFrame,
+  readHeader,
+  writeHeader,
+} from "./block-header.ts";
 import { checkDictionaries, type Dictionaries, indexDictionaries, readDictionaries } from "./dictionary.ts";
 
 export * from "./block-header.ts";
@@ -111,7 +119,8 @@ export class Frame {
   static fromRaw(bytes: Uint8Array<ArrayBuffer>): Frame {
     const header = readHeader(bytes);
     if (header.flags !== 0) throw invalidFrame("a raw block without a checksum was expected");
-    if (header.encodings.some((encoding) => encoding !== 0)) throw invalidFrame("a raw block was expected, a column is packed");
+    if (header.encodings.some((encoding) => encoding !== 0))
+      throw invalidFrame("a raw block was expected, a column is packed");
     const whole = bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength;
     // Not bytes.slice(): a Buffer's is a view on the same memory.
     const frame = new Frame(whole ? bytes.buffer : new Uint8Array(bytes).buffer);
@@ -126,8 +135,10 @@ export class Frame {
  * @throws WeirError `frame.invalid`, which names the first offending row or entry
  */
 export function validate(frame: Frame): void {
-  if (frame.byteLength > FrameLimits.bytes) throw invalidFrame(`${frame.byteLength} bytes, the limit is ${FrameLimits.bytes}`);
-  if (frame.rows > FrameLimits.rows) throw invalidFrame(`${frame.rows} rows, the limit is ${FrameLimits.rows}`);
+  if (frame.byteLength > FrameLimits.bytes)
+    throw invalidFrame(`${frame.byteLength} bytes, the limit is ${FrameLimits.bytes}`);
+  if (frame.rows > FrameLimits.rows)
+    throw invalidFrame(`${frame.rows} rows, the limit is ${FrameLimits.rows}`);
   const index = indexDictionaries(frame.buffer);
   checkDictionaries(index);
   validateRows(frame, index.devices, index.metrics, index.texts, index.blobs);
@@ -140,9 +151,11 @@ function validateRows(frame: Frame, devices: number, metrics: number, texts: num
     const t = time[row] ?? Number.NaN;
     if ((device[row] ?? devices) >= devices) throw invalidFrame(`row ${row}: device index out of range`);
     if ((metric[row] ?? metrics) >= metrics) throw invalidFrame(`row ${row}: metric index out of range`);
-    if (!Number.isSafeInteger(t)) throw invalidFrame(`row ${row}: time is not a whole number of microseconds`);
+    if (!Number.isSafeInteger(t))
+      throw invalidFrame(`row ${row}: time is not a whole number of microseconds`);
     if ((status[row] ?? 255) > 63) throw invalidFrame(`row ${row}: unknown status bits`);
-    if (!Number.isFinite(v) || Object.is(v, -0)) throw invalidFrame(`row ${row}: value is not finite, or is -0`);
+    if (!Number.isFinite(v) || Object.is(v, -0))
+      throw invalidFrame(`row ${row}: value is not finite, or is -0`);
     if (Object.is(t, -0)) throw invalidFrame(`row ${row}: time is -0`);
     let good: boolean;
     switch (kind[row]) {

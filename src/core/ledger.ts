@@ -21,7 +21,7 @@ export interface LedgerLine {
   readonly also: Readonly<Record<string, number>>;
 }
 
-/** The running counts of one stage. `held` is what is inside now: in - out - lost - dropped - rejected. */
+/** The running counts of one stage. `held` comes from looking, never from the other counts: so the identity can fail. */
 export class StageCount {
   readonly stage: string;
   readonly name: string;

@@ -163,9 +163,12 @@ export class Lanes {
     const held = db.prepare<[string, string], { epoch: string; seq: number; last: number; span: number }>(
       "SELECT epoch, seq, seq + span - 1 AS last, span FROM batch WHERE uplink = ? AND stream = ? ORDER BY id",
     );
+    // Chunks that follow each other have the same difference between their number and the samples before them.
     const pending = db.prepare<[string, number], { epoch: string; seq: number; last: number; span: number }>(
-      `SELECT epoch, min(seq) AS seq, max(seq + samples - 1) AS last, sum(samples) AS span
-       FROM chunk WHERE stream = ? AND id > ? GROUP BY epoch ORDER BY min(id)`,
+      `SELECT epoch, min(seq) AS seq, max(seq + samples - 1) AS last, sum(samples) AS span FROM (
+         SELECT id, epoch, seq, samples, seq - sum(samples) OVER (PARTITION BY epoch ORDER BY id) + samples AS run
+         FROM chunk WHERE stream = ? AND id > ?)
+       GROUP BY epoch, run ORDER BY min(id)`,
     );
     let dropped = 0;
     for (const { epoch, seq, last, span } of [...held.all(uplink, stream), ...pending.all(stream, cursor)]) {

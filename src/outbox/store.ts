@@ -375,8 +375,8 @@ function statements(db: Connection) {
     deleteBatch: db.prepare<[number]>("DELETE FROM batch WHERE id = ?"),
     bury: db.prepare<[string, string, number, Stream, number, number]>(
       `INSERT INTO dead (uplink, stream, epoch, seq, samples, reason, rejected, block)
-       SELECT ?1, stream, epoch, seq, samples, ?2, ?3, block FROM chunk
-       WHERE stream = ?4 AND id BETWEEN ?5 AND ?6 ORDER BY id`,
+       SELECT ?, stream, epoch, seq, samples, ?, ?, block FROM chunk
+       WHERE stream = ? AND id BETWEEN ? AND ? ORDER BY id`,
     ),
     boundDead: db.prepare<[number, number]>(
       `DELETE FROM dead WHERE id <= (

@@ -8,12 +8,14 @@
  * One loop for each uplink: a dead one holds no other up.
  */
 import { messageOf, WeirError } from "../core/errors.ts";
+import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Gap, LeasedBatch, Outbox, Outgoing, Uplink } from "../core/ports.ts";
 
 /** What the loop is made of. */
 export interface ForwardParts {
   readonly uplink: Uplink;
   readonly outbox: Outbox;
+  readonly ledger: Ledger;
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
   /** the message that announces a gap on this uplink */
   readonly gapMessage: (gap: Gap) => Outgoing;
@@ -24,20 +26,10 @@ const MOST_BACKOFF_MS = 30_000;
 /** How often gaps are looked for, in milliseconds. */
 const GAPS_EVERY_MS = 1_000;
 
-/** What the loop has done in this run. */
-export interface ForwardCounts {
-  /** batches acknowledged by the broker */
-  acked: number;
-  /** batches given back to the outbox, to be sent again */
-  retried: number;
-  /** batches set aside as dead letters */
-  rejected: number;
-}
-
 /** The forward loop of one uplink. */
 export class Forward {
   readonly #parts: ForwardParts;
-  readonly counts: ForwardCounts = { acked: 0, retried: 0, rejected: 0 };
+  readonly #count: StageCount;
   readonly #outstanding = new Map<number, Promise<void>>();
   #acked: number[] = [];
   #released: number[] = [];
@@ -53,6 +45,8 @@ export class Forward {
 
   constructor(parts: ForwardParts) {
     this.#parts = parts;
+    this.#count = parts.ledger.stage("forward", parts.uplink.name, "batches", () => this.#outstanding.size);
+    this.#count.note("retried", 0);
   }
 
   /** Runs until {@link stop}. */
@@ -113,21 +107,24 @@ export class Forward {
   }
 
   #send(batch: LeasedBatch): void {
+    this.#count.in += 1;
     const sent = this.#publish(batch).then(
       () => {
         this.#acked.push(batch.id);
-        this.counts.acked += 1;
+        this.#count.out += 1;
         this.#attempts = 0;
       },
       async (thrown: unknown) => {
         if (thrown instanceof WeirError && thrown.disposition === "reject") {
-          this.counts.rejected += 1;
+          this.#count.rejected += 1;
           await this.#parts.outbox.reject(this.#parts.uplink.name, batch.id, thrown.message);
           return;
         }
         this.#released.push(batch.id);
         this.#failed = true;
-        this.counts.retried += 1;
+        // It goes back to the outbox, and comes in again.
+        this.#count.in -= 1;
+        this.#count.note("retried", 1);
       },
     );
     const settled = sent.finally(() => {

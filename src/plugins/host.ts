@@ -120,7 +120,7 @@ class Host {
       pipes: 1 + options.slots,
       memoryMiB: options.memoryMiB,
       allowWorker: true,
-      nodeFlags: ["--v8-pool-size=1", "--max-semi-space-size=2"],
+      nodeFlags: ["--v8-pool-size=1", "--max-semi-space-size=2", "--disable-warning=PERM0006"],
       onOutput: options.onOutput,
       ...(options.without === undefined ? {} : { without: options.without }),
     });

@@ -299,14 +299,14 @@ export class Instance {
 
   #fail(failure: InstanceFailure): void {
     if (this.#failure !== undefined) return;
-    const { disposition: _, ...rest } = failure;
-    this.#failure = { ...rest, disposition: "retry" };
+    // Later calls fail with it, but are not its doing.
+    this.#failure = { ...failure, disposition: "retry", blame: false };
     clearTimeout(this.#timer);
     // Its end first: the thread may wait in a read, which nothing else interrupts.
     this.#slot.pipe.destroy();
     this.#gone = this.#slot.stop();
     const [head, ...others] = this.#calls.splice(0);
     head?.resolve(failure);
-    for (const call of others) call.resolve({ ...this.#failure, blame: false });
+    for (const call of others) call.resolve(this.#failure);
   }
 }

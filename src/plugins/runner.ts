@@ -45,6 +45,7 @@ export class Runner {
   #failureCount = 0;
   #restarts = 0;
   #lastError: string | undefined;
+  #opening = false;
   /** the instance has been given input since its start */
   used = false;
   /** when `tick` is due next, on the monotonic clock */
@@ -110,6 +111,7 @@ export class Runner {
    */
   async restart(): Promise<void> {
     const before = this.#instance;
+    if (this.#opening) return;
     if (this.#state !== "on") {
       this.#instance = undefined;
       await before?.stop(`is ${this.#state}`);
@@ -145,6 +147,7 @@ export class Runner {
 
   async #open(): Promise<InstanceFailure | undefined> {
     this.used = false;
+    this.#opening = true;
     try {
       const state = await this.#parts.loadState(this.name);
       const instance = new Instance(this.#parts.lease(), this.spec);
@@ -156,6 +159,8 @@ export class Runner {
     } catch (thrown) {
       const reason = thrown instanceof Error ? thrown.message : String(thrown);
       return { ok: false, disposition: "retry", reason, blame: true };
+    } finally {
+      this.#opening = false;
     }
   }
 

@@ -13,9 +13,9 @@ export const MOST_MEMORIES = 4;
 /** The full names of what a component exports. */
 export interface Exports {
   readonly lifecycle: string;
-  readonly decoder?: string;
-  readonly transform?: string;
-  readonly timer?: string;
+  readonly decoder?: string | undefined;
+  readonly transform?: string | undefined;
+  readonly timer?: string | undefined;
 }
 
 /**

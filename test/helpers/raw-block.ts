@@ -31,7 +31,11 @@ export function rawBlock(parts: RawParts): Uint8Array<ArrayBuffer> {
   const dictionaryBytes = entries.reduce((sum, entry) => sum + 4 + entry.byteLength, 0);
   const bytes = new Uint8Array(align8(HEADER_BYTES + dictionaryBytes) + rows.length * ROW_BYTES);
   const view = new DataView(bytes.buffer);
-  writeHeader(view, { rows: rows.length, counts: [devices.length, metrics.length, texts.length, blobs.length], dictionaryBytes });
+  writeHeader(view, {
+    rows: rows.length,
+    counts: [devices.length, metrics.length, texts.length, blobs.length],
+    dictionaryBytes,
+  });
   let at = HEADER_BYTES + 4 * entries.length;
   entries.forEach((entry, i) => {
     view.setUint32(HEADER_BYTES + 4 * i, entry.byteLength, true);

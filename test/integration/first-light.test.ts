@@ -196,7 +196,7 @@ test("with the broker's port taken the agent runs without broker and local uplin
     () => agent.kill(),
   );
   expect((await folder.api.status()).broker).toBeUndefined();
-  expect(agent.output).toContain(`port ${port}`);
+  expect(agent.output).toContain(`127.0.0.1:${port} is taken`);
   expect(agent.output).toContain("broker.port");
   const { lines } = await folder.api.ledger();
   expect(lines.filter((line) => line.stage === "outbox")).toEqual([]);

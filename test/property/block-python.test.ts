@@ -3,11 +3,11 @@ import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { crc32cTable as crc32c } from "../../src/addon/crc32c.ts";
 import { packBlock, readBlock } from "../../src/core/block.ts";
 import { CRC_START, Header } from "../../src/core/block-header.ts";
 import { WeirError } from "../../src/core/errors.ts";
 import type { Frame } from "../../src/core/frame.ts";
-import { crc32cTable as crc32c } from "../../src/addon/crc32c.ts";
 import { damaged, frameOf, type ModelRow, someDamage, someRows } from "./frame-arbitrary.ts";
 
 const READER = fileURLToPath(new URL("../fixtures/tools/read_block.py", import.meta.url));
@@ -21,7 +21,11 @@ function readByPython(blocks: readonly Uint8Array[]): unknown[] {
       return [length, block];
     }),
   );
-  const { stdout, stderr } = spawnSync("python3", [READER, "--stream"], { input, maxBuffer: 2 ** 30, encoding: "utf8" });
+  const { stdout, stderr } = spawnSync("python3", [READER, "--stream"], {
+    input,
+    maxBuffer: 2 ** 30,
+    encoding: "utf8",
+  });
   expect(stderr).toBe("");
   return stdout
     .trimEnd()
@@ -81,7 +85,9 @@ describe("an independent decoder in Python", () => {
         read: readByWeir(block),
       });
     });
-    const good = byPython.filter((read) => typeof read === "object" && read !== null && !("error" in read)).length;
+    const good = byPython.filter(
+      (read) => typeof read === "object" && read !== null && !("error" in read),
+    ).length;
     expect(good).toBeGreaterThan(100);
     expect(good).toBeLessThan(2900);
   });

@@ -1,11 +1,19 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { crc32cTable as crc32c } from "../../src/addon/crc32c.ts";
 import { packBlock, readBlock } from "../../src/core/block.ts";
 import { CRC_START, FrameLimits, Header } from "../../src/core/block-header.ts";
 import { WeirError } from "../../src/core/errors.ts";
 import { type Frame, Kind, validate } from "../../src/core/frame.ts";
-import { crc32cTable as crc32c } from "../../src/addon/crc32c.ts";
-import { damaged, frameOf, HOSTILE_NUMBERS, type ModelRow, rowsOf, someDamage, someRows } from "./frame-arbitrary.ts";
+import {
+  damaged,
+  frameOf,
+  HOSTILE_NUMBERS,
+  type ModelRow,
+  rowsOf,
+  someDamage,
+  someRows,
+} from "./frame-arbitrary.ts";
 
 /** The frame of a block, or undefined when it is refused as it should be; any other error fails the test. */
 function tryRead(bytes: Uint8Array): Frame | undefined {
@@ -19,7 +27,8 @@ function tryRead(bytes: Uint8Array): Frame | undefined {
 
 /** Makes the checksum right again, as a hostile sender would. */
 function sealed(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
-  if (bytes.byteLength >= CRC_START) new DataView(bytes.buffer).setUint32(Header.crc, crc32c(bytes.subarray(CRC_START)), true);
+  if (bytes.byteLength >= CRC_START)
+    new DataView(bytes.buffer).setUint32(Header.crc, crc32c(bytes.subarray(CRC_START)), true);
   return bytes;
 }
 
@@ -58,7 +67,21 @@ describe("a packed block", () => {
 
   test("keeps times at the ends of their range, and those that go back", () => {
     const { MAX_SAFE_INTEGER: most } = Number;
-    const ends = [0, -1, 1, most, -most, most - 1, 1 - most, 2 ** 52, -(2 ** 52), 2 ** 51, 999_999, -1_000_000, 1_763_640_000_000_000];
+    const ends = [
+      0,
+      -1,
+      1,
+      most,
+      -most,
+      most - 1,
+      1 - most,
+      2 ** 52,
+      -(2 ** 52),
+      2 ** 51,
+      999_999,
+      -1_000_000,
+      1_763_640_000_000_000,
+    ];
     fc.assert(
       fc.property(fc.array(fc.constantFrom(...ends), { maxLength: 6 }), (times) => {
         expectExact(times.map((timeUs) => row({ timeUs })));
@@ -69,7 +92,13 @@ describe("a packed block", () => {
 
   test("holds a frame at the limits, in both directions", () => {
     const rows = Array.from({ length: FrameLimits.rows }, (_, i) =>
-      row({ device: `d${(i * 7919) % 1000}`, metric: `m${(i * 31) % 97}`, timeUs: i % 2 === 0 ? i : -i, value: Math.sin(i), status: i % 64 }),
+      row({
+        device: `d${(i * 7919) % 1000}`,
+        metric: `m${(i * 31) % 97}`,
+        timeUs: i % 2 === 0 ? i : -i,
+        value: Math.sin(i),
+        status: i % 64,
+      }),
     );
     expectExact(rows);
   });
@@ -93,7 +122,8 @@ describe("a packed block", () => {
     fc.assert(
       fc.property(someRows, fc.uint8Array({ minLength: 1, maxLength: 9 }), (rows, more) => {
         const block = packBlock(frameOf(rows.slice(0, 12)), crc32c);
-        for (let length = 0; length < block.byteLength; length++) expect(tryRead(sealed(block.slice(0, length)))).toBeUndefined();
+        for (let length = 0; length < block.byteLength; length++)
+          expect(tryRead(sealed(block.slice(0, length)))).toBeUndefined();
         expect(tryRead(sealed(new Uint8Array(Buffer.concat([block, more]))))).toBeUndefined();
       }),
       { numRuns: 30 },
@@ -127,7 +157,8 @@ describe("a packed block", () => {
       fc.property(someRows, fc.uint8Array({ minLength: 64, maxLength: 64 }), (rows, noise) => {
         const block = packBlock(frameOf(rows), crc32c);
         const frame = frameOf(rows);
-        for (let at = frame.time.byteOffset; at < block.byteLength; at++) block[at] = noise[at % noise.byteLength] ?? 0;
+        for (let at = frame.time.byteOffset; at < block.byteLength; at++)
+          block[at] = noise[at % noise.byteLength] ?? 0;
         const read = tryRead(sealed(block));
         if (read !== undefined) validate(read);
       }),

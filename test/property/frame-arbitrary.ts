@@ -1,7 +1,7 @@
 /** Frames to try everything on, and the naive model of one: a list of rows. */
 import fc from "fast-check";
-import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { deviceProblem, type Frame, Kind, nameProblem } from "../../src/core/frame.ts";
+import { FrameBuilder } from "../../src/core/frame-builder.ts";
 
 /** One row, with what its indexes stand for. Blobs are hexadecimal, so that rows compare by value. */
 export interface ModelRow {
@@ -48,7 +48,11 @@ function kindOf(number: number | undefined): Kind {
 export function addRows(builder: FrameBuilder, rows: readonly ModelRow[]): void {
   for (const { device, metric, unit, timeUs, kind, status, value } of rows) {
     const at =
-      typeof value === "number" ? value : kind === Kind.text ? builder.text(value) : builder.blob(Buffer.from(value, "hex"));
+      typeof value === "number"
+        ? value
+        : kind === Kind.text
+          ? builder.text(value)
+          : builder.blob(Buffer.from(value, "hex"));
     builder.add(builder.device(device), builder.metric(metric, unit), timeUs, kind, status, at);
   }
 }
@@ -88,7 +92,11 @@ const number = fc.oneof(
   { weight: 1, arbitrary: fc.double({ noNaN: true, noDefaultInfinity: true }).map((n) => n + 0) },
 );
 
-const integer = fc.oneof(fc.integer(), fc.maxSafeInteger(), fc.constantFrom(Number.MAX_SAFE_INTEGER, -Number.MAX_SAFE_INTEGER));
+const integer = fc.oneof(
+  fc.integer(),
+  fc.maxSafeInteger(),
+  fc.constantFrom(Number.MAX_SAFE_INTEGER, -Number.MAX_SAFE_INTEGER),
+);
 
 const timeUs = fc.oneof(
   { weight: 4, arbitrary: fc.integer({ min: 0, max: 5000 }).map((n) => 1_763_640_000_000_000 + 1000 * n) },
@@ -97,7 +105,21 @@ const timeUs = fc.oneof(
 );
 
 const anyName = fc.oneof(
-  { weight: 6, arbitrary: fc.constantFrom("a", "b", "ab", "é", "\uFEFFa", "temp_c", "tcp.retransmits;port=443", "x".repeat(256), "日本", "😀") },
+  {
+    weight: 6,
+    arbitrary: fc.constantFrom(
+      "a",
+      "b",
+      "ab",
+      "é",
+      "\uFEFFa",
+      "temp_c",
+      "tcp.retransmits;port=443",
+      "x".repeat(256),
+      "日本",
+      "😀",
+    ),
+  },
   { weight: 1, arbitrary: fc.string({ unit: "grapheme", minLength: 1, maxLength: 12 }) },
   { weight: 1, arbitrary: fc.string({ unit: "binary", minLength: 1, maxLength: 12 }) },
 );
@@ -105,7 +127,10 @@ const metric = anyName.filter((name) => nameProblem(name) === undefined);
 const device = anyName.filter((name) => deviceProblem(name) === undefined);
 const unit = fc.constantFrom("", "", "Cel", "m/s", "°");
 
-const text = fc.oneof(fc.constantFrom("", "ok", "\uFEFFok", "\0", "Prüfung"), fc.string({ unit: "binary", maxLength: 40 }));
+const text = fc.oneof(
+  fc.constantFrom("", "ok", "\uFEFFok", "\0", "Prüfung"),
+  fc.string({ unit: "binary", maxLength: 40 }),
+);
 const blob = fc.uint8Array({ maxLength: 20 }).map((bytes) => Buffer.from(bytes).toString("hex"));
 
 const typed = fc.oneof(
@@ -123,9 +148,15 @@ const row = fc
 
 /** Messages as devices send them: a few metrics with one time, which packing is made for. */
 const message = fc
-  .tuple(fc.constantFrom("pump-1", "pump-2", "press-1"), timeUs, fc.array(typed, { minLength: 1, maxLength: 6 }))
+  .tuple(
+    fc.constantFrom("pump-1", "pump-2", "press-1"),
+    timeUs,
+    fc.array(typed, { minLength: 1, maxLength: 6 }),
+  )
   .map(([from, at, values]) =>
-    values.map((what, i): ModelRow => ({ device: from, metric: `m${i}`, unit: "", timeUs: at, status: 0, ...what })),
+    values.map(
+      (what, i): ModelRow => ({ device: from, metric: `m${i}`, unit: "", timeUs: at, status: 0, ...what }),
+    ),
   );
 
 /** Rows of every kind, hostile ones among them. */
@@ -145,14 +176,23 @@ export interface Damage {
 /** Half of the damage goes to the header, where it hurts. */
 export const someDamage: fc.Arbitrary<Damage> = fc.record({
   type: fc.constantFrom("flip", "flip", "byte", "byte", "u32", "cut", "double"),
-  at: fc.oneof(fc.double({ min: 0, max: 0.999, noNaN: true }), fc.nat(71).map((offset) => -offset)),
-  n: fc.oneof(fc.nat(255), fc.constantFrom(0x7fff_ffff, 0x8000_0000, 0xffff_fff8, 0xffff_ffff, 65_536, 65_537, 4_194_304)),
+  at: fc.oneof(
+    fc.double({ min: 0, max: 0.999, noNaN: true }),
+    fc.nat(71).map((offset) => -offset),
+  ),
+  n: fc.oneof(
+    fc.nat(255),
+    fc.constantFrom(0x7fff_ffff, 0x8000_0000, 0xffff_fff8, 0xffff_ffff, 65_536, 65_537, 4_194_304),
+  ),
 });
 
 /** A damaged copy of bytes. */
 export function damaged(bytes: Uint8Array, damage: Damage): Uint8Array<ArrayBuffer> {
   const copy = new Uint8Array(bytes);
-  const at = Math.min(damage.at < 0 ? -damage.at : Math.floor(damage.at * copy.byteLength), copy.byteLength - 1);
+  const at = Math.min(
+    damage.at < 0 ? -damage.at : Math.floor(damage.at * copy.byteLength),
+    copy.byteLength - 1,
+  );
   switch (damage.type) {
     case "flip":
       copy[at] = (copy[at] ?? 0) ^ (1 << (damage.n % 8));
@@ -168,6 +208,8 @@ export function damaged(bytes: Uint8Array, damage: Damage): Uint8Array<ArrayBuff
     case "cut":
       return new Uint8Array(Buffer.concat([copy.subarray(0, at), copy.subarray(at + 1 + (damage.n % 9))]));
     case "double":
-      return new Uint8Array(Buffer.concat([copy.subarray(0, at), copy.subarray(Math.max(0, at - 1 - (damage.n % 9)))]));
+      return new Uint8Array(
+        Buffer.concat([copy.subarray(0, at), copy.subarray(Math.max(0, at - 1 - (damage.n % 9)))]),
+      );
   }
 }

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { WeirError } from "../../src/core/errors.ts";
-import { concat, FrameBuilder, select, slice } from "../../src/core/frame-builder.ts";
 import { deviceProblem, Frame, nameProblem, utf8Length, validate } from "../../src/core/frame.ts";
+import { concat, FrameBuilder, select, slice } from "../../src/core/frame-builder.ts";
 import { rawBlock } from "../helpers/raw-block.ts";
 import { addRows, damaged, frameOf, rowsOf, someDamage, someRows } from "./frame-arbitrary.ts";
 
@@ -10,7 +10,9 @@ const bytesOf = (frame: Frame): Uint8Array<ArrayBuffer> => new Uint8Array(frame.
 
 /** Any UTF-16 at all: lone surrogates, pairs, controls. */
 const utf16 = fc
-  .array(fc.oneof(fc.nat(0x2ff), fc.integer({ min: 0xd7ff, max: 0xe001 }), fc.nat(0xffff)), { maxLength: 300 })
+  .array(fc.oneof(fc.nat(0x2ff), fc.integer({ min: 0xd7ff, max: 0xe001 }), fc.nat(0xffff)), {
+    maxLength: 300,
+  })
   .map((units) => String.fromCharCode(...units));
 
 /** Whether the check of bytes from outside lets them pass; anything but `frame.invalid` fails the test. */
@@ -161,12 +163,17 @@ describe("names", () => {
   });
 
   test("are judged alike as strings and as bytes", () => {
-    const name = fc.oneof(fc.string({ unit: "binary", maxLength: 300 }), fc.string({ unit: "binary-ascii", maxLength: 300 }));
+    const name = fc.oneof(
+      fc.string({ unit: "binary", maxLength: 300 }),
+      fc.string({ unit: "binary-ascii", maxLength: 300 }),
+    );
     fc.assert(
       fc.property(name, (text) => {
         expect(accepts(rawBlock({ devices: [text] }))).toBe(deviceProblem(text) === undefined);
         expect(accepts(rawBlock({ metrics: [text] }))).toBe(nameProblem(text) === undefined);
-        expect(accepts(rawBlock({ metrics: ["m"], units: [text] }))).toBe(text === "" || nameProblem(text) === undefined);
+        expect(accepts(rawBlock({ metrics: ["m"], units: [text] }))).toBe(
+          text === "" || nameProblem(text) === undefined,
+        );
       }),
       { numRuns: 500 },
     );
@@ -200,13 +207,22 @@ describe("names", () => {
   test("that repeat are found exactly when they do", () => {
     const few = fc.string({ unit: fc.constantFrom("a", "b", "é"), maxLength: 3 });
     const entries = fc.array(few, { maxLength: 12 });
-    const pairs = fc.array(fc.tuple(few.filter((name) => name !== ""), few), { maxLength: 8 });
+    const pairs = fc.array(
+      fc.tuple(
+        few.filter((name) => name !== ""),
+        few,
+      ),
+      { maxLength: 8 },
+    );
     fc.assert(
       fc.property(entries, pairs, (texts, metrics) => {
         expect(accepts(rawBlock({ texts }))).toBe(new Set(texts).size === texts.length);
         const blobs = texts.map((entry) => Buffer.from(entry));
         expect(accepts(rawBlock({ blobs }))).toBe(new Set(texts).size === texts.length);
-        const block = rawBlock({ metrics: metrics.map(([name]) => name), units: metrics.map(([, unit]) => unit) });
+        const block = rawBlock({
+          metrics: metrics.map(([name]) => name),
+          units: metrics.map(([, unit]) => unit),
+        });
         expect(accepts(block)).toBe(new Set(metrics.map((pair) => pair.join("|"))).size === metrics.length);
       }),
       { numRuns: 500 },
