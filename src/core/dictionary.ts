@@ -249,8 +249,7 @@ function checkUnique(
   for (let i = 0; i < count; i++) {
     const entry = from + i;
     let h = hash(seed | 0, entry);
-    // 0xff is in no UTF-8: it keeps (ab, c) and (a, bc) apart.
-    if (partner !== 0) h = hash(Math.imul(h ^ 0xff, 0x0100_0193), entry + partner);
+    if (partner !== 0) h = hash(h, entry + partner);
     hashes[i] = h;
     let slot = (h ^ (h >>> 15)) & mask;
     for (let probes = 0; ; probes++) {

@@ -123,7 +123,17 @@ describe("a packed column is refused when", () => {
     ["bytes are left over", ["device", [0, 0, 0, 0]], /left over/],
     ["a run of steps is too long", ["device", [1, 2]], /does not fit/],
     ["a step leaves the dictionary", ["device", [0, 8, 0]], /row 1: .*out of its column's range/],
-    ["a step goes below 0", ["device", [4, 6, 6]], /row 2: .*out of its column's range|row 1/],
+    ["a step goes below 0", ["device", [2, 0, 0]], /row 0: .*out of its column's range/],
+    [
+      "a step goes round below 0",
+      ["device", [0xfe, 0xff, 0xff, 0xff, 0x3f, 0, 0]],
+      /row 0: .*out of its column's range/,
+    ],
+    [
+      "a step goes round above 2^32",
+      ["device", [0x80, 0x80, 0x80, 0x80, 0x40, 0, 0]],
+      /row 0: .*out of its column's range/,
+    ],
     ["a varint is over 8 bytes", ["metric", [128, 128, 128, 128, 128, 128, 128, 128, 0]], /over 2\^53/],
     ["a varint is 2^53", ["metric", [128, 128, 128, 128, 128, 128, 128, 16]], /over 2\^53/],
     ["time's exponent is 10", ["time", time(10, 0, 1, 1)], /unknown exponent 10 of time/],

@@ -31,6 +31,27 @@ function withHeader(offset: number, bytes: 1 | 2 | 4, value: number): Uint8Array
   return block;
 }
 
+/** The hash of the check for duplicates: FNV-1a. */
+function fnv(seed: number, text: string): number {
+  let h = seed;
+  for (const byte of Buffer.from(text)) h = Math.imul(h ^ byte, 0x0100_0193);
+  return h;
+}
+
+/** Two strings with one hash. */
+function collision(seed: number): [string, string] {
+  const seen = new Map<number, string>();
+  for (let i = 0; ; i++) {
+    const text = `n${i}`;
+    const other = seen.get(fnv(seed, text));
+    if (other !== undefined) return [other, text];
+    seen.set(fnv(seed, text), text);
+  }
+}
+
+const checkWithSeed = (seed: number, parts: RawParts): void =>
+  checkDictionaries(indexDictionaries(rawBlock(parts).buffer), seed);
+
 describe("a row is refused when", () => {
   test.each<[string, RawRow, RegExp]>([
     ["its device is not in the dictionary", { device: 1 }, /row 1: device index/],
@@ -122,17 +143,22 @@ describe("a dictionary is refused when", () => {
 
   test("it was made to collide in the check's hash table, and repeats one entry", () => {
     // With the seed known, names can be picked that all begin at one slot of the table, as an attacker would wish.
-    const slotOf = (name: string): number => {
-      let h = 0;
-      for (const byte of Buffer.from(name)) h = Math.imul(h ^ byte, 0x0100_0193);
-      return (h ^ (h >>> 15)) & 511;
-    };
     const names: string[] = [];
-    for (let i = 0; names.length < 200; i++) if (slotOf(`n${i}`) === 7) names.push(`n${i}`);
-    const check = (devices: string[]): void =>
-      checkDictionaries(indexDictionaries(rawBlock({ devices }).buffer), 0);
-    expect(() => check(names)).not.toThrow();
-    expect(() => check([...names, names[150] ?? ""])).toThrow("devices has a duplicate entry");
+    for (let i = 0; names.length < 200; i++) {
+      const h = fnv(0, `n${i}`);
+      if (((h ^ (h >>> 15)) & 511) === 7) names.push(`n${i}`);
+    }
+    expect(() => checkWithSeed(0, { devices: names })).not.toThrow();
+    expect(() => checkWithSeed(0, { devices: [...names, names[150] ?? ""] })).toThrow(
+      "devices has a duplicate entry",
+    );
+  });
+
+  test("and not when entries merely share a hash", () => {
+    const seed = fnv(0, "m");
+    const [a, b] = collision(seed);
+    expect(() => checkWithSeed(seed, { devices: [a, b] })).not.toThrow();
+    expect(() => checkWithSeed(0, { metrics: ["m", "m"], units: [a, b] })).not.toThrow();
   });
 });
 
@@ -148,8 +174,12 @@ describe("a raw block is refused when", () => {
     ["more reserved bytes are not 0", withHeader(46, 2, 256), /reserved/],
     ["its length is another", withHeader(Header.length, 4, 200), /block says 200 bytes/],
     ["it has more rows than there are", withHeader(Header.rows, 4, 2), /column time: 8 bytes for 2 rows/],
-    ["it has more rows than are allowed", withHeader(Header.rows, 4, 65_537), /65537 rows/],
-    ["it has more rows than a u32 can index", withHeader(Header.rows, 4, 0xffff_ffff), /4294967295 rows/],
+    ["it has more rows than are allowed", withHeader(Header.rows, 4, 65_537), /^65537 rows, the limit/],
+    [
+      "it has more rows than a u32 can index",
+      withHeader(Header.rows, 4, 0xffff_ffff),
+      /^4294967295 rows, the limit/,
+    ],
     ["a column is packed", withHeader(Header.encodings + 5, 1, 1), /a column is packed/],
     ["an encoding is unknown", withHeader(Header.encodings, 1, 2), /unknown encoding 2/],
     ["a column has another size", withHeader(Header.columnBytes, 4, 16), /column time: 16 bytes/],
@@ -182,7 +212,7 @@ describe("a raw block is refused when", () => {
 
   test("it is over 4 MiB", () => {
     const texts = Array.from({ length: 64 }, (_, i) => String(i).padStart(65_536, "x"));
-    expect(refusalOf({ texts })).toMatch(/the limit is 4194304/);
+    expect(refusalOf({ texts })).toMatch(/^block of \d+ bytes, the limit is 4194304/);
     expect(refusalOf({ texts: texts.slice(1) })).toBeUndefined();
   });
 });
