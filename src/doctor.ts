@@ -214,7 +214,7 @@ async function jail(): Promise<Finding[]> {
 function remedyFor(reason: string): string {
   if (/not built|no launcher/.test(reason))
     return "install g++ and make, then run `npm rebuild` in Weir's folder";
-  if (/root|privilege|EPERM|not permitted/.test(reason))
+  if (/root|privilege|EPERM|not permitted|permission denied|another uid/i.test(reason))
     return "start Weir as root or by its service, which can give plugins a user of their own";
   if (/kernel|ABI|ENOSYS/.test(reason)) return "a newer kernel has it; the other layers stand";
   return existsSync("/.dockerenv") || readCgroup().includes("docker")

@@ -21,7 +21,6 @@ import { SystemSource } from "./sources/system.ts";
 import { createLogger, type Logger, type LogOptions } from "./telemetry/log.ts";
 import { statusMessage } from "./telemetry/status.ts";
 import { LocalUplink } from "./uplink/local.ts";
-import { MqttUplink } from "./uplink/mqtt.ts";
 import type { UplinkOptions } from "./uplink/options.ts";
 import { fillTopic } from "./uplink/topics.ts";
 
@@ -124,7 +123,7 @@ export class Agent {
 
     const epochs = (await outbox.info()).epochs;
     for (const [name, options] of wanted) {
-      const uplink = this.#makeUplink(name, options, epochs);
+      const uplink = await this.#makeUplink(name, options, epochs);
       const gapMessage = (gap: Gap): Outgoing => this.#gapMessage(options, gap);
       const forward = new Forward({ uplink, outbox, ledger: this.#ledger, log, gapMessage });
       this.#uplinks.push({ uplink, forward });
@@ -175,11 +174,7 @@ export class Agent {
               ...local.streams.map((stream) => fillTopic(local.topics.batch, { gateway, stream })),
               fillTopic(local.topics.gap, { gateway }),
             ],
-      parts: [
-        ...this.#parts.values(),
-        ...this.#uplinks.map(uplinkStatus),
-        ...this.probes().filter(({ state }) => state === "unavailable"),
-      ],
+      parts: [...this.#parts.values(), ...this.#uplinks.map(uplinkStatus), ...missingProbes(this.probes())],
     };
   }
 
@@ -262,11 +257,11 @@ export class Agent {
     };
   }
 
-  #makeUplink(
+  async #makeUplink(
     name: string,
     options: UplinkOptions,
     epochs: Parameters<typeof statusMessage>[1]["epochs"],
-  ): Uplink {
+  ): Promise<Uplink> {
     const gateway = this.#config.gateway.name;
     const facts = {
       gateway,
@@ -280,6 +275,8 @@ export class Agent {
       statusMessage(fillTopic(options.topics.status, { gateway }), facts, online);
     if (options.url === "embedded" && this.#broker !== undefined)
       return new LocalUplink(name, options, this.#broker, status);
+    // Loaded only where it is used: mqtt.js takes 8 MB.
+    const { MqttUplink } = await import("./uplink/mqtt.ts");
     return new MqttUplink(name, options, { gateway, status, log: this.#write });
   }
 
@@ -302,8 +299,8 @@ export class Agent {
     if (kernel.enabled) {
       this.#kernel = new KernelSource({ intervalMs: kernel.intervalMs, ledger: this.#ledger });
       await this.#kernel.start(intake, signal);
-      for (const { name, reason, remedy } of this.probes()) {
-        if (reason !== undefined) this.#write("warn", `probe ${name} is off: ${reason}; ${remedy}`);
+      for (const { name, reason, remedy } of missingProbes(this.probes())) {
+        this.#write("warn", `${name} off: ${reason}; ${remedy}`);
       }
     }
     if (system.enabled) {
@@ -346,12 +343,24 @@ const PROBE_TEXTS = {
   exec: "processes that start and end, with exit codes",
 } as const;
 
+/** What is missing of the probes, one part for each reason. */
+function missingProbes(probes: readonly ProbeStatus[]): PartStatus[] {
+  const groups = new Map<string, ProbeStatus[]>();
+  for (const probe of probes) {
+    if (probe.state !== "unavailable") continue;
+    const key = `${probe.reason}\n${probe.remedy}`;
+    groups.set(key, [...(groups.get(key) ?? []), probe]);
+  }
+  return [...groups.values()].map((group) => ({
+    name: `kernel probe${group.length > 1 ? "s" : ""} ${group.map(({ name }) => name).join(", ")}`,
+    state: "unavailable",
+    reason: group[0]?.reason,
+    remedy: group[0]?.remedy,
+  }));
+}
+
 function uplinkStatus({ uplink }: { readonly uplink: Uplink }): PartStatus {
-  const reason = uplink.connected
-    ? undefined
-    : uplink instanceof MqttUplink
-      ? (uplink.lastError ?? "connecting")
-      : "not started";
+  const reason = uplink.connected ? undefined : (uplink.lastError ?? "connecting");
   const remedy = uplink.connected
     ? undefined
     : "check the broker's address and the network; batches wait in the outbox";

@@ -282,6 +282,8 @@ export interface Uplink {
   /** Batches that may be unacknowledged at a time, from configuration and what the broker allows. */
   readonly window: number;
   readonly connected: boolean;
+  /** why it is not connected, or why the last connection ended */
+  readonly lastError: string | undefined;
   /** Calls `listener` whenever `connected` changes. Returns how to stop it. */
   onChange(listener: () => void): () => void;
   start(signal: AbortSignal): Promise<void>;

@@ -147,7 +147,7 @@ export class Room {
         if (batch === undefined) continue;
         lane.batches.splice(lane.batches.indexOf(batch), 1);
         this.#deleteBatch.run(batch.id);
-
+        lane.dropped += batch.span;
         lane.dirty = true;
         this.#gaps.add(lane.uplink, batch.epoch, stream, batch.seq, batch.seq + batch.span - 1, "overflow");
       }

@@ -36,6 +36,7 @@ export class SystemSource implements Source {
   /** the latest round of file systems, until it has been sent */
   #filesystems: readonly FilesystemUse[] = [];
   #asking = false;
+  #stopped = false;
 
   /** `problem` is told once of each file that can't be read; everything else goes on. */
   constructor(options: SystemSourceOptions, problem: (message: string) => void) {
@@ -54,10 +55,12 @@ export class SystemSource implements Source {
   }
 
   async stop(): Promise<void> {
+    this.#stopped = true;
     clearTimeout(this.#timer);
   }
 
   #schedule(intake: Intake): void {
+    if (this.#stopped) return;
     this.#timer = setTimeout(() => {
       this.#read(intake);
       const now = performance.now();

@@ -6,6 +6,7 @@ import type { UplinkOptions } from "./options.ts";
 export class LocalUplink implements Uplink {
   readonly name: string;
   readonly window: number;
+  readonly lastError: undefined;
   readonly #publisher: LocalPublisher;
   readonly #status: (online: boolean) => Outgoing;
   readonly #listeners = new Set<() => void>();

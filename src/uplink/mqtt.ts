@@ -47,7 +47,6 @@ export class MqttUplink implements Uplink {
   #attempts = 0;
   #retry: NodeJS.Timeout | undefined;
   #connecting: MqttClient | undefined;
-  /** why the last connection ended, for `weir check` and the status message */
   lastError: string | undefined;
 
   constructor(name: string, options: UplinkOptions, parts: MqttUplinkParts) {

@@ -1,4 +1,4 @@
-/** Weir's own decoder against one written in another language from docs/specs/frame.md alone. */
+/** Weir's own decoder against a second one, in another language and after docs/specs/frame.md. */
 import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
@@ -67,7 +67,7 @@ function hostile(rows: readonly ModelRow[], damages: readonly Parameters<typeof 
   return block;
 }
 
-describe("an independent decoder in Python", () => {
+describe("the decoder in Python", () => {
   test("reads the same from blocks that Weir packed, and from raw ones", () => {
     const frames = fc.sample(someRows, 400).map(frameOf);
     const blocks = frames.flatMap((frame) => [packBlock(frame, crc32c), new Uint8Array(frame.buffer)]);

@@ -1,0 +1,164 @@
+/**
+ * The outbox alone: chunks of 2,048 samples in, encoded batches out. `node bench/outbox.bench.ts [--json]`.
+ *
+ * The peer, in the same run and on the same file system, is a bare better-sqlite3 loop that inserts blocks packed and
+ * compressed beforehand, one to a transaction: no encoding, no thread, no counters. `main loop p99` is how late a 1 ms
+ * timer of the main thread fires while the outbox is fed as fast as it goes, 8 chunks in flight.
+ *
+ * Aim: >= 1.2 M samples/s with `full`, main-loop stall p99 <= 2 ms.
+ */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { monitorEventLoopDelay } from "node:perf_hooks";
+import { zstdCompressSync } from "node:zlib";
+import Database from "better-sqlite3";
+import { crc32c } from "../src/addon/index.ts";
+import { packBlock } from "../src/core/block.ts";
+import { Frame } from "../src/core/frame.ts";
+import { FrameBuilder } from "../src/core/frame-builder.ts";
+import { WorkerOutbox } from "../src/outbox/outbox.ts";
+
+const CHUNKS = 2_000;
+const IN_FLIGHT = 8;
+const METRICS = ["temp_c", "rpm", "pressure_bar", "current_a", "flow_lpm", "vibration_mm_s"];
+
+/** 2,048 samples: 20 devices that send six decimals a message, as the path's bench does. */
+function sampleFrame(): Frame {
+  const builder = new FrameBuilder(2048);
+  let timeUs = 1_763_640_000_000_000;
+  for (let i = 0; builder.rows < 2048; i++) {
+    timeUs += 1000 + ((i * 7919) % 211);
+    const device = builder.device(`pump-${i % 20}`);
+    for (const [m, name] of METRICS.entries()) {
+      if (builder.rows === 2048) break;
+      builder.add(
+        device,
+        builder.metric(name),
+        timeUs,
+        0,
+        16,
+        Math.round(200 + 100 * m + 50 * Math.sin(i * (m + 1))) / 10,
+      );
+    }
+  }
+  return builder.build();
+}
+
+const frame = sampleFrame();
+const SAMPLES = CHUNKS * frame.rows;
+const folder = mkdtempSync(join(tmpdir(), "weir-bench-outbox-"));
+
+interface Result {
+  readonly sync: string;
+  readonly bareSamplesPerS: number;
+  readonly appendSamplesPerS: number;
+  readonly ratio: number;
+  readonly mainLoopP99Ms: number;
+  readonly drainSamplesPerS: number;
+  readonly bytesPerSample: number;
+}
+
+function bare(sync: "normal" | "full"): number {
+  const db = new Database(join(folder, `bare-${sync}.db`));
+  db.pragma("journal_mode = WAL");
+  db.pragma(`synchronous = ${sync}`);
+  db.exec("CREATE TABLE block (id INTEGER PRIMARY KEY AUTOINCREMENT, block BLOB)");
+  const insert = db.prepare("INSERT INTO block (block) VALUES (?)");
+  const block = zstdCompressSync(packBlock(frame, crc32c));
+  const start = performance.now();
+  for (let i = 0; i < CHUNKS; i++) insert.run(block);
+  const seconds = (performance.now() - start) / 1000;
+  db.close();
+  return SAMPLES / seconds;
+}
+
+async function measure(sync: "normal" | "full"): Promise<Result> {
+  const bareSamplesPerS = bare(sync);
+  const outbox = new WorkerOutbox(new URL("../src/worker.ts", import.meta.url), {
+    path: join(folder, `weir-${sync}.db`),
+    gateway: "bench",
+    sync,
+    maxBytes: 2 ** 30,
+    uplinks: [
+      {
+        name: "up",
+        streams: ["alarm", "data", "host"],
+        batch: { samples: 2048, bytes: 2 ** 20, ageMs: 1000 },
+        topics: { batch: "weir/v1/{gateway}/{stream}", last: undefined, alarm: undefined },
+      },
+    ],
+  });
+  await outbox.start();
+  const feed = async (chunks: number): Promise<void> => {
+    let left = chunks;
+    const lane = async (): Promise<void> => {
+      while (left-- > 0)
+        await outbox.append({
+          stream: "data",
+          frame: new Frame(frame.buffer.slice()),
+          state: [],
+          effects: [],
+        });
+    };
+    await Promise.all(Array.from({ length: IN_FLIGHT }, lane));
+  };
+  const drain = async (): Promise<number> => {
+    let samples = 0;
+    for (;;) {
+      const batches = await outbox.lease("up", 32);
+      if (batches.length === 0) return samples;
+      for (const batch of batches) samples += batch.samples;
+      await outbox.ack(
+        "up",
+        batches.map(({ id }) => id),
+      );
+    }
+  };
+  await feed(200);
+  await drain();
+  const stalls = monitorEventLoopDelay({ resolution: 1 });
+  stalls.enable();
+  let start = performance.now();
+  await feed(CHUNKS);
+  const appendSeconds = (performance.now() - start) / 1000;
+  stalls.disable();
+  const { usedBytes } = await outbox.info();
+  start = performance.now();
+  const drained = await drain();
+  const drainSeconds = (performance.now() - start) / 1000;
+  if (drained !== SAMPLES) throw new Error(`${drained} of ${SAMPLES} samples came out`);
+  await outbox.stop();
+  const appendSamplesPerS = SAMPLES / appendSeconds;
+  return {
+    sync,
+    bareSamplesPerS,
+    appendSamplesPerS,
+    ratio: appendSamplesPerS / bareSamplesPerS,
+    // The timer itself is a millisecond.
+    mainLoopP99Ms: Math.max(0, stalls.percentile(99) / 1e6 - 1),
+    drainSamplesPerS: drained / drainSeconds,
+    bytesPerSample: usedBytes / SAMPLES,
+  };
+}
+
+const results = [await measure("normal"), await measure("full")];
+rmSync(folder, { recursive: true });
+if (process.argv.includes("--json")) console.log(JSON.stringify(results));
+else {
+  const millions = (n: number): string => `${(n / 1e6).toFixed(2)} M/s`;
+  console.log("sync    append (samples)  bare insert  ratio  main loop p99  lease+ack   disk");
+  for (const r of results) {
+    console.log(
+      [
+        r.sync.padEnd(6),
+        millions(r.appendSamplesPerS).padStart(17),
+        millions(r.bareSamplesPerS).padStart(12),
+        r.ratio.toFixed(2).padStart(6),
+        `${r.mainLoopP99Ms.toFixed(2)} ms`.padStart(14),
+        millions(r.drainSamplesPerS).padStart(10),
+        `${r.bytesPerSample.toFixed(2)} B/sample`,
+      ].join(" "),
+    );
+  }
+}
