@@ -11,15 +11,11 @@ import {
   writeHeader,
 } from "./frame.ts";
 
-/** A place to return to with {@link FrameBuilder.rollback}. */
-export type Mark = number;
-
 const encoder = new TextEncoder();
 
 /**
- * A reusable builder. Dictionary entries are interned; an entry whose rows were rolled back stays, unused, and counts
- * towards {@link FrameBuilder.byteLength}. The builder sees to UTF-8 and to the sizes of entries; callers check names
- * (`nameProblem`, `deviceProblem`) and values, because rows are on the hot path.
+ * A reusable builder. Dictionary entries are interned. The builder sees to UTF-8 and to the sizes of entries; callers
+ * check names (`nameProblem`, `deviceProblem`) and values, because rows are on the hot path.
  */
 export class FrameBuilder {
   #capacity: number;
@@ -111,16 +107,6 @@ export class FrameBuilder {
     this.#status[row] = status;
     this.#value[row] = value + 0;
     this.#rows = row + 1;
-  }
-
-  /** The place to return to when what follows turns out to be bad. */
-  mark(): Mark {
-    return this.#rows;
-  }
-
-  /** Takes back every row added since `mark`. */
-  rollback(mark: Mark): void {
-    this.#rows = mark;
   }
 
   /** Adds rows `from` to `to` (exclusive) of a frame, in order; with `keep`, only those where `keep[row]` is not 0. */

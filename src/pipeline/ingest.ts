@@ -51,8 +51,10 @@ export interface IngestParts {
 
 /** Inputs that may be in the chain at a time; as many again may wait for their commit. */
 const IN_FLIGHT = 8;
-/** A chunk is sealed before its raw messages or texts outgrow a frame. */
+/** A chunk is sealed when its raw messages reach this many bytes … */
 const CHUNK_BYTES = 1024 * 1024;
+/** … or its frame these: one more message of the longest names still fits a frame. */
+const FRAME_BYTES = 2 * 1024 * 1024;
 /** How often due plugin timers are looked for, in milliseconds. */
 const TICK_MS = 50;
 /** Longest wait between tries of a commit that fails, in milliseconds. */
@@ -148,7 +150,8 @@ export class Ingest implements Intake {
     if (
       this.#builder.rows >= chunkSamples ||
       this.#waiting.length >= chunkSamples ||
-      this.#openBytes > CHUNK_BYTES
+      this.#openBytes > CHUNK_BYTES ||
+      this.#builder.byteLength > FRAME_BYTES
     ) {
       this.#seal();
     } else {

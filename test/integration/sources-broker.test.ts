@@ -294,7 +294,6 @@ describe("bounds", () => {
     const clients = await Promise.all(Array.from({ length: 160 }, (_, i) => rawClient(port, `c${i}`)));
     for (const client of clients) client.write(publish1("devices/a/b", 1, payload));
     await vi.waitFor(() => expect(messages.length).toBeGreaterThan(130), { timeout: 10_000 });
-    // A client that holds nothing gets its answers late now: all that were read before it have been counted.
     expect(messages.length).toBeLessThanOrEqual(136);
     await settleAll(messages, clients.length);
   });

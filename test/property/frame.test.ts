@@ -136,21 +136,6 @@ describe("a builder", () => {
       }),
     );
   });
-
-  test("forgets the rows of a rollback; entries that only they used stay and are valid", () => {
-    fc.assert(
-      fc.property(someRows, someRows, someRows, (good, bad, after) => {
-        const builder = new FrameBuilder(1);
-        addRows(builder, good);
-        const mark = builder.mark();
-        addRows(builder, bad);
-        builder.rollback(mark);
-        addRows(builder, after);
-        const frame = Frame.fromRaw(bytesOf(builder.build()));
-        expect(rowsOf(frame)).toEqual([...good, ...after]);
-      }),
-    );
-  });
 });
 
 describe("names", () => {

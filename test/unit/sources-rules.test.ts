@@ -1,0 +1,166 @@
+import { describe, expect, it } from "vitest";
+import { deviceProblem } from "../../src/core/frame.ts";
+import { metricName } from "../../src/sources/labels.ts";
+import { brokerSchema, deviceRuleSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { PacketGuard } from "../../src/sources/packet-guard.ts";
+import { RecentMap } from "../../src/sources/recent-map.ts";
+import { deviceId, Router } from "../../src/sources/router.ts";
+import { SessionStore } from "../../src/sources/session-store.ts";
+
+const presets = new Router(sourcesSchema.parse({}).devices);
+const found = (topic: string) => {
+  const { route } = presets.resolve(topic);
+  return route && [route.rule, route.device, route.channel];
+};
+const routerOf = (...rules: object[]) => new Router(rules.map((rule) => deviceRuleSchema.parse(rule)));
+
+describe("the presets", () => {
+  for (const [topic, expected] of [
+    ["devices/pump-1/telemetry", [0, "pump-1", "telemetry"]],
+    ["devices/pump-1", undefined],
+    ["devices/pump-1/a/b", undefined],
+    ["devices//telemetry", undefined],
+    ["zigbee2mqtt/lamp", [1, "lamp", ""]],
+    ["zigbee2mqtt/hall/lamp 2", [1, "hall%2Flamp 2", ""]],
+    ["zigbee2mqtt/bridge/state", undefined],
+    ["zigbee2mqtt/bridge", undefined],
+    ["zigbee2mqtt/lamp/set", undefined],
+    ["zigbee2mqtt/hall/lamp/get", undefined],
+    ["tele/sonoff/SENSOR", [2, "sonoff", ""]],
+    ["tele/sonoff/STATE", undefined],
+    ["application/7/device/0102/event/up", [3, "0102", ""]],
+    ["weir/v1/gw/data", undefined],
+  ] as const) {
+    it(`${topic} ${expected ? `is device ${expected[1]}` : "matches none"}`, () => {
+      expect(found(topic)).toEqual(expected);
+    });
+  }
+});
+
+describe("rules", () => {
+  it("the first that matches wins; a topic that one skips is open to the next", () => {
+    const router = routerOf({ topic: "a/{device}", skip: ["a/x"] }, { topic: "a/{device}", decoder: "mine" });
+    expect(router.resolve("a/y").route).toMatchObject({ rule: 0, plugin: undefined });
+    expect(router.resolve("a/x").route).toMatchObject({ rule: 1, plugin: "mine" });
+  });
+
+  it("{device+} may stand in the middle, and # stands for nothing, too", () => {
+    const router = routerOf({ topic: "f/{device+}/data" }, { topic: "g/{device}/#" });
+    expect(router.resolve("f/a/b/data").route?.device).toBe("a%2Fb");
+    expect(router.resolve("f/data").route).toBeUndefined();
+    expect(router.resolve("g/a").route?.device).toBe("a");
+    expect(router.resolve("g/a/b/c").route?.device).toBe("a");
+  });
+
+  it("a device id can be a level of any topic, and no two devices share one", () => {
+    expect(deviceId("a+b#c%d/e\u0007")).toBe("a%2Bb%23c%25d%2Fe%07");
+    expect(deviceId("%2F")).not.toBe(deviceId("/"));
+    expect(deviceProblem(deviceId("\u0080é/+#"))).toBeUndefined();
+  });
+
+  it("no topic can speak for the gateway itself", () => {
+    expect(found("devices/_gateway/telemetry")).toEqual([0, "%5Fgateway", "telemetry"]);
+  });
+
+  it("a device id over 256 bytes is no device, for no plugin either", () => {
+    const router = routerOf({ topic: "raw/{device}", decoder: "mine" });
+    expect(router.resolve(`raw/${"é".repeat(128)}`).route?.device).toHaveLength(128);
+    expect(router.resolve(`raw/${"é".repeat(129)}`).route).toMatchObject({ device: "", plugin: undefined });
+  });
+
+  it("a flood of topics does not grow the memory of them", () => {
+    const router = routerOf({ topic: "d/{device}" });
+    for (let i = 0; i < 50_000; i++) router.resolve(`d/${i}`);
+    expect(router.remembered).toBeLessThanOrEqual(2 * 8192);
+    expect(router.resolve("d/7").route?.device).toBe("7");
+  });
+
+  it("what is used stays remembered while others pass", () => {
+    const map = new RecentMap<number>(10);
+    map.set("kept", 1);
+    for (let i = 0; i < 100; i++) {
+      map.set(`passing ${i}`, i);
+      expect(map.get("kept")).toBe(1);
+    }
+    expect(map.get("passing 0")).toBeUndefined();
+  });
+});
+
+describe("options", () => {
+  it("an empty section has every default", () => {
+    expect(brokerSchema.parse({})).toEqual({ enabled: true, host: "127.0.0.1", port: 1883 });
+    expect(sourcesSchema.parse({})).toMatchObject({
+      kernel: { enabled: true, intervalMs: 10_000 },
+      system: { enabled: true, intervalMs: 10_000 },
+    });
+  });
+
+  for (const [path, message, section] of [
+    ["devices.0.topic", "must have {device}", { devices: [{ topic: "a/b" }] }],
+    ["devices.1.topic", "more than one of", { devices: [{ topic: "{device}" }, { topic: "*/{device}/#" }] }],
+    ["devices.0.topic", "# before its end", { devices: [{ topic: "#/{device}" }] }],
+    ["devices.0.topic", "as a whole level", { devices: [{ topic: "a{device}" }] }],
+    ["devices.0.topic", "inside the level", { devices: [{ topic: "a+/{device}" }] }],
+    ["devices.0.skip.0", "must not name", { devices: [{ topic: "{device}", skip: ["{device}"] }] }],
+    ["devices.0.values", "expected a path", { devices: [{ topic: "{device}", values: "object" }] }],
+    [
+      "devices.0.decoder",
+      "built-in decoder",
+      { devices: [{ topic: "{device}", decoder: "mine", time: "$.t" }] },
+    ],
+    ["devices.0", "unit", { devices: [{ topic: "{device}", unit: "Cel" }] }],
+    ["system.intervalMs", "", { system: { intervalMs: 0 } }],
+  ] as const) {
+    it(`an error at ${path} says: ${message}`, () => {
+      const issues = sourcesSchema.safeParse(section).error?.issues ?? [];
+      expect(issues.map((issue) => issue.path.join("."))).toEqual([path]);
+      expect(issues[0]?.message).toContain(message);
+    });
+  }
+});
+
+describe("bounds of the broker", () => {
+  it("a packet of the limit passes, one byte more does not, a fifth length byte never", () => {
+    const header = (...bytes: number[]) => new PacketGuard(300).pass(Uint8Array.from(bytes));
+    expect(header(0x30, 0xac, 0x02)).toBe(true);
+    expect(header(0x30, 0xad, 0x02)).toBe(false);
+    expect(header(0x30, 0x80, 0x80, 0x80, 0x80)).toBe(false);
+  });
+
+  it("retained messages of devices are bounded in number, and leave room for Weir's", async () => {
+    let full = 0;
+    const store = new SessionStore(
+      (topic) => topic.startsWith("weir/"),
+      () => full++,
+    );
+    const put = (topic: string) =>
+      store.storeRetained({
+        cmd: "publish",
+        topic,
+        payload: Buffer.from("x"),
+        qos: 0,
+        retain: true,
+        dup: false,
+        brokerId: "",
+        brokerCounter: 0,
+      });
+    for (let i = 0; i < 16_384; i++) put(`t/${i}`);
+    expect(full).toBe(0);
+    put("t/one-more");
+    expect(full).toBe(1);
+    put("t/5");
+    put("weir/status");
+    expect(full).toBe(1);
+    const kept: string[] = [];
+    for await (const { topic } of store.createRetainedStreamCombi(["weir/#", "t/one-more", "t/5"]))
+      kept.push(topic);
+    expect(kept).toEqual(["weir/status", "t/5"]);
+  });
+});
+
+describe("labels", () => {
+  it("keys are sorted and nothing in them can break the form", () => {
+    expect(metricName("m", { b: "1", a: "x;y=z %~\n" })).toBe("m;a=x%3By%3Dz%20%25%7E%0A;b=1");
+    expect(metricName("m", { a: "" })).toBe("m");
+  });
+});
