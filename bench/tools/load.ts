@@ -18,7 +18,7 @@ function connectPacket(id: string): Buffer {
 }
 
 const payload = (n: number): string =>
-  `{"temp_c":${(20 + (n % 500) / 10).toFixed(1)},"rpm":${1000 + (n % 700)},"v1":${n % 97},"v2":${(n % 31) / 4},"v3":${n % 13},"on":true,"seq":${n}}`.padEnd(
+  `{"temp_c":${(20 + (n % 500) / 10).toFixed(1)},"rpm":${1000 + (n % 700)},"flow":${n % 97},"level":${(n % 31) / 4},"load":${n % 13},"seq":${n}}`.padEnd(
     100,
   );
 

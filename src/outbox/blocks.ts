@@ -10,15 +10,17 @@ const params = { [constants.ZSTD_c_compressionLevel]: 1 };
 
 /** The bytes to store for a frame. */
 export function storeFrame(frame: Frame, crc32c: Crc32c): Uint8Array {
-  const block = packBlock(frame, crc32c);
+  const packed = packBlock(frame, crc32c);
+  // Rows made to resist packing could push a block over the limit that its frame is under.
+  const block = packed.byteLength > FrameLimits.bytes ? new Uint8Array(frame.buffer) : packed;
   if (block.byteLength < LEAST_TO_COMPRESS) return block;
   // Telling the size, and having one output buffer for it, is worth a third of the time at 9 KB.
-  const packed = zstdCompressSync(block, {
+  const compressed = zstdCompressSync(block, {
     params,
     pledgedSrcSize: block.byteLength,
     chunkSize: block.byteLength + 64,
   });
-  return packed.byteLength < block.byteLength ? packed : block;
+  return compressed.byteLength < block.byteLength ? compressed : block;
 }
 
 /**

@@ -11,8 +11,9 @@ const SLICE_ROWS = 5_000;
 const SLICE_PAGES = { idle: 2_000, busy: 128 } as const;
 /** Free pages that are kept for what comes next: 4 MiB. */
 const SPARE_PAGES = 1_024;
-/** Chunks dropped before looking at the room again. */
+/** Chunks dropped before looking at the room again, and for one new chunk at most (after the limit was lowered). */
 const DROP_ROWS = 16;
+const MOST_DROPS = 2_048;
 /** Beside a chunk's own pages: index, counts, state, and b-tree pages that split. */
 const OVERHEAD_PAGES = 8;
 
@@ -112,7 +113,7 @@ export class Room {
     // `host` first, `alarm` last.
     for (const stream of STREAMS.toReversed()) {
       let from = 0;
-      while (left < target) {
+      for (let drops = 0; left < target && drops < MOST_DROPS; drops += DROP_ROWS) {
         const next = this.#drop(stream, from);
         if (next === undefined) break;
         from = next;

@@ -24,8 +24,9 @@ const SLOTS = 24;
 const HOST_BASE_MIB = 160;
 /** A worker's heap and its frames, besides the component's memories. */
 const WORKER_MIB = 64;
-/** Vetting children at a time. */
+/** Vetting children at a time, and first starts: more would only slow each other into their deadlines. */
 const VETS_AT_A_TIME = 2;
+const STARTS_AT_A_TIME = 8;
 
 /** What the manager needs from outside. */
 export interface PluginManagerOptions {
@@ -161,24 +162,19 @@ export class PluginManager {
     this.#known.set(name, { name, version, hash, state, reason: undefined, limits, options, runner: undefined });
   }
 
-  /** A few at a time: each takes most of a core for a moment. What is in the cache takes no time. */
   async #vetAll(candidates: readonly Candidate[]): Promise<[Candidate, Vetted][]> {
     const { cacheDir, without } = this.#parts;
     const vetted: [Candidate, Vetted][] = [];
-    const left = [...candidates];
-    const work = async (): Promise<void> => {
-      for (let next = left.shift(); next !== undefined; next = left.shift()) {
-        const { name, hash, component, manifest } = next;
-        const { memoryMiB } = mergeLimits(this.#optionsOf(name).limits, manifest.limits);
-        try {
-          const jail = without === undefined ? {} : { without };
-          vetted.push([next, await vet(hash, component, { cacheDir, memoryMiB, ...jail })]);
-        } catch (thrown) {
-          this.#refuse(name, messageOf(thrown));
-        }
+    await inTurns(VETS_AT_A_TIME, candidates, async (candidate) => {
+      const { name, hash, component, manifest } = candidate;
+      const { memoryMiB } = mergeLimits(this.#optionsOf(name).limits, manifest.limits);
+      try {
+        const jail = without === undefined ? {} : { without };
+        vetted.push([candidate, await vet(hash, component, { cacheDir, memoryMiB, ...jail })]);
+      } catch (thrown) {
+        this.#refuse(name, messageOf(thrown));
       }
-    };
-    await Promise.all(Array.from({ length: VETS_AT_A_TIME }, work));
+    });
     return vetted;
   }
 
@@ -214,7 +210,7 @@ export class PluginManager {
       if (known !== undefined) this.#known.set(candidate.name, { ...known, runner });
     }
     this.#chain = new Chain(runners);
-    await Promise.all(runners.map((runner) => runner.start()));
+    await inTurns(STARTS_AT_A_TIME, runners, (runner) => runner.start());
   }
 
   /** What a plugin is run from; undefined, and refused, when its configuration doesn't fit its own schema. */
@@ -249,4 +245,13 @@ export class PluginManager {
       onLog: (level, text) => onLog(name, level, text),
     };
   }
+}
+
+/** Works through items, some at a time. */
+async function inTurns<T>(atATime: number, items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+  const left = [...items];
+  const turn = async (): Promise<void> => {
+    for (let next = left.shift(); next !== undefined; next = left.shift()) await work(next);
+  };
+  await Promise.all(Array.from({ length: atATime }, turn));
 }

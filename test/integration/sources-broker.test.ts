@@ -276,7 +276,7 @@ describe("bounds", () => {
     for (let read = true; read && sent < 2000; sent++) {
       socket.write(publish1("devices/a/b", sent + 1, payload));
       read = await vi
-        .waitFor(() => expect(messages.length).toBe(sent + 1), { timeout: 200, interval: 1 })
+        .waitFor(() => expect(messages.length).toBe(sent + 1), { timeout: 1000, interval: 1 })
         .then(
           () => true,
           () => false,

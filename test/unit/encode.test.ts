@@ -1,0 +1,286 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { type Frame, Kind, Status } from "../../src/core/frame.ts";
+import { FrameBuilder } from "../../src/core/frame-builder.ts";
+import type { Outgoing } from "../../src/core/ports.ts";
+import { UplinkEncoder } from "../../src/uplink/encode.ts";
+import { encodeAlarms } from "../../src/uplink/encode-alarm.ts";
+import { encodeJson, milliseconds } from "../../src/uplink/encode-json.ts";
+import { LastValues } from "../../src/uplink/encode-last.ts";
+
+type Row = readonly [
+  device: string,
+  metric: string,
+  timeUs: number,
+  kind: Kind,
+  status: number,
+  value: number | string | Uint8Array,
+];
+
+function frameOf(...rows: readonly Row[]): Frame {
+  const builder = new FrameBuilder();
+  for (const [device, metric, timeUs, kind, status, value] of rows) {
+    const stored =
+      typeof value === "number"
+        ? value
+        : typeof value === "string"
+          ? builder.text(value)
+          : builder.blob(value);
+    builder.add(builder.device(device), builder.metric(metric), timeUs, kind, status, stored);
+  }
+  return builder.build();
+}
+
+const T = 1_763_640_000_123_000;
+const key = (frame: Frame) => ({ epoch: "5f1c9a2e", stream: "data" as const, seq: 88_120, span: frame.rows });
+const text = (frame: Frame): string => Buffer.from(encodeJson("hall3-9f2c", key(frame), [frame])).toString();
+const samples = (frame: Frame): unknown => JSON.parse(text(frame)).samples;
+const body = (message: Outgoing | undefined): unknown =>
+  JSON.parse(Buffer.from(message?.payload ?? "").toString());
+
+describe("a batch as JSON", () => {
+  it("is what the design shows, to the byte", () => {
+    const frame = frameOf(
+      ["pump-1", "temp_c", T, Kind.number, 0, 71.2],
+      ["pump-1", "rpm", T, Kind.integer, 0, 1480],
+      ["pump-2", "temp_c", T + 17_000, Kind.null, Status.bad, 0],
+    );
+    expect(text(frame)).toBe(
+      '{"v":1,"id":"hall3-9f2c/5f1c9a2e/data/88120","gateway":"hall3-9f2c","epoch":"5f1c9a2e","stream":"data","seq":88120,"span":3,"samples":[' +
+        '{"device":"pump-1","ts":1763640000123,"values":{"temp_c":71.2,"rpm":1480}},' +
+        '{"device":"pump-2","ts":1763640000140,"q":"bad","values":{"temp_c":null}}]}',
+    );
+  });
+
+  it("writes every kind of value", () => {
+    const frame = frameOf(
+      ["d", "n", T, Kind.number, 0, -1.5e-9],
+      ["d", "big", T, Kind.number, 0, 1.5e300],
+      ["d", "i", T, Kind.integer, 0, -(2 ** 53) + 1],
+      ["d", "yes", T, Kind.boolean, 0, 1],
+      ["d", "no", T, Kind.boolean, 0, 0],
+      ["d", "t", T, Kind.text, 0, 'line\n"quoted" \u2028 °C'],
+      ["d", "b", T, Kind.bytes, 0, Uint8Array.of(0, 255, 128)],
+      ["d", "z", T, Kind.null, 0, 0],
+    );
+    const values = {
+      n: -1.5e-9,
+      big: 1.5e300,
+      i: -(2 ** 53) + 1,
+      yes: true,
+      no: false,
+      t: 'line\n"quoted" \u2028 °C',
+      b: { b64: "AP+A" },
+      z: null,
+    };
+    expect(samples(frame)).toEqual([{ device: "d", ts: T / 1000, values }]);
+  });
+
+  it("says what is not normal about a status, and nothing about the gateway's time", () => {
+    const of = (status: number) => frameOf(["d", "x", T, Kind.number, status, 1]);
+    const sample = { device: "d", ts: T / 1000, values: { x: 1 } };
+    expect(samples(of(Status.gatewayTime | Status.retained))).toEqual([sample]);
+    expect(samples(of(Status.uncertain))).toEqual([{ ...sample, q: "uncertain" }]);
+    expect(samples(of(Status.stale | Status.historical))).toEqual([{ ...sample, q: "stale", hist: true }]);
+    expect(samples(of(Status.gatewayTime | Status.clockUnsynchronised))).toEqual([
+      { ...sample, clk: "unsync" },
+    ]);
+  });
+
+  it("starts a new object for another device, time or status, and for a metric that comes again", () => {
+    const rows: Row[] = [
+      ["a", "x", T, Kind.number, 0, 1],
+      ["a", "y", T, Kind.number, 0, 2],
+      ["a", "x", T, Kind.number, 0, 3],
+      ["a", "y", T, Kind.number, Status.bad, 4],
+      ["a", "x", T + 1000, Kind.number, Status.bad, 5],
+      ["b", "x", T + 1000, Kind.number, Status.bad, 6],
+    ];
+    const values = (JSON.parse(text(frameOf(...rows))).samples as { values: unknown }[]).map(
+      (sample) => sample.values,
+    );
+    expect(values).toEqual([{ x: 1, y: 2 }, { x: 3 }, { y: 4 }, { x: 5 }, { x: 6 }]);
+  });
+
+  it("takes one name with two units for one member", () => {
+    const builder = new FrameBuilder();
+    const device = builder.device("d");
+    builder.add(device, builder.metric("x", "m"), T, Kind.number, 0, 1);
+    builder.add(device, builder.metric("x", "km"), T, Kind.number, 0, 2);
+    expect(samples(builder.build())).toMatchObject([{ values: { x: 1 } }, { values: { x: 2 } }]);
+  });
+
+  it("joins chunks, also empty ones", () => {
+    const frames = [
+      frameOf(["d", "x", T, Kind.number, 0, 1]),
+      frameOf(),
+      frameOf(["d", "x", T, Kind.number, 0, 2]),
+    ];
+    const batch = { epoch: "00000000", stream: "data" as const, seq: 0, span: 2 };
+    expect(JSON.parse(Buffer.from(encodeJson("g", batch, frames)).toString()).samples).toHaveLength(2);
+    expect(JSON.parse(Buffer.from(encodeJson("g", batch, [frameOf()])).toString()).samples).toEqual([]);
+  });
+
+  it("is valid for any names and texts", () => {
+    const name = fc.string({ unit: "grapheme", minLength: 1, maxLength: 20 });
+    fc.assert(
+      fc.property(fc.array(fc.tuple(name, name, name), { minLength: 1, maxLength: 20 }), (rows) => {
+        const frame = frameOf(
+          ...rows.map(([device, metric, value]): Row => [device, metric, T, Kind.text, 0, value]),
+        );
+        const found = (
+          JSON.parse(text(frame)).samples as { device: string; values: Record<string, string> }[]
+        ).flatMap(({ device, values }) =>
+          Object.entries(values).map(([metric, value]) => JSON.stringify([device, metric, value])),
+        );
+        // As a set: members that look like integers don't keep their order in an object.
+        expect(found.sort()).toEqual(rows.map((row) => JSON.stringify(row)).sort());
+      }),
+    );
+  });
+
+  it("keeps every microsecond of a time", () => {
+    expect(milliseconds(T + 456)).toBe("1763640000123.456");
+    expect(milliseconds(T + 450)).toBe("1763640000123.45");
+    expect(milliseconds(0)).toBe("0");
+    expect(milliseconds(-1)).toBe("-0.001");
+    expect(milliseconds(-1_500)).toBe("-1.5");
+    fc.assert(
+      fc.property(fc.maxSafeInteger(), (timeUs) => {
+        const [whole = "", fraction = ""] = milliseconds(timeUs).replace("-", "").split(".");
+        expect(BigInt(whole + fraction.padEnd(3, "0"))).toBe(BigInt(Math.abs(timeUs)));
+      }),
+    );
+  });
+});
+
+describe("the retained last values", () => {
+  const last = () => new LastValues("last/{gateway}/{device}", "g");
+
+  it("merge metrics over batches, in order of first appearance, with the latest time and quality", () => {
+    const values = last();
+    values.update([frameOf(["p", "temp", T, Kind.number, 0, 1], ["p", "rpm", T, Kind.integer, 0, 2])], 1);
+    values.update(
+      [
+        frameOf(["p", "temp", T + 5000, Kind.number, Status.bad, 3]),
+        frameOf(["q", "on", T, Kind.boolean, 0, 1]),
+      ],
+      2,
+    );
+    const messages = values.take(0);
+    expect(messages.map(({ topic, retain, qos }) => [topic, retain, qos])).toEqual([
+      ["last/g/p", true, 1],
+      ["last/g/q", true, 1],
+    ]);
+    expect(Buffer.from(messages[0]?.payload ?? "").toString()).toBe(
+      `{"temp":3,"rpm":2,"_ts":${(T + 5000) / 1000},"_q":"bad"}`,
+    );
+  });
+
+  it("come at most once a second, for devices that changed", () => {
+    const values = last();
+    values.update([frameOf(["p", "x", T, Kind.number, 0, 1], ["q", "x", T, Kind.number, 0, 1])], 1);
+    expect(values.take(5000)).toHaveLength(2);
+    expect(values.dueMs).toBeUndefined();
+    values.update([frameOf(["p", "x", T, Kind.number, 0, 2])], 2);
+    expect(values.take(5999)).toEqual([]);
+    expect(values.dueMs).toBe(6000);
+    expect(values.take(6000).map(body)).toEqual([{ x: 2, _ts: T / 1000, _q: "good" }]);
+    values.refresh();
+    expect(values.take(7000)).toHaveLength(2);
+  });
+
+  it("are not taken back by a batch that comes again late, nor by historical rows", () => {
+    const values = last();
+    values.update([frameOf(["p", "x", T, Kind.number, 0, 2])], 2);
+    values.update([frameOf(["p", "x", T - 9, Kind.number, Status.bad, 1])], 1);
+    values.update([frameOf(["p", "x", T - 9, Kind.number, Status.historical, 0])], 3);
+    expect(values.take(0).map(body)).toEqual([{ x: 2, _ts: T / 1000, _q: "good" }]);
+  });
+
+  it("are bounded in devices and bytes, and count what is beyond", () => {
+    const values = last();
+    const many = Array.from({ length: 10_050 }, (_, i): Row => [`d${i}`, "x", T, Kind.number, 0, i]);
+    values.update([frameOf(...many)], 1);
+    expect(values.skipped).toBe(50);
+    let sent = 0;
+    for (let now = 0; values.dueMs !== undefined; now += 1000) {
+      const messages = values.take(now);
+      expect(messages.length).toBeLessThanOrEqual(1000);
+      sent += messages.length;
+    }
+    expect(sent).toBe(10_000);
+    const large = last();
+    const texts = Array.from(
+      { length: 50 },
+      (_, i): Row => ["d", `m${i}`, T, Kind.text, 0, `${i}`.padEnd(60_000, "x")],
+    );
+    for (let device = 0; device < 10; device++) {
+      large.update([frameOf(...texts.map((row): Row => [`d${device}`, row[1], T, Kind.text, 0, row[5]]))], 1);
+    }
+    expect(large.skipped).toBeGreaterThan(100);
+    expect(large.take(0).reduce((sum, { payload }) => sum + payload.byteLength, 0)).toBeLessThan(
+      17 * 2 ** 20,
+    );
+  });
+});
+
+describe("the retained alarms", () => {
+  const alarm = (device: string, code: string, active: boolean): Row[] => [
+    [device, `alarm.active;code=${code}`, T, Kind.boolean, Status.gatewayTime, active ? 1 : 0],
+    [device, `alarm.severity;code=${code}`, T, Kind.text, Status.gatewayTime, "warning"],
+    [device, `alarm.message;code=${code}`, T, Kind.text, Status.gatewayTime, "too hot"],
+  ];
+
+  it("show each alarm's last state, and empty the message of one that ended", () => {
+    const frames = [
+      frameOf(...alarm("p", "hot", true), ...alarm("q", "hot", true)),
+      frameOf(...alarm("p", "hot", false)),
+    ];
+    const messages = encodeAlarms("alarm/{device}/{code}", "g", frames);
+    expect(messages.map(({ topic, payload }) => [topic, payload.byteLength > 0])).toEqual([
+      ["alarm/p/hot", false],
+      ["alarm/q/hot", true],
+    ]);
+    expect(body(messages[1])).toEqual({
+      device: "q",
+      code: "hot",
+      active: true,
+      severity: "warning",
+      message: "too hot",
+      ts: T / 1000,
+    });
+  });
+
+  it("keep a code to one level of the topic, whatever it is", () => {
+    const messages = encodeAlarms("alarm/{device}/{code}", "g", [
+      frameOf(...alarm("p", "a%3Bb/+#", true), ...alarm("p", "%zz", true)),
+    ]);
+    expect(messages.map(({ topic }) => topic)).toEqual(["alarm/p/a%3Bb%2F%2B%23", "alarm/p/%zz"]);
+    expect(messages.map(body)).toMatchObject([{ code: "a;b/+#" }, { code: "%zz" }]);
+  });
+});
+
+describe("an uplink's encoder", () => {
+  it("repeats the key as user properties, and leaves out what has no topic", () => {
+    const encoder = new UplinkEncoder("g", {
+      batch: "w/{gateway}/{stream}",
+      last: undefined,
+      alarm: undefined,
+    });
+    const frame = frameOf(["d", "alarm.active;code=x", T, Kind.boolean, 0, 1]);
+    const encoded = encoder.encode({ ...key(frame), stream: "alarm" }, [frame], 1);
+    expect(encoded.samples).toBe(1);
+    expect(encoded.messages).toMatchObject([
+      {
+        topic: "w/g/alarm",
+        qos: 1,
+        retain: false,
+        contentType: "application/json",
+        userProperties: { gateway: "g", epoch: "5f1c9a2e", stream: "alarm", seq: "88120", span: "1" },
+      },
+    ]);
+    expect(encoder.takeDerived(0)).toEqual([]);
+    expect(encoder.derivedDueMs).toBeUndefined();
+  });
+});
