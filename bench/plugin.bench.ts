@@ -9,12 +9,13 @@
  *
  * Aims: C >= 10 M and JavaScript >= 1 M samples/s at 1,024 rows of 20 devices.
  */
+
+import { createHash } from "node:crypto";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { chmod } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createHash } from "node:crypto";
-import { Frame } from "../src/core/frame.ts";
+import type { Frame } from "../src/core/frame.ts";
 import { FrameBuilder } from "../src/core/frame-builder.ts";
 import { Chain } from "../src/plugins/chain.ts";
 import { HostPool } from "../src/plugins/host.ts";
@@ -59,14 +60,13 @@ async function loadHere(vetted: Vetted, config: string): Promise<Loaded> {
     "weir:plugin/effects": { publish: () => {}, alarm: () => {} },
   };
   let last: (() => number) | undefined;
-  const wasm = Reflect.get(globalThis, "WebAssembly");
   const made = generated.instantiate(
-    (name: string) => new wasm.Module(readFileSync(join(vetted.dir, name))),
+    (name: string) => new WebAssembly.Module(readFileSync(join(vetted.dir, name))),
     imports,
-    (module: object, given: object) => {
-      const instance = new wasm.Instance(module, given);
+    (module: WebAssembly.Module, given: object) => {
+      const instance = new WebAssembly.Instance(module, given);
       const name = "weir:plugin/transform@0.1.0#transform";
-      const call: CoreFunction | undefined = instance.exports[name];
+      const call = instance.exports[name];
       if (call === undefined) return instance;
       const seen: CoreFunction = (...given) => {
         last = () => call(...given);
@@ -136,7 +136,10 @@ try {
   for (const { language, file, config } of subjects) {
     const bytes = readFileSync(join(root, file));
     const coldMs = performance.now();
-    const vetted = await vet(createHash("sha256").update(bytes).digest("hex"), bytes, { cacheDir, memoryMiB: 64 });
+    const vetted = await vet(createHash("sha256").update(bytes).digest("hex"), bytes, {
+      cacheDir,
+      memoryMiB: 64,
+    });
     const vetMs = performance.now() - coldMs;
     const runner = new Runner(
       {

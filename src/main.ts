@@ -121,7 +121,8 @@ export class Agent {
     early.handOver(ingest);
     effects.run();
 
-    const epochs = (await outbox.info()).epochs;
+    // Only the latest: a consumer that was away longer reads gaps.
+    const epochs = (await outbox.info()).epochs.slice(-8);
     for (const [name, options] of wanted) {
       const uplink = await this.#makeUplink(name, options, epochs);
       const gapMessage = (gap: Gap): Outgoing => this.#gapMessage(options, gap);

@@ -76,7 +76,7 @@ export class WorkerOutbox implements Outbox {
       workerData: this.#plan,
       name: "outbox",
       // What it makes is short-lived or outside the heap.
-      resourceLimits: { maxYoungGenerationSizeMb: 8, maxOldGenerationSizeMb: 256 },
+      resourceLimits: { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 128 },
     });
     this.#worker = worker;
     let cause: WeirError | undefined;

@@ -58,7 +58,7 @@ const MOST_EFFECTS = 10_000;
 /** Effects given out by one call. */
 const EFFECTS_AT_ONCE = 256;
 /** Batches given out by one lease have at most this many (estimated) bytes, or are one. */
-const LEASE_BYTES = 8 * 2 ** 20;
+const LEASE_BYTES = 2 ** 20;
 const DEAD_ROWS = 256;
 /** Earlier epochs remembered after nothing is left of them. */
 const EPOCHS_KEPT = 64;

@@ -37,13 +37,20 @@ export class RowBinding {
     const keep = new Uint8Array(frame.rows);
     let rows = 0;
     for (let row = 0; row < frame.rows; row++) {
-      const wanted = (devices.mask[frame.device[row] ?? 0] ?? 0) & (metrics.mask[frame.metric[row] ?? 0] ?? 0);
+      const wanted =
+        (devices.mask[frame.device[row] ?? 0] ?? 0) & (metrics.mask[frame.metric[row] ?? 0] ?? 0);
       keep[row] = wanted;
       rows += wanted;
     }
     if (rows === 0) return { bound: undefined, passing: frame };
     if (rows === frame.rows) return { bound: frame, passing: undefined };
-    return { bound: select(frame, keep), passing: select(frame, keep.map((kept) => 1 - kept)) };
+    return {
+      bound: select(frame, keep),
+      passing: select(
+        frame,
+        keep.map((kept) => 1 - kept),
+      ),
+    };
   }
 
   /** The rows whose device is the plugin's, and how many were not. */

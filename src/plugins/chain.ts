@@ -27,6 +27,8 @@ import type { Runner } from "./runner.ts";
 interface Ticket {
   readonly generation: number;
   readonly seq: number;
+  /** settles with the result of the input before */
+  readonly before: Promise<unknown> | undefined;
 }
 
 /** A place where inputs enter one at a time, in order. */
@@ -101,6 +103,7 @@ export class Chain implements PluginChain {
   readonly #runners: readonly Runner[];
   #generation = 0;
   #seq = 0;
+  #tail: Promise<unknown> | undefined;
   /** the first failure since the last restart, and whose it was */
   #failed: { readonly seq: number; readonly failure: ChainFailure } | undefined;
 
@@ -130,7 +133,7 @@ export class Chain implements PluginChain {
   }
 
   process(input: ChainInput): Promise<ChainResult> {
-    return this.#run({ generation: this.#generation, seq: this.#seq++ }, input, NO_TIMERS, 0);
+    return this.#begin(input, NO_TIMERS, 0);
   }
 
   tick(nowUs: number): Promise<ChainResult> | undefined {
@@ -143,18 +146,31 @@ export class Chain implements PluginChain {
       runner.dueMs += scheduleMs * Math.ceil((nowMs - runner.dueMs + 1) / scheduleMs);
     }
     const input = { source: TIMER_SOURCE, frame: Frame.empty(), messages: NO_MESSAGES, without: NONE };
-    return this.#run({ generation: this.#generation, seq: this.#seq++ }, input, new Set(due), nowUs);
+    return this.#begin(input, new Set(due), nowUs);
   }
 
   async restart(): Promise<void> {
     this.#generation += 1;
     this.#seq = 0;
+    this.#tail = undefined;
     this.#failed = undefined;
     for (const gate of this.#gates) gate.release(true);
     await Promise.all(this.#runners.map((runner) => runner.restart()));
   }
 
-  async #run(ticket: Ticket, input: ChainInput, due: ReadonlySet<Runner>, nowUs: number): Promise<ChainResult> {
+  #begin(input: ChainInput, due: ReadonlySet<Runner>, nowUs: number): Promise<ChainResult> {
+    const ticket = { generation: this.#generation, seq: this.#seq++, before: this.#tail };
+    const result = this.#run(ticket, input, due, nowUs);
+    this.#tail = result;
+    return result;
+  }
+
+  async #run(
+    ticket: Ticket,
+    input: ChainInput,
+    due: ReadonlySet<Runner>,
+    nowUs: number,
+  ): Promise<ChainResult> {
     const gathered: Gathered = { state: [], effects: [], rejected: [], counts: [] };
     let frame = input.frame;
     try {
@@ -163,11 +179,20 @@ export class Chain implements PluginChain {
         const entered =
           stage.kind === "decode"
             ? this.#decode(stage.runner, input, frame, gathered)
-            : this.#transform(stage.runner, input, frame, gathered, due.has(stage.runner) ? nowUs : undefined);
+            : this.#transform(
+                stage.runner,
+                input,
+                frame,
+                gathered,
+                due.has(stage.runner) ? nowUs : undefined,
+              );
         if (stage.last) stage.gate.entered();
         frame = entered instanceof Frame ? entered : await entered;
         this.#check(ticket);
       }
+      // One that had little to do may be done before one ahead of it has failed.
+      await ticket.before;
+      this.#check(ticket);
     } catch (thrown) {
       if (thrown instanceof Stopped) return { ok: false, failure: this.#poison(ticket, thrown.failure) };
       throw thrown;
@@ -211,7 +236,12 @@ export class Chain implements PluginChain {
     const instance = runner.instance;
     const { length } = messages.device;
     if (instance === undefined || input.without.has(runner.name)) {
-      rejectAll(gathered, runner.name, length, `plugin ${runner.name}: ${runner.lastError ?? `is ${runner.state}`}`);
+      rejectAll(
+        gathered,
+        runner.name,
+        length,
+        `plugin ${runner.name}: ${runner.lastError ?? `is ${runner.state}`}`,
+      );
       gathered.counts.push(countsOf(runner, { in: length, rejected: length }));
       return frame;
     }
@@ -234,7 +264,8 @@ export class Chain implements PluginChain {
   ): Frame | Promise<Frame> {
     const { exports, onFailure } = runner.spec;
     const none = { bound: undefined, passing: frame };
-    const { bound, passing } = exports.transform === undefined ? none : runner.binding.divide(input.source, frame);
+    const { bound, passing } =
+      exports.transform === undefined ? none : runner.binding.divide(input.source, frame);
     const instance = runner.instance;
     if (bound !== undefined && input.without.has(runner.name)) {
       gathered.counts.push(countsOf(runner, { in: bound.rows, rejected: bound.rows }));
@@ -268,7 +299,8 @@ export class Chain implements PluginChain {
     const plugin = runner.name;
     for (const change of result.state) gathered.state.push({ plugin, ...change });
     for (const effect of result.effects) {
-      if (effect.type === "publish" || runner.binding.device(effect.device)) gathered.effects.push({ plugin, ...effect });
+      if (effect.type === "publish" || runner.binding.device(effect.device))
+        gathered.effects.push({ plugin, ...effect });
     }
     for (const { index, reason } of result.rejected) gathered.rejected.push({ plugin, index, reason });
     const { frame, refused } = runner.binding.admit(result.frame);

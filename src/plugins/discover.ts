@@ -42,7 +42,10 @@ export async function discover(dir: string): Promise<Discovered> {
   const candidates = new Map<string, Candidate>();
   const refused: { name: string; reason: string }[] = [];
   if (names.length > MOST_ENTRIES) {
-    refused.push({ name: dir, reason: `${names.length} entries: only the first ${MOST_ENTRIES} are looked at` });
+    refused.push({
+      name: dir,
+      reason: `${names.length} entries: only the first ${MOST_ENTRIES} are looked at`,
+    });
   }
   for (const name of names.sort().slice(0, MOST_ENTRIES)) {
     if (name.startsWith(".")) continue;

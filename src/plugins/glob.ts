@@ -27,7 +27,8 @@ function matches(parts: readonly string[], name: string): boolean {
   const first = parts[0] ?? "";
   const last = parts.at(-1) ?? "";
   if (parts.length === 1) return name === first;
-  if (name.length < first.length + last.length || !name.startsWith(first) || !name.endsWith(last)) return false;
+  if (name.length < first.length + last.length || !name.startsWith(first) || !name.endsWith(last))
+    return false;
   let at = first.length;
   for (const part of parts.slice(1, -1)) {
     at = name.indexOf(part, at);

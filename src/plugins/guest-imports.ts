@@ -24,9 +24,9 @@ const MINUTE_MS = 60_000;
 export type LogSink = (level: LogLevel, text: string) => void;
 
 /** Where a result is a refusal, jco takes what is thrown as the `err`. */
-const refuse = (why: "not-granted" | "limit" | "invalid"): never => {
+function refuse(why: "not-granted" | "limit" | "invalid"): never {
   throw why;
-};
+}
 
 /** The imports of one instance, with what its current call has asked for. */
 export class GuestImports {
@@ -71,8 +71,9 @@ export class GuestImports {
         publish: counted((topic: unknown, payload: unknown, qos: unknown, retain: unknown) =>
           this.#publish(topic, payload, qos, retain),
         ),
-        alarm: counted((device: unknown, code: unknown, active: unknown, severity: unknown, message: unknown) =>
-          this.#alarm(device, code, active, severity, message),
+        alarm: counted(
+          (device: unknown, code: unknown, active: unknown, severity: unknown, message: unknown) =>
+            this.#alarm(device, code, active, severity, message),
         ),
       },
     };
@@ -81,7 +82,11 @@ export class GuestImports {
   /** What the call has asked for; the next call begins with nothing. */
   take(): Pick<ResultFields, "state" | "effects"> {
     if (this.#changed.size === 0 && this.#effects.length === 0) return { state: [], effects: [] };
-    const state = [...this.#changed].map(([id, { scope, key }]) => ({ scope, key, value: this.#state.get(id) }));
+    const state = [...this.#changed].map(([id, { scope, key }]) => ({
+      scope,
+      key,
+      value: this.#state.get(id),
+    }));
     const effects = this.#effects;
     this.#changed = new Map();
     this.#effects = [];
@@ -95,7 +100,8 @@ export class GuestImports {
     if (minute !== this.#minute) {
       this.#minute = minute;
       this.#lines = 0;
-      if (this.#dropped > 0) this.#log("warn", `${this.#dropped} log lines over limits.logPerMin were dropped`);
+      if (this.#dropped > 0)
+        this.#log("warn", `${this.#dropped} log lines over limits.logPerMin were dropped`);
       this.#dropped = 0;
     }
     if (this.#lines >= this.#request.limits.logPerMin) {
@@ -114,12 +120,12 @@ export class GuestImports {
 
   #set(scope: unknown, key: unknown, value: unknown): void {
     if (!this.#request.grants.state) this.#deny("state", "needs: { state: true } in its plugin.yaml");
-    if (!(value instanceof Uint8Array)) return refuse("invalid");
+    if (!(value instanceof Uint8Array)) refuse("invalid");
     const [inScope, inKey] = [name(scope), name(key)];
     const id = `${inScope}\0${inKey}`;
     const before = this.#state.get(id);
     const more = weight(inScope, inKey, value) - (before === undefined ? 0 : weight(inScope, inKey, before));
-    if (this.#stateBytes + more > this.#request.limits.stateBytes) return refuse("limit");
+    if (this.#stateBytes + more > this.#request.limits.stateBytes) refuse("limit");
     this.#stateBytes += more;
     this.#state.set(id, value.slice());
     this.#changed.set(id, { scope: inScope, key: inKey });
@@ -137,28 +143,39 @@ export class GuestImports {
   }
 
   #publish(topic: unknown, payload: unknown, qos: unknown, retain: unknown): void {
-    if (typeof topic !== "string" || !(payload instanceof Uint8Array) || (qos !== 0 && qos !== 1)) return refuse("invalid");
-    if (topic === "" || topic.length > MOST_NAME || /[+#\0]/.test(topic)) return refuse("invalid");
+    if (typeof topic !== "string" || !(payload instanceof Uint8Array) || (qos !== 0 && qos !== 1))
+      refuse("invalid");
+    if (topic === "" || topic.length > MOST_NAME || /[+#\0]/.test(topic)) refuse("invalid");
     if (!topicMatches(this.#request.grants.publish, topic)) {
-      this.#deny("publish", `grant: { publish: [${JSON.stringify(topic)}] } under plugins.<name> in weir.yaml`);
+      this.#deny(
+        "publish",
+        `grant: { publish: [${JSON.stringify(topic)}] } under plugins.<name> in weir.yaml`,
+      );
     }
-    this.#effect({ type: "publish", topic, payload: payload.slice(), qos, retain: retain === true }, payload.byteLength);
+    this.#effect(
+      { type: "publish", topic, payload: payload.slice(), qos, retain: retain === true },
+      payload.byteLength,
+    );
   }
 
   #alarm(device: unknown, code: unknown, active: unknown, severity: unknown, message: unknown): void {
     if (!this.#request.grants.alarm) this.#deny("alarm", "needs: { alarm: true } in its plugin.yaml");
     const known = SEVERITIES.find((one) => one === severity);
-    if (known === undefined || typeof message !== "string") return refuse("invalid");
+    if (known === undefined || typeof message !== "string") refuse("invalid");
     const text = message.slice(0, MOST_TEXT);
     const subject = { device: name(device), code: name(code) };
     // Both become levels of a topic.
-    if ((deviceProblem(subject.device) ?? deviceProblem(subject.code)) !== undefined) return refuse("invalid");
-    this.#effect({ type: "alarm", ...subject, active: active === true, severity: known, message: text }, 2 * text.length);
+    if ((deviceProblem(subject.device) ?? deviceProblem(subject.code)) !== undefined) refuse("invalid");
+    this.#effect(
+      { type: "alarm", ...subject, active: active === true, severity: known, message: text },
+      2 * text.length,
+    );
   }
 
   #effect(effect: EffectFields, bytes: number): void {
     const { effectsPerBatch } = this.#request.limits;
-    if (this.#effects.length >= effectsPerBatch || this.#effectBytes + bytes > MOST_EFFECT_BYTES) return refuse("limit");
+    if (this.#effects.length >= effectsPerBatch || this.#effectBytes + bytes > MOST_EFFECT_BYTES)
+      refuse("limit");
     this.#effectBytes += bytes;
     this.#effects.push(effect);
   }
@@ -175,8 +192,9 @@ export class GuestImports {
 
 /** A scope or key, whose UTF-8 must fit its field. */
 function name(given: unknown): string {
-  if (typeof given === "string" && given.length <= MOST_NAME && Buffer.byteLength(given) <= MOST_NAME) return given;
-  return refuse("invalid");
+  if (typeof given === "string" && given.length <= MOST_NAME && Buffer.byteLength(given) <= MOST_NAME)
+    return given;
+  refuse("invalid");
 }
 
 const weight = (scope: string, key: string, value: Uint8Array): number =>

@@ -85,8 +85,19 @@ function sendLog(level: LogLevel, text: string): void {
 
 function sendFailure(id: number, thrown: unknown): void {
   const answered = thrown instanceof Answered;
-  const reason = answered ? thrown.reason : thrown instanceof Error ? `${thrown.name}: ${thrown.message}` : String(thrown);
-  send(Wire.failure, id, new FieldWriter().u8(answered ? 0 : 1).text(reason.slice(0, MOST_TEXT)).done());
+  const reason = answered
+    ? thrown.reason
+    : thrown instanceof Error
+      ? `${thrown.name}: ${thrown.message}`
+      : String(thrown);
+  send(
+    Wire.failure,
+    id,
+    new FieldWriter()
+      .u8(answered ? 0 : 1)
+      .text(reason.slice(0, MOST_TEXT))
+      .done(),
+  );
 }
 
 /**
@@ -132,7 +143,10 @@ async function load(imports: Record<string, object>): Promise<Component> {
       .map((name) => [name, new WebAssembly.Module(readFileSync(join(dir, name)))]),
   );
   const generated: {
-    instantiate(core: (name: string) => WebAssembly.Module | undefined, imports: object): Record<string, never>;
+    instantiate(
+      core: (name: string) => WebAssembly.Module | undefined,
+      imports: object,
+    ): Record<string, never>;
   } = await import(pathToFileURL(join(dir, "component.js")).href);
   for (const right of ["fs.read", "fs.write", "child", "net", "addon", "wasi", "inspector"]) {
     process.permission?.drop(right);
@@ -159,7 +173,10 @@ function readState(fields: FieldReader): StateEntry[] {
 }
 
 /** Device messages as the contract has them, views on the block. */
-function readMessages(meta: Uint8Array<ArrayBuffer>, block: Uint8Array<ArrayBuffer>): { count: number; batch: object } {
+function readMessages(
+  meta: Uint8Array<ArrayBuffer>,
+  block: Uint8Array<ArrayBuffer>,
+): { count: number; batch: object } {
   const fields = new FieldReader(meta);
   const count = fields.u32();
   const names = [fields.u32(), fields.u32(), fields.u32()].map((entries) =>
@@ -186,7 +203,10 @@ function checkedFrame(value: unknown): LiftedFrame {
 function checkedRejections(value: unknown, count: number): { index: number; reason: string }[] {
   if (!Array.isArray(value)) throw new Error("its types are not the contract's");
   if (value.length > count) throw new Error(`refused ${value.length} of ${count} messages`);
-  return value.map(({ index, reason }: { index: number; reason: string }) => ({ index, reason: String(reason).slice(0, 256) }));
+  return value.map(({ index, reason }: { index: number; reason: string }) => ({
+    index,
+    reason: String(reason).slice(0, 256),
+  }));
 }
 
 const head = readHead(read(WIRE_HEADER_BYTES));

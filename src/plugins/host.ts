@@ -227,7 +227,8 @@ class Host {
 function readExit(line: string): { exited: number; reason: string } | undefined {
   try {
     const said: unknown = JSON.parse(line);
-    if (typeof said !== "object" || said === null || !("exited" in said) || !("reason" in said)) return undefined;
+    if (typeof said !== "object" || said === null || !("exited" in said) || !("reason" in said))
+      return undefined;
     if (typeof said.exited !== "number" || typeof said.reason !== "string") return undefined;
     return { exited: said.exited, reason: said.reason.slice(0, 500) };
   } catch {

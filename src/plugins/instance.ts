@@ -2,8 +2,9 @@
  * One running instance of a plugin, from the agent's side: its calls, their deadlines, and the checks of all it answers.
  * Calls are answered in order. The first failure ends the instance: it, and every call after it, fails.
  */
-import { messageOf } from "../core/errors.ts";
+
 import { deviceProblem } from "../core/dictionary.ts";
+import { messageOf } from "../core/errors.ts";
 import { Frame } from "../core/frame.ts";
 import type { Messages } from "../core/messages.ts";
 import type { StateEntry } from "../core/ports.ts";
@@ -95,7 +96,8 @@ export class Instance {
     this.#slot = slot;
     this.#spec = spec;
     this.#reader = new MessageReader({
-      metaBytes: 2 * spec.limits.stateBytes + 2 * MOST_EFFECT_BYTES + 1024 * spec.limits.effectsPerBatch + 1024 * 1024,
+      metaBytes:
+        2 * spec.limits.stateBytes + 2 * MOST_EFFECT_BYTES + 1024 * spec.limits.effectsPerBatch + 1024 * 1024,
       blockBytes: spec.limits.outputBytes,
     });
   }
@@ -133,8 +135,17 @@ export class Instance {
     const count = messages.device.length;
     const fields = new FieldWriter().u32(count).u32(devices.length).u32(channels.length).u32(topics.length);
     for (const name of [...devices, ...channels, ...topics]) fields.text(name);
-    const columns = [messages.time, messages.device, messages.channel, messages.topic, messages.end, messages.payload];
-    const parts = columns.map((column) => new Uint8Array(column.buffer, column.byteOffset, column.byteLength));
+    const columns = [
+      messages.time,
+      messages.device,
+      messages.channel,
+      messages.topic,
+      messages.end,
+      messages.payload,
+    ];
+    const parts = columns.map(
+      (column) => new Uint8Array(column.buffer, column.byteOffset, column.byteLength),
+    );
     return this.#ask(Wire.decode, fields.done(), parts, count);
   }
 
@@ -232,7 +243,8 @@ export class Instance {
       clearTimeout(this.#timer);
       this.#timer = undefined;
     }
-    if (this.#calls.length > 0) this.#timer ??= setTimeout(() => this.#checkDeadline(), this.#calls[0]?.limitMs);
+    if (this.#calls.length > 0)
+      this.#timer ??= setTimeout(() => this.#checkDeadline(), this.#calls[0]?.limitMs);
     call.resolve({ ok: true, frame, ...result });
   }
 
@@ -254,7 +266,8 @@ export class Instance {
         if (wrong !== undefined) throw brokenWire(`an alarm whose device or code ${wrong}`);
       }
     }
-    for (const { index } of rejected) if (index >= messages) throw brokenWire("refused a message that it was not given");
+    for (const { index } of rejected)
+      if (index >= messages) throw brokenWire("refused a message that it was not given");
   }
 
   #account(scope: string, key: string, bytes: number | undefined): void {
@@ -275,7 +288,8 @@ export class Instance {
       this.#logLines = 0;
     }
     this.#logLines += 1;
-    if (this.#logLines > 2 * this.#spec.limits.logPerMin + LOG_SLACK) throw brokenWire("more log lines than its limit");
+    if (this.#logLines > 2 * this.#spec.limits.logPerMin + LOG_SLACK)
+      throw brokenWire("more log lines than its limit");
     const fields = new FieldReader(meta);
     const level = LOG_LEVELS[fields.u8()];
     if (level === undefined) throw brokenWire("an unknown log level");

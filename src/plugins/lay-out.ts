@@ -41,7 +41,10 @@ const encoder = new TextEncoder();
  * The raw block of a returned frame. Structure only: the agent checks every invariant again.
  * @throws Error over the limits, or when columns differ in length
  */
-export function layOut(frame: LiftedFrame, most: { readonly rows: number; readonly bytes: number }): Uint8Array<ArrayBuffer> {
+export function layOut(
+  frame: LiftedFrame,
+  most: { readonly rows: number; readonly bytes: number },
+): Uint8Array<ArrayBuffer> {
   const rows = frame.device.length;
   for (const name of ["metric", "time", "kind", "status", "value"] as const) {
     if (frame[name].length !== rows) {
@@ -50,7 +53,8 @@ export function layOut(frame: LiftedFrame, most: { readonly rows: number; readon
   }
   if (rows > most.rows) throw new Error(`returned ${rows} rows, its limit is ${most.rows}`);
   const { devices, metrics, units, texts, blobs } = frame;
-  if (units.length !== metrics.length) throw new Error(`returned ${units.length} units for ${metrics.length} metrics`);
+  if (units.length !== metrics.length)
+    throw new Error(`returned ${units.length} units for ${metrics.length} metrics`);
   const names = devices.concat(metrics, units, texts);
   const text = names.join("");
   let textBytes = text.length;

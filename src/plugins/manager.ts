@@ -11,7 +11,13 @@ import { type Candidate, discover } from "./discover.ts";
 import { HostPool } from "./host.ts";
 import type { JailLayer, LayerReport } from "./jail-report.ts";
 import { mergeConfig, mergeLimits, type PluginLimits } from "./manifest.ts";
-import { type Binding, bindingOf, defaultPluginOptions, type PluginOptions, type PluginsOptions } from "./options.ts";
+import {
+  type Binding,
+  bindingOf,
+  defaultPluginOptions,
+  type PluginOptions,
+  type PluginsOptions,
+} from "./options.ts";
 import { Runner } from "./runner.ts";
 import { pruneCache, type Vetted, vet } from "./vet.ts";
 import type { LogLevel } from "./wire.ts";
@@ -105,7 +111,16 @@ export class PluginManager {
         const { state, lastError, failures, restarts } = runner;
         const { decoder, transform, timer } = runner.spec.exports;
         const exports = [decoder, transform, timer].filter((name) => name !== undefined);
-        return { ...known, state, reason: lastError ?? known.reason, order, exports, binding, failures, restarts };
+        return {
+          ...known,
+          state,
+          reason: lastError ?? known.reason,
+          order,
+          exports,
+          binding,
+          failures,
+          restarts,
+        };
       })
       .sort((a, b) => (a.name < b.name ? -1 : 1));
   }
@@ -151,7 +166,13 @@ export class PluginManager {
 
   #refuse(name: string, reason: string): void {
     const base = { name, version: undefined, hash: undefined, limits: undefined, ...this.#known.get(name) };
-    this.#known.set(name, { ...base, state: "refused", reason, options: this.#optionsOf(name), runner: undefined });
+    this.#known.set(name, {
+      ...base,
+      state: "refused",
+      reason,
+      options: this.#optionsOf(name),
+      runner: undefined,
+    });
     this.#parts.onLog(name, "error", `refused: ${reason}`);
   }
 
@@ -159,7 +180,16 @@ export class PluginManager {
     const options = this.#optionsOf(name);
     const limits = mergeLimits(options.limits, manifest.limits);
     const { version } = manifest;
-    this.#known.set(name, { name, version, hash, state, reason: undefined, limits, options, runner: undefined });
+    this.#known.set(name, {
+      name,
+      version,
+      hash,
+      state,
+      reason: undefined,
+      limits,
+      options,
+      runner: undefined,
+    });
   }
 
   async #vetAll(candidates: readonly Candidate[]): Promise<[Candidate, Vetted][]> {
@@ -201,7 +231,11 @@ export class PluginManager {
         loadState,
         onChange: ({ state, lastError }) => {
           if (state === "quarantined" || state === "failed") {
-            onLog(candidate.name, "error", `${state}: ${lastError}; its rows ${spec.onFailure === "drop" ? "are dropped" : "pass by"}`);
+            onLog(
+              candidate.name,
+              "error",
+              `${state}: ${lastError}; its rows ${spec.onFailure === "drop" ? "are dropped" : "pass by"}`,
+            );
           }
         },
       });
@@ -248,7 +282,11 @@ export class PluginManager {
 }
 
 /** Works through items, some at a time. */
-async function inTurns<T>(atATime: number, items: readonly T[], work: (item: T) => Promise<void>): Promise<void> {
+async function inTurns<T>(
+  atATime: number,
+  items: readonly T[],
+  work: (item: T) => Promise<void>,
+): Promise<void> {
   const left = [...items];
   const turn = async (): Promise<void> => {
     for (let next = left.shift(); next !== undefined; next = left.shift()) await work(next);

@@ -81,7 +81,12 @@ export const topicFilter: z.ZodString = z
 const manifestSchema = z.strictObject({
   name: pluginName,
   version: z.string().regex(/^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$/, "expected a version such as 1.2.0"),
-  component: z.string().regex(/^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\.wasm$/, "expected the name of a .wasm file beside plugin.yaml"),
+  component: z
+    .string()
+    .regex(
+      /^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\.wasm$/,
+      "expected the name of a .wasm file beside plugin.yaml",
+    ),
   needs: z
     .strictObject({
       state: z.boolean().default(false).describe("keep bytes"),
@@ -92,8 +97,17 @@ const manifestSchema = z.strictObject({
   limits: z.strictObject(limitsShape).default({}),
   configSchema: z.record(z.string(), z.unknown()).optional().describe("JSON Schema of the configuration"),
   config: z.record(z.string(), z.unknown()).default({}).describe("default configuration"),
-  scheduleMs: z.number().int().min(50).max(86_400_000).default(60_000).describe("how often `tick` is called, where it is exported"),
-  onFailure: z.enum(["bypass", "drop"]).default("bypass").describe("what becomes of the bound rows while the plugin is out"),
+  scheduleMs: z
+    .number()
+    .int()
+    .min(50)
+    .max(86_400_000)
+    .default(60_000)
+    .describe("how often `tick` is called, where it is exported"),
+  onFailure: z
+    .enum(["bypass", "drop"])
+    .default("bypass")
+    .describe("what becomes of the bound rows while the plugin is out"),
 });
 
 /** A plugin's manifest, every default filled in. */
@@ -139,7 +153,9 @@ export function mergeConfig(manifest: Manifest, given: Readonly<Record<string, u
     try {
       schema = z.fromJSONSchema(manifest.configSchema);
     } catch (thrown) {
-      throw new WeirError("plugin.refused", `plugin.yaml: configSchema: ${messageOf(thrown)}`, { cause: thrown });
+      throw new WeirError("plugin.refused", `plugin.yaml: configSchema: ${messageOf(thrown)}`, {
+        cause: thrown,
+      });
     }
     const result = schema.safeParse(merged);
     if (!result.success) throw new WeirError("plugin.refused", `config: ${problemsOf(result.error)}`);

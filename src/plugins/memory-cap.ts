@@ -51,7 +51,8 @@ function rewrite(body: Uint8Array, most: number, memoryMiB: number): { section: 
       [limit, at] = leb(body, at);
       limit = Math.min(limit, most);
     }
-    if (least > most) throw new Error(`needs ${Math.ceil(least / 16)} MiB of memory to start, its limit is ${memoryMiB}`);
+    if (least > most)
+      throw new Error(`needs ${Math.ceil(least / 16)} MiB of memory to start, its limit is ${memoryMiB}`);
     section.push(1, ...toLeb(least), ...toLeb(limit));
   }
   if (at !== body.byteLength) throw new Error("bytes left over in a core module's memory section");

@@ -2,7 +2,8 @@
 import { z } from "zod";
 import { limitsShape, pluginName, topicFilter } from "./manifest.ts";
 
-const patterns = (what: string) => z.array(z.string().min(1).max(256)).min(1).max(64).optional().describe(what);
+const patterns = (what: string) =>
+  z.array(z.string().min(1).max(256)).min(1).max(64).optional().describe(what);
 
 /** What the operator says about one plugin. */
 export const pluginSchema = z.strictObject({
@@ -14,7 +15,13 @@ export const pluginSchema = z.strictObject({
       metrics: patterns("metrics whose rows it gets; default: every one"),
     })
     .prefault({}),
-  order: z.number().int().min(-1_000_000).max(1_000_000).default(0).describe("place in the chain; the same: by name"),
+  order: z
+    .number()
+    .int()
+    .min(-1_000_000)
+    .max(1_000_000)
+    .default(0)
+    .describe("place in the chain; the same: by name"),
   grant: z
     .strictObject({
       state: z.boolean().default(true).describe("false: refused though the manifest asks for it"),
@@ -31,16 +38,25 @@ export type PluginOptions = z.infer<typeof pluginSchema>;
 
 /** The whole section: `dir`, and a part for each plugin by its name. */
 export const pluginsSchema = z
-  .object({ dir: z.string().min(1).max(4096).default("./plugins").describe("the folder that is looked into") })
+  .object({
+    dir: z.string().min(1).max(4096).default("./plugins").describe("the folder that is looked into"),
+  })
   .catchall(pluginSchema)
   .superRefine((section, context) => {
     for (const name of Object.keys(section)) {
       if (name === "dir" || pluginName.safeParse(name).success) continue;
-      context.addIssue({ code: "custom", path: [name], message: "not a plugin's name: expected 1 to 64 of a-z 0-9 _ -" });
+      context.addIssue({
+        code: "custom",
+        path: [name],
+        message: "not a plugin's name: expected 1 to 64 of a-z 0-9 _ -",
+      });
     }
   })
   .prefault({})
-  .transform(({ dir, ...plugins }) => ({ dir, plugins: new Map<string, PluginOptions>(Object.entries(plugins)) }));
+  .transform(({ dir, ...plugins }) => ({
+    dir,
+    plugins: new Map<string, PluginOptions>(Object.entries(plugins)),
+  }));
 
 /** The `plugins` section, every default filled in. */
 export type PluginsOptions = z.infer<typeof pluginsSchema>;
@@ -57,7 +73,11 @@ export interface Binding {
 
 /** The binding of a plugin: what weir.yaml says, else device streams, every device. */
 export function bindingOf(name: string, options: PluginOptions): Binding {
-  const { sources = ["devices"], devices = SAMPLES.has(name) ? ["demo-*"] : ["*"], metrics = ["*"] } = options.bind;
+  const {
+    sources = ["devices"],
+    devices = SAMPLES.has(name) ? ["demo-*"] : ["*"],
+    metrics = ["*"],
+  } = options.bind;
   return { sources, devices, metrics };
 }
 

@@ -47,18 +47,21 @@ export function checkContract(wit: string, imports: readonly string[], exports: 
     const [, what, version = ""] = CONTRACT.exec(name) ?? [];
     if (what === undefined) continue;
     if (!SPOKEN.test(version)) throw new Error(`exports ${printable(name)}, this Weir speaks 0.1`);
-    if (what === "lifecycle" || what === "decoder" || what === "transform" || what === "timer") found[what] = name;
+    if (what === "lifecycle" || what === "decoder" || what === "transform" || what === "timer")
+      found[what] = name;
   }
   const { lifecycle, ...rest } = found;
   if (lifecycle === undefined) throw new Error("exports no weir:plugin/lifecycle");
-  if (Object.keys(rest).length === 0) throw new Error("exports none of weir:plugin/decoder, transform, timer");
+  if (Object.keys(rest).length === 0)
+    throw new Error("exports none of weir:plugin/decoder, transform, timer");
   return { lifecycle, ...rest };
 }
 
 function checkImport(name: string): void {
   const ours = OURS.exec(name);
   if (ours !== null) {
-    if (ours[1] !== undefined && !SPOKEN.test(ours[1])) throw new Error(`imports ${printable(name)}, this Weir speaks 0.1`);
+    if (ours[1] !== undefined && !SPOKEN.test(ours[1]))
+      throw new Error(`imports ${printable(name)}, this Weir speaks 0.1`);
     return;
   }
   if (!Object.hasOwn(WASI, name.replace(/@0\.2\.\d+$/, ""))) {

@@ -69,21 +69,31 @@ async function vet(component: Uint8Array, memoryMiB: number): Promise<VetAnswer>
     noComponentErrorWrapping: true,
     base64Cutoff: 0,
   });
-  const exports = checkContract(wit, made.imports, made.exports.map(([name]) => name));
+  const exports = checkContract(
+    wit,
+    made.imports,
+    made.exports.map(([name]) => name),
+  );
   let memories = 0;
   for (const [name, bytes] of made.files) {
     if (name === "component.js") {
       files.push([name, bytes]);
       continue;
     }
-    if (!/^component\.core\d*\.wasm$/.test(name)) throw new Error(`makes a file called ${JSON.stringify(name)}`);
+    if (!/^component\.core\d*\.wasm$/.test(name))
+      throw new Error(`makes a file called ${JSON.stringify(name)}`);
     const capped = capMemories(bytes, memoryMiB);
     memories += capped.memories;
     if (memories > MOST_MEMORIES) throw new Error(`has more than ${MOST_MEMORIES} memories`);
     checkNames(new WebAssembly.Module(capped.bytes));
     files.push([name, capped.bytes]);
   }
-  return { ok: true, exports, memories, files: files.map(([name, bytes]) => ({ name, size: bytes.byteLength })) };
+  return {
+    ok: true,
+    exports,
+    memories,
+    files: files.map(([name, bytes]) => ({ name, size: bytes.byteLength })),
+  };
 }
 
 const head = new DataView(read(8).buffer);

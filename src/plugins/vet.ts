@@ -103,8 +103,13 @@ async function readCached(dir: string): Promise<VettedFiles | undefined> {
   }
 }
 
-async function runChild(component: Uint8Array, options: VetOptions): Promise<{ vetted: VettedFiles; bytes: Buffer }> {
-  const transpiler = dirname(dirname(fileURLToPath(import.meta.resolve("@bytecodealliance/jco-transpile/component"))));
+async function runChild(
+  component: Uint8Array,
+  options: VetOptions,
+): Promise<{ vetted: VettedFiles; bytes: Buffer }> {
+  const transpiler = dirname(
+    dirname(fileURLToPath(import.meta.resolve("@bytecodealliance/jco-transpile/component"))),
+  );
   const { child, pipes, output } = spawnJailed({
     script: join(import.meta.dirname, `vet-child${extname(import.meta.filename)}`),
     readPaths: [import.meta.dirname, transpiler],
@@ -138,7 +143,8 @@ async function runChild(component: Uint8Array, options: VetOptions): Promise<{ v
     if (late) throw new WeirError("plugin.refused", "vetting: took too long");
     child.kill("SIGKILL");
     const said = output().trim().split("\n").at(-1) ?? "";
-    const why = said === "" ? `${messageOf(thrown)}, ${await ended}` : `${await ended}: ${said.slice(0, 300)}`;
+    const why =
+      said === "" ? `${messageOf(thrown)}, ${await ended}` : `${await ended}: ${said.slice(0, 300)}`;
     throw new WeirError("plugin.refused", `vetting: the child ended early (${why})`);
   } finally {
     clearTimeout(timeout);
@@ -173,7 +179,8 @@ async function readAnswer(pipe: Duplex): Promise<{ vetted: VettedFiles; bytes: B
       const { ok: _, ...rest } = answer;
       vetted = rest;
       const total = vetted.files.reduce((sum, { size }) => sum + size, 0);
-      if (total > MOST_FILE_BYTES) throw new WeirError("plugin.refused", `turns into ${total} bytes, the limit is ${MOST_FILE_BYTES}`);
+      if (total > MOST_FILE_BYTES)
+        throw new WeirError("plugin.refused", `turns into ${total} bytes, the limit is ${MOST_FILE_BYTES}`);
       wanted += total;
     }
     if (vetted !== undefined && have === wanted) return { vetted, bytes: all.subarray(8 + metaBytes) };

@@ -90,7 +90,8 @@ export const wallClock = {
 };
 
 const MOST_RANDOM = 65_536n;
-const zeros = (length: bigint): Uint8Array => new Uint8Array(length > MOST_RANDOM ? denied("so much") : Number(length));
+const zeros = (length: bigint): Uint8Array =>
+  new Uint8Array(length > MOST_RANDOM ? denied("so much") : Number(length));
 
 /** `wasi:random/random` */
 export const random = { getRandomBytes: zeros, getRandomU64: (): bigint => 0n };

@@ -5,4 +5,8 @@ declare namespace WebAssembly {
     static imports(module: Module): { module: string; name: string; kind: string }[];
     static exports(module: Module): { name: string; kind: string }[];
   }
+  class Instance {
+    constructor(module: Module, imports: object);
+    readonly exports: Readonly<Record<string, (...given: number[]) => number>>;
+  }
 }

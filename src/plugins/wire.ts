@@ -30,7 +30,16 @@ import type { Effect, StateChange, StateEntry } from "../core/ports.ts";
 export const WIRE_HEADER_BYTES = 16;
 
 /** Message types. */
-export const Wire = { open: 1, transform: 2, decode: 3, tick: 4, ready: 65, result: 66, failure: 67, log: 68 } as const;
+export const Wire = {
+  open: 1,
+  transform: 2,
+  decode: 3,
+  tick: 4,
+  ready: 65,
+  result: 66,
+  failure: 67,
+  log: 68,
+} as const;
 
 /** What a worker is told first; JSON. */
 export interface OpenRequest {
@@ -63,10 +72,16 @@ export interface WireMessage {
 }
 
 /** A `plugin.failed` error for bytes that are not what they should be. */
-export const brokenWire = (what: string): WeirError => new WeirError("plugin.failed", `broke the protocol: ${what}`);
+export const brokenWire = (what: string): WeirError =>
+  new WeirError("plugin.failed", `broke the protocol: ${what}`);
 
 /** The header of a message, followed by its meta: what is sent before the block. */
-export function encodeHead(type: number, id: number, meta: Uint8Array, blockBytes: number): Uint8Array<ArrayBuffer> {
+export function encodeHead(
+  type: number,
+  id: number,
+  meta: Uint8Array,
+  blockBytes: number,
+): Uint8Array<ArrayBuffer> {
   const head = new Uint8Array(WIRE_HEADER_BYTES + meta.byteLength);
   const view = new DataView(head.buffer);
   view.setUint8(0, type);
@@ -78,7 +93,12 @@ export function encodeHead(type: number, id: number, meta: Uint8Array, blockByte
 }
 
 /** The parts of a header. Checks nothing. */
-export function readHead(head: Uint8Array): { type: number; id: number; metaBytes: number; blockBytes: number } {
+export function readHead(head: Uint8Array): {
+  type: number;
+  id: number;
+  metaBytes: number;
+  blockBytes: number;
+} {
   const view = new DataView(head.buffer, head.byteOffset, WIRE_HEADER_BYTES);
   return {
     type: view.getUint8(0),
@@ -139,8 +159,10 @@ export class MessageReader {
 
   #begin(): void {
     const { metaBytes, blockBytes } = readHead(this.#head);
-    if (metaBytes > this.#mostMeta) throw brokenWire(`${metaBytes} bytes of fields, the limit is ${this.#mostMeta}`);
-    if (blockBytes > this.#mostBlock) throw brokenWire(`a block of ${blockBytes} bytes, the limit is ${this.#mostBlock}`);
+    if (metaBytes > this.#mostMeta)
+      throw brokenWire(`${metaBytes} bytes of fields, the limit is ${this.#mostMeta}`);
+    if (blockBytes > this.#mostBlock)
+      throw brokenWire(`a block of ${blockBytes} bytes, the limit is ${this.#mostBlock}`);
     this.#meta = metaBytes === 0 ? NOTHING : new Uint8Array(metaBytes);
     this.#block = blockBytes === 0 ? NOTHING : new Uint8Array(blockBytes);
     this.#part = 1;
@@ -228,7 +250,8 @@ export class FieldReader {
   /** A count of things of at least one byte each, so that a forged one can't make the reader allocate. */
   count(): number {
     const count = this.u32();
-    if (count > this.#bytes.byteLength - this.#at) throw brokenWire(`${count} entries in ${this.#bytes.byteLength} bytes`);
+    if (count > this.#bytes.byteLength - this.#at)
+      throw brokenWire(`${count} entries in ${this.#bytes.byteLength} bytes`);
     return count;
   }
 
@@ -292,15 +315,27 @@ export function encodeResult(result: ResultFields): Uint8Array<ArrayBuffer> {
   if (result.state.length + result.effects.length + result.rejected.length === 0) return NOTHING;
   const fields = new FieldWriter().u32(result.state.length);
   for (const { scope, key, value } of result.state) {
-    fields.u8(value === undefined ? 0 : 1).text(scope).text(key);
+    fields
+      .u8(value === undefined ? 0 : 1)
+      .text(scope)
+      .text(key);
     if (value !== undefined) fields.bytes(value);
   }
   fields.u32(result.effects.length);
   for (const effect of result.effects) {
     if (effect.type === "publish") {
-      fields.u8(0).text(effect.topic).bytes(effect.payload).u8(effect.qos).u8(effect.retain ? 1 : 0);
+      fields
+        .u8(0)
+        .text(effect.topic)
+        .bytes(effect.payload)
+        .u8(effect.qos)
+        .u8(effect.retain ? 1 : 0);
     } else {
-      fields.u8(1).text(effect.device).text(effect.code).u8(effect.active ? 1 : 0);
+      fields
+        .u8(1)
+        .text(effect.device)
+        .text(effect.code)
+        .u8(effect.active ? 1 : 0);
       fields.u8(SEVERITIES.indexOf(effect.severity)).text(effect.message);
     }
   }
@@ -326,7 +361,8 @@ export function decodeResult(meta: Uint8Array<ArrayBuffer>): ResultFields {
     state.push({ scope, key, value: set ? fields.bytes(meta.byteLength) : undefined });
   }
   for (let left = fields.count(); left > 0; left--) effects.push(decodeEffect(fields));
-  for (let left = fields.count(); left > 0; left--) rejected.push({ index: fields.u32(), reason: fields.text(4 * MOST_TEXT) });
+  for (let left = fields.count(); left > 0; left--)
+    rejected.push({ index: fields.u32(), reason: fields.text(4 * MOST_TEXT) });
   fields.end();
   return { state, effects, rejected };
 }

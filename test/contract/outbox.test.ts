@@ -1,10 +1,22 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import Database from "better-sqlite3";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, describe, expect, it } from "vitest";
 import type { Chunk, Effect, LeasedBatch, StateChange } from "../../src/core/ports.ts";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
 import type { OutboxPlan } from "../../src/outbox/plan.ts";
-import { frameOf, newPath, numbers, parse, planFor, range, uplink, workerUrl } from "../helpers/outbox.ts";
+import {
+  frameOf,
+  newPath,
+  numbers,
+  parse,
+  planFor,
+  range,
+  removeDatabases,
+  uplink,
+  workerUrl,
+} from "../helpers/outbox.ts";
+
+afterAll(removeDatabases);
 
 const running = new Set<WorkerOutbox>();
 afterEach(async () => {

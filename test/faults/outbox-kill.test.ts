@@ -2,9 +2,11 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
-import { expect, it } from "vitest";
+import { afterAll, expect, it } from "vitest";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
-import { newPath, numbers, planFor, workerUrl } from "../helpers/outbox.ts";
+import { newPath, numbers, planFor, removeDatabases, workerUrl } from "../helpers/outbox.ts";
+
+afterAll(removeDatabases);
 
 const ROUNDS = 10;
 const child = fileURLToPath(new URL("../helpers/outbox-child.ts", import.meta.url));

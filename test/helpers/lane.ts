@@ -75,7 +75,10 @@ export class Lane {
   }
 
   /** Sends an input through the chain. */
-  send(frame: Frame, more: { without?: string[]; messages?: Map<string, Messages>; source?: string } = {}): Promise<ChainResult> {
+  send(
+    frame: Frame,
+    more: { without?: string[]; messages?: Map<string, Messages>; source?: string } = {},
+  ): Promise<ChainResult> {
     const { without = [], messages = new Map(), source = "devices" } = more;
     return this.manager.chain.process({ source, frame, messages, without: new Set(without) });
   }
@@ -125,7 +128,14 @@ export type Row = readonly [device: string, metric: string, value: number];
 export function frameOf(...rows: readonly Row[]): Frame {
   const builder = new FrameBuilder(rows.length);
   rows.forEach(([device, metric, value], i) => {
-    builder.add(builder.device(device), builder.metric(metric), 1_763_640_000_000_000 + i * 1e6, Kind.number, 0, value);
+    builder.add(
+      builder.device(device),
+      builder.metric(metric),
+      1_763_640_000_000_000 + i * 1e6,
+      Kind.number,
+      0,
+      value,
+    );
   });
   return builder.build();
 }

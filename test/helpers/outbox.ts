@@ -1,5 +1,5 @@
 /** Frames and plans for tests of the outbox. */
-import { mkdtempSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Frame } from "../../src/core/frame.ts";
@@ -10,8 +10,21 @@ import type { OutboxPlan, UplinkPlan } from "../../src/outbox/plan.ts";
 /** The worker's module. */
 export const workerUrl: URL = new URL("../../src/worker.ts", import.meta.url);
 
-/** A path for a database, in a folder of its own. */
-export const newPath = (): string => join(mkdtempSync(join(tmpdir(), "weir-outbox-")), "weir.db");
+let folder: string | undefined;
+let databases = 0;
+
+/** A path for a database that is not there yet. */
+export function newPath(): string {
+  folder ??= mkdtempSync(join(tmpdir(), "weir-outbox-"));
+  databases += 1;
+  return join(folder, `${databases}.db`);
+}
+
+/** Removes every database that {@link newPath} was asked for: the last thing a test file does. */
+export function removeDatabases(): void {
+  if (folder !== undefined) rmSync(folder, { recursive: true, force: true });
+  folder = undefined;
+}
 
 /** An uplink that takes everything and seals at once; `changes` replace parts of it. */
 export const uplink = (name: string, changes: Partial<UplinkPlan> = {}): UplinkPlan => ({

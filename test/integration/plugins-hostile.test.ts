@@ -6,7 +6,7 @@ import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { z } from "zod";
-import { frameOf, fixture, hostile, Lane, openFolder, rowsOf, type Subject } from "../helpers/lane.ts";
+import { fixture, frameOf, hostile, Lane, openFolder, rowsOf, type Subject } from "../helpers/lane.ts";
 
 const casesSchema = z.array(z.object({ file: z.string(), does: z.string(), verdict: z.string() }));
 const cases = casesSchema.parse(JSON.parse(readFileSync("test/fixtures/hostile/cases.json", "utf8")));
@@ -84,31 +84,40 @@ describe("start", () => {
 });
 
 describe("running", () => {
-  test.each(withVerdict("deadline", "trap", "invalid", "err").filter(({ file }) => !["late", "foreign-device", "spin-post-return"].includes(file)))(
-    "$file ($does) fails alone: $verdict",
-    async ({ file, verdict }) => {
-      const { pids } = lane.manager;
-      const before = performance.now();
-      const result = await lane.send(inputFor(file));
-      const tookMs = performance.now() - before;
-      expect(result).toMatchObject({ ok: false, failure: { plugin: file, disposition: verdict === "err" ? "reject" : "retry" } });
-      if (verdict === "deadline") expect(tookMs).toBeGreaterThanOrEqual(TIME_MS - 1);
-      expect(tookMs).toBeLessThan(TIME_MS + 1_000);
-      await lane.manager.chain.restart();
-      expect(lane.info(file)).toMatchObject({ state: "on", failures: 1 });
-      // The second try is without it: its rows are set aside, the others' come through.
-      const output = await lane.pass(inputFor(file), { without: [file] });
-      expect(rowsOf(output.frame).some(([device]) => device.startsWith(`${file}:`))).toBe(false);
-      expect(output.counts).toContainEqual(expect.objectContaining({ plugin: file, in: 2, out: 0, rejected: 2 }));
-      await expectOthersUnharmed(pids);
-    },
-  );
+  test.each(
+    withVerdict("deadline", "trap", "invalid", "err").filter(
+      ({ file }) => !["late", "foreign-device", "spin-post-return"].includes(file),
+    ),
+  )("$file ($does) fails alone: $verdict", async ({ file, verdict }) => {
+    const { pids } = lane.manager;
+    const before = performance.now();
+    const result = await lane.send(inputFor(file));
+    const tookMs = performance.now() - before;
+    expect(result).toMatchObject({
+      ok: false,
+      failure: { plugin: file, disposition: verdict === "err" ? "reject" : "retry" },
+    });
+    if (verdict === "deadline") expect(tookMs).toBeGreaterThanOrEqual(TIME_MS - 1);
+    expect(tookMs).toBeLessThan(TIME_MS + 1_000);
+    await lane.manager.chain.restart();
+    expect(lane.info(file)).toMatchObject({ state: "on", failures: 1 });
+    // The second try is without it: its rows are set aside, the others' come through.
+    const output = await lane.pass(inputFor(file), { without: [file] });
+    expect(rowsOf(output.frame).some(([device]) => device.startsWith(`${file}:`))).toBe(false);
+    expect(output.counts).toContainEqual(
+      expect.objectContaining({ plugin: file, in: 2, out: 0, rejected: 2 }),
+    );
+    await expectOthersUnharmed(pids);
+  });
 
   test("spin-post-return is cut off after its result, when the next call waits for it", async () => {
     const { pids } = lane.manager;
     const first = await lane.send(inputFor("spin-post-return"));
     const second = first.ok ? await lane.send(inputFor("spin-post-return")) : first;
-    expect(second).toMatchObject({ ok: false, failure: { plugin: "spin-post-return", disposition: "retry" } });
+    expect(second).toMatchObject({
+      ok: false,
+      failure: { plugin: "spin-post-return", disposition: "retry" },
+    });
     await lane.manager.chain.restart();
     await expectOthersUnharmed(pids);
   });
@@ -142,7 +151,9 @@ describe("running", () => {
     const { pids } = lane.manager;
     const output = await lane.pass(inputFor(file));
     expect(output.effects.length).toBeLessThanOrEqual(20);
-    expect(output.state.reduce((sum, { value }) => sum + (value?.byteLength ?? 0), 0)).toBeLessThanOrEqual(65_536);
+    expect(output.state.reduce((sum, { value }) => sum + (value?.byteLength ?? 0), 0)).toBeLessThanOrEqual(
+      65_536,
+    );
     expect(lane.logs.filter(({ plugin }) => plugin === file).length).toBeLessThanOrEqual(12);
     if (file === "reads-env") expect(rowsOf(output.frame)).toContainEqual(["reads-env:1", "a", 0]);
     await expectOthersUnharmed(pids);

@@ -1,12 +1,14 @@
 import { copyFileSync, existsSync } from "node:fs";
 import fc from "fast-check";
-import { afterEach, expect, it } from "vitest";
+import { afterAll, afterEach, expect, it } from "vitest";
 import { crc32c } from "../../src/addon/index.ts";
 import type { Stream } from "../../src/core/ports.ts";
 import type { Batch } from "../../src/outbox/lanes.ts";
 import type { UplinkPlan } from "../../src/outbox/plan.ts";
 import { Store } from "../../src/outbox/store.ts";
-import { frameOf, newPath, planFor, uplink } from "../helpers/outbox.ts";
+import { frameOf, newPath, planFor, removeDatabases, uplink } from "../helpers/outbox.ts";
+
+afterAll(removeDatabases);
 
 /** Seeds that have failed once; they are run every time. */
 const SEEDS = [1, 20_261_121, 1_098_976_819];

@@ -1,5 +1,5 @@
 import Database from "better-sqlite3";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { crc32c } from "../../src/addon/index.ts";
 import { Kind } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
@@ -9,7 +9,9 @@ import type { OutboxPlan } from "../../src/outbox/plan.ts";
 import { packState, unpackState } from "../../src/outbox/protocol.ts";
 import { Store } from "../../src/outbox/store.ts";
 import { encodeJson } from "../../src/uplink/encode-json.ts";
-import { frameOf, newPath, planFor, range, uplink } from "../helpers/outbox.ts";
+import { frameOf, newPath, planFor, range, removeDatabases, uplink } from "../helpers/outbox.ts";
+
+afterAll(removeDatabases);
 
 const opened = new Set<Store>();
 afterEach(() => {

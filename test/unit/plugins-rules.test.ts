@@ -1,0 +1,229 @@
+/** What manifests, options, patterns and checks accept, and what they refuse. */
+
+import { spawnSync } from "node:child_process";
+import { mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join } from "node:path";
+import fc from "fast-check";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { COMPONENT_BYTES, discover } from "../../src/plugins/discover.ts";
+import { matcher, topicMatches } from "../../src/plugins/glob.ts";
+import { mergeConfig, mergeLimits, parseManifest } from "../../src/plugins/manifest.ts";
+import { capMemories } from "../../src/plugins/memory-cap.ts";
+import { bindingOf, pluginsSchema } from "../../src/plugins/options.ts";
+import { VETTER } from "../../src/plugins/vet.ts";
+import { checkContract, checkPreamble } from "../../src/plugins/vet-checks.ts";
+import { openFolder } from "../helpers/lane.ts";
+
+const minimal = "name: x\nversion: 1.0.0\ncomponent: x.wasm\n";
+
+describe("a manifest", () => {
+  test("needs a name, a version and a component; the rest has defaults", () => {
+    expect(parseManifest(minimal)).toMatchObject({
+      needs: { state: false, publish: [], alarm: false },
+      onFailure: "bypass",
+      scheduleMs: 60_000,
+    });
+  });
+
+  test.each([
+    ["an unknown key", `${minimal}colour: red`, 'Unrecognized key: "colour"'],
+    ["an unknown limit", `${minimal}limits: { cpu: 1 }`, "limits"],
+    ["a limit out of range", `${minimal}limits: { memoryMiB: 99999 }`, "limits.memoryMiB"],
+    ["a component elsewhere", minimal.replace("x.wasm", "../x.wasm"), "component"],
+    ["a reserved name", minimal.replace("name: x", "name: lanes"), "name"],
+    [
+      "an alias bomb",
+      `a: &a [1,1]\nb: &b [${"*a,".repeat(30)}1]\nc: [${"*b,".repeat(30)}1]\n${minimal}`,
+      "plugin.yaml",
+    ],
+    ["what isn't YAML", "name: [", "plugin.yaml"],
+  ])("with %s is refused, with the path", (_, text, reason) => {
+    expect(() => parseManifest(text)).toThrow(reason);
+  });
+
+  test("gives way to the operator, limit by limit", () => {
+    const { limits } = parseManifest(`${minimal}limits: { timeMs: 10, memoryMiB: 8 }`);
+    expect(mergeLimits({ timeMs: 20 }, limits)).toMatchObject({
+      timeMs: 20,
+      memoryMiB: 8,
+      outputRows: 65_536,
+    });
+  });
+
+  test("checks the merged configuration with its own schema", () => {
+    const manifest = parseManifest(
+      `${minimal}config: { band: 1, keep: true }\nconfigSchema: { type: object, additionalProperties: false, properties: { band: { type: number }, keep: { type: boolean } } }`,
+    );
+    expect(JSON.parse(mergeConfig(manifest, { band: 2 }))).toEqual({ band: 2, keep: true });
+    expect(() => mergeConfig(manifest, { band: "2" })).toThrow("config: band");
+    expect(() => mergeConfig(manifest, { extra: 1 })).toThrow("config");
+  });
+});
+
+describe("the plugins section", () => {
+  test("is dir and a part for each plugin, by name", () => {
+    const { dir, plugins } = pluginsSchema.parse({ deadband: { config: { band: 1 } } });
+    expect(dir).toBe("./plugins");
+    const [options] = plugins.values();
+    expect(options).toMatchObject({
+      enabled: true,
+      order: 0,
+      grant: { state: true, alarm: true, publish: [] },
+    });
+  });
+
+  test.each([
+    { lanes: 2 },
+    { lanes: {} },
+    { "Bad Name": {} },
+    { x: { colour: "red" } },
+    { x: { grant: { publish: ["a/#/b"] } } },
+  ])("refuses %j", (section) => expect(pluginsSchema.safeParse(section).success).toBe(false));
+
+  test("binds sample plugins to demonstration devices, others to every device of device streams", () => {
+    const [options] = pluginsSchema.parse({ x: {} }).plugins.values();
+    if (options === undefined) throw new Error("no options");
+    expect(bindingOf("scale", options)).toEqual({
+      sources: ["devices"],
+      devices: ["demo-*"],
+      metrics: ["*"],
+    });
+    expect(bindingOf("x", options).devices).toEqual(["*"]);
+  });
+});
+
+describe("patterns", () => {
+  test("match as the regular expression of the same meaning does", () => {
+    const piece = fc.stringMatching(/^[ab*.]{0,6}$/);
+    fc.assert(
+      fc.property(piece, fc.stringMatching(/^[ab.]{0,8}$/), (pattern, name) => {
+        const source = pattern.replaceAll(".", "\\.").replaceAll(/\*+/g, ".*");
+        expect(matcher([pattern])(name)).toBe(new RegExp(`^${source}$`).test(name));
+      }),
+      { numRuns: 3_000 },
+    );
+  });
+
+  test("take no time to speak of for names made to take long", () => {
+    const start = performance.now();
+    expect(matcher([`${"*a".repeat(60)}*b`])("a".repeat(256))).toBe(false);
+    expect(performance.now() - start).toBeLessThan(50);
+  });
+
+  test.each([
+    ["a/+/c", "a/b/c", true],
+    ["a/+", "a/b/c", false],
+    ["a/#", "a/b/c", true],
+    ["#", "a", true],
+    ["a/b", "a/b/c", false],
+    ["a/b/c", "a/b", false],
+    ["+", "a", true],
+  ])("of topics: %s and %s: %s", (filter, topic, expected) => {
+    expect(topicMatches([filter], topic)).toBe(expected);
+  });
+});
+
+describe("the plugins folder", () => {
+  let dir: string;
+  beforeAll(() => {
+    dir = openFolder("weir-discover-");
+    const component = new Uint8Array([0, 0x61, 0x73, 0x6d]);
+    writeFileSync(join(dir, "bare.wasm"), component);
+    writeFileSync(join(dir, "README.md"), "not a plugin");
+    writeFileSync(join(dir, ".hidden.wasm"), component);
+    writeFileSync(join(dir, "Odd Name.wasm"), component);
+    symlinkSync("bare.wasm", join(dir, "linked.wasm"));
+    writeFileSync(join(dir, "huge.wasm"), "");
+    truncateSync(join(dir, "huge.wasm"), COMPONENT_BYTES + 1);
+    spawnSync("mkfifo", [join(dir, "fifo.wasm")]);
+    for (const name of ["whole", "empty", "renamed", "lost", "linking"]) mkdirSync(join(dir, name));
+    const manifest = (name: string) => minimal.replaceAll("x", name);
+    writeFileSync(join(dir, "whole/plugin.yaml"), manifest("whole"));
+    writeFileSync(join(dir, "whole/whole.wasm"), component);
+    writeFileSync(join(dir, "renamed/plugin.yaml"), manifest("other"));
+    writeFileSync(join(dir, "lost/plugin.yaml"), manifest("lost"));
+    writeFileSync(join(dir, "linking/plugin.yaml"), manifest("linking"));
+    symlinkSync("../bare.wasm", join(dir, "linking/linking.wasm"));
+  });
+  afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+  test("gives folders and bare files, and refuses everything odd with the reason", async () => {
+    const { candidates, refused } = await discover(dir);
+    expect(candidates.map(({ name }) => name)).toEqual(["bare", "whole"]);
+    const reasons = Object.fromEntries(refused.map(({ name, reason }) => [name, reason]));
+    expect(reasons).toEqual({
+      linked: "is a link",
+      "Odd Name": expect.stringContaining("expected 1 to 64"),
+      huge: expect.stringContaining("the limit is"),
+      fifo: expect.stringContaining("not a regular file"),
+      empty: "has no plugin.yaml",
+      renamed: "plugin.yaml calls it other, its folder renamed",
+      lost: "lost.wasm is missing",
+      linking: expect.stringContaining("is a link"),
+    });
+  });
+
+  test("that isn't there holds no plugins", async () => {
+    expect(await discover(join(dir, "absent"))).toEqual({ candidates: [], refused: [] });
+  });
+});
+
+describe("memory limits of a core module", () => {
+  const module = (...memory: number[]) =>
+    Uint8Array.from([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 5, memory.length, ...memory]);
+
+  test("are rewritten to the cap, and a smaller one is kept", () => {
+    expect([...capMemories(module(1, 0, 1), 1).bytes.subarray(8)]).toEqual([5, 4, 1, 1, 1, 16]);
+    expect([...capMemories(module(1, 1, 1, 200, 1), 1).bytes.subarray(8)]).toEqual([5, 4, 1, 1, 1, 16]);
+    expect([...capMemories(module(1, 1, 1, 3), 1).bytes.subarray(8)]).toEqual([5, 4, 1, 1, 1, 3]);
+    const { bytes } = capMemories(module(1, 0, 1), 1024);
+    expect([...bytes.subarray(8)]).toEqual([5, 6, 1, 1, 1, 0x80, 0x80, 1]);
+  });
+
+  test.each([
+    ["a memory that begins above it", module(1, 0, 17)],
+    ["a shared memory", module(1, 3, 1, 2)],
+    ["a 64-bit memory", module(1, 4, 1)],
+    ["a section that runs past the end", module(1, 0, 1).subarray(0, 11)],
+    ["a forged count", module(0xff, 0xff, 0xff, 0xff, 0x0f)],
+    ["a number without an end", module(1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff)],
+  ])("refuse %s", (_, bytes) => {
+    expect(() => capMemories(bytes, 1)).toThrow();
+  });
+});
+
+describe("the contract's check", () => {
+  const wit = (...lines: string[]) =>
+    `package root:component;\n\nworld root {\n${lines.map((line) => `  ${line}`).join("\n")}\n}`;
+  const exports = ["weir:plugin/lifecycle@0.1.0", "weir:plugin/transform@0.1.7"];
+
+  test("finds the full names of what is exported", () => {
+    expect(checkContract(wit("import weir:plugin/log@0.1.0;"), [], [...exports, "init"])).toEqual({
+      lifecycle: "weir:plugin/lifecycle@0.1.0",
+      transform: "weir:plugin/transform@0.1.7",
+    });
+  });
+
+  test.each([
+    ["another version of an import", wit("import weir:plugin/log@0.2.0;"), [], exports],
+    ["an interface of its own", wit("import helper: interface {"), [], exports],
+    ["a function", wit("import run: func();"), [], exports],
+    ["network", wit(), ["wasi:sockets/tcp"], exports],
+    ["another version of an export", wit(), [], ["weir:plugin/lifecycle@0.1.0", "weir:plugin/timer@1.0.0"]],
+  ])("refuses %s", (_, text, imports, names) => {
+    expect(() => checkContract(text, imports, names)).toThrow();
+  });
+
+  test("takes components alone", () => {
+    expect(() => checkPreamble(Uint8Array.from([0, 0x61, 0x73, 0x6d, 0x0d, 0, 1, 0]))).not.toThrow();
+    expect(() => checkPreamble(Uint8Array.from([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]))).toThrow("core module");
+    expect(() => checkPreamble(new TextEncoder().encode("(component)"))).toThrow("not WebAssembly");
+  });
+});
+
+test("the cache's name changes with the transpiler's version", () => {
+  const entry = createRequire(import.meta.url).resolve("@bytecodealliance/jco-transpile/component");
+  const { version } = JSON.parse(readFileSync(join(dirname(dirname(entry)), "package.json"), "utf8"));
+  expect(VETTER.endsWith(`-${version}`)).toBe(true);
+});
