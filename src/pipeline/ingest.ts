@@ -107,6 +107,10 @@ export class Ingest implements Intake {
   /** inputs that still run one at a time after a failure */
   #careful = 0;
   #recovering = false;
+  /** callers of {@link exclusively} that wait or run */
+  #holds = 0;
+  #exclusive: Promise<void> = Promise.resolve();
+  readonly #quiet: (() => void)[] = [];
   #draining = false;
   #wake: (() => void) | undefined;
   #backoffMs = 0;
@@ -172,6 +176,27 @@ export class Ingest implements Intake {
       bytes: frame.byteLength,
     });
     return true;
+  }
+
+  /**
+   * Runs `action` between chunks: nothing is in the chain, and everything that was is committed. Inputs wait meanwhile, so
+   * the action is to be short. Calls run one after the other.
+   */
+  async exclusively<T>(action: () => Promise<T>): Promise<T> {
+    const before = this.#exclusive;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#exclusive = promise;
+    await before;
+    this.#holds += 1;
+    try {
+      if (this.#isWorking()) await new Promise<void>((done) => this.#quiet.push(done));
+      return await action();
+    } finally {
+      this.#holds -= 1;
+      resolve();
+      this.#pump();
+      this.#checkIdle();
+    }
   }
 
   /** Seals what is open and waits until everything taken in is committed, at most `timeoutMs`. Takes in nothing more. */
@@ -246,7 +271,7 @@ export class Ingest implements Intake {
   }
 
   #tick(): void {
-    if (this.#recovering || this.#careful > 0 || this.#queue.length > 0) return;
+    if (this.#recovering || this.#holds > 0 || this.#careful > 0 || this.#queue.length > 0) return;
     const result = this.#parts.chain.tick(Date.now() * 1000);
     if (result === undefined) return;
     this.#submit({ ...emptyPending("timer", "data", EMPTY), tick: () => result, bytes: 0 });
@@ -260,7 +285,7 @@ export class Ingest implements Intake {
 
   /** Hands waiting inputs to the chain while there is room. */
   #pump(): void {
-    while (!this.#recovering && this.#queue.length > 0) {
+    while (!this.#recovering && this.#holds === 0 && this.#queue.length > 0) {
       const room = this.#careful > 0 ? 1 : IN_FLIGHT;
       if (this.#inFlight.length >= room || this.#inFlight.length + this.#commits.size >= 2 * room - 1) return;
       const pending = this.#queue.shift();
@@ -425,14 +450,15 @@ export class Ingest implements Intake {
     this.#careful = Math.max(this.#careful, inputs.length);
   }
 
+  /** Whether anything is in the chain or on its way to the database. */
+  #isWorking(): boolean {
+    return this.#recovering || this.#draining || this.#inFlight.length > 0 || this.#commits.size > 0;
+  }
+
   #checkIdle(): void {
-    const busy =
-      this.#recovering ||
-      this.#draining ||
-      this.#queue.length > 0 ||
-      this.#inFlight.length > 0 ||
-      this.#commits.size > 0;
-    if (!busy) for (const resolve of this.#idle.splice(0)) resolve();
+    if (this.#isWorking()) return;
+    for (const resolve of this.#quiet.splice(0)) resolve();
+    if (this.#queue.length === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 }
 

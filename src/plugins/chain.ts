@@ -96,11 +96,11 @@ class Stopped {
 
 /** One lane's chain. The runners are started by their owner. */
 export class Chain implements PluginChain {
-  readonly #stages: readonly Stage[];
-  readonly #decoders: ReadonlySet<string>;
-  readonly #timers: readonly Runner[];
-  readonly #gates: readonly Gate[];
-  readonly #runners: readonly Runner[];
+  #stages: readonly Stage[] = [];
+  #decoders: ReadonlySet<string> = new Set();
+  #timers: readonly Runner[] = [];
+  #gates: readonly Gate[] = [];
+  #runners: readonly Runner[] = [];
   #generation = 0;
   #seq = 0;
   #tail: Promise<unknown> | undefined;
@@ -109,6 +109,15 @@ export class Chain implements PluginChain {
 
   /** `runners` in any order; the chain's is (order, name). */
   constructor(runners: readonly Runner[]) {
+    this.arrange(runners);
+  }
+
+  /** Takes other runners. Only between chunks: nothing may be on its way. */
+  arrange(runners: readonly Runner[]): void {
+    this.#generation += 1;
+    this.#seq = 0;
+    this.#tail = undefined;
+    this.#failed = undefined;
     const sorted = runners.toSorted((a, b) => a.spec.order - b.spec.order || (a.name < b.name ? -1 : 1));
     const decoding = sorted.filter((runner) => runner.spec.exports.decoder !== undefined);
     const { transforming, timed } = {
@@ -151,11 +160,10 @@ export class Chain implements PluginChain {
 
   async restart(): Promise<void> {
     this.#generation += 1;
-    this.#seq = 0;
-    this.#tail = undefined;
-    this.#failed = undefined;
     for (const gate of this.#gates) gate.release(true);
     await Promise.all(this.#runners.map((runner) => runner.restart()));
+    // One that went back to an older version may export other interfaces.
+    this.arrange(this.#runners);
   }
 
   #begin(input: ChainInput, due: ReadonlySet<Runner>, nowUs: number): Promise<ChainResult> {
@@ -330,7 +338,10 @@ function countsOf(runner: Runner, counts: Partial<PluginCounts>): PluginCounts {
 
 /** The result of a call; a failure is noted and stops the input. */
 function accept(runner: Runner, reply: InstanceResult | InstanceFailure): InstanceResult {
-  if (reply.ok) return reply;
+  if (reply.ok) {
+    runner.succeed();
+    return reply;
+  }
   runner.fail(reply);
   throw new Stopped({ plugin: runner.name, disposition: reply.disposition, reason: reply.reason });
 }

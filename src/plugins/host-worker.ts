@@ -136,21 +136,32 @@ function guarded<T>(call: () => T): T {
   }
 }
 
-async function load(imports: Record<string, object>): Promise<Component> {
+/** What the vetted files give before there is an instance. */
+interface Prepared {
+  readonly modules: ReadonlyMap<string, WebAssembly.Module>;
+  readonly generated: {
+    instantiate(
+      core: (name: string) => WebAssembly.Module | undefined,
+      imports: object,
+    ): Record<string, never>;
+  };
+}
+
+/** Compiles the modules and imports the generated code, then gives up the right to read files. */
+async function prepare(): Promise<Prepared> {
   const modules = new Map(
     files
       .filter((name) => name.endsWith(".wasm"))
       .map((name) => [name, new WebAssembly.Module(readFileSync(join(dir, name)))]),
   );
-  const generated: {
-    instantiate(
-      core: (name: string) => WebAssembly.Module | undefined,
-      imports: object,
-    ): Record<string, never>;
-  } = await import(pathToFileURL(join(dir, "component.js")).href);
+  const generated: Prepared["generated"] = await import(pathToFileURL(join(dir, "component.js")).href);
   for (const right of ["fs.read", "fs.write", "child", "net", "addon", "wasi", "inspector"]) {
     process.permission?.drop(right);
   }
+  return { modules, generated };
+}
+
+function instantiate({ modules, generated }: Prepared, imports: Record<string, object>): Component {
   meterLifting();
   const made = guarded(() => generated.instantiate((name) => modules.get(name), imports));
   const pick = <T>(name: string | undefined): T | undefined => (name === undefined ? undefined : made[name]);
@@ -209,6 +220,15 @@ function checkedRejections(value: unknown, count: number): { index: number; reas
   }));
 }
 
+let prepared: Prepared | undefined;
+let unprepared: unknown;
+try {
+  prepared = await prepare();
+  send(Wire.ready, 0, NOTHING);
+} catch (thrown) {
+  // Whoever opens it is told.
+  unprepared = thrown;
+}
 const head = readHead(read(WIRE_HEADER_BYTES));
 const opening = new FieldReader(read(head.metaBytes));
 const request: OpenRequest = JSON.parse(opening.text(2 ** 24));
@@ -221,7 +241,8 @@ const refill = (): void => {
 
 let component: Component;
 try {
-  component = await load({ ...WASI, ...guest.interfaces(refill) });
+  if (prepared === undefined) throw unprepared;
+  component = instantiate(prepared, { ...WASI, ...guest.interfaces(refill) });
   const { lifecycle } = component;
   guarded(() => lifecycle.configure(request.config));
 } catch (thrown) {

@@ -75,7 +75,7 @@ interface Call {
 
 const NOTHING = new Uint8Array(0);
 
-/** An instance; {@link Instance.open} comes first. */
+/** An instance; {@link Instance.prepare} comes first, then {@link Instance.open}. */
 export class Instance {
   readonly #slot: Slot;
   readonly #spec: InstanceSpec;
@@ -87,6 +87,7 @@ export class Instance {
   #nextId = 1;
   #headSinceMs = 0;
   #timer: NodeJS.Timeout | undefined;
+  readonly #prepared = Promise.withResolvers<void>();
   #failure: InstanceFailure | undefined;
   #gone: Promise<void> | undefined;
   #logMinute = 0;
@@ -112,15 +113,26 @@ export class Instance {
     return this.#calls.length;
   }
 
-  /** Starts the thread, loads the component, gives it its configuration and committed state. */
-  async open(state: readonly StateEntry[]): Promise<InstanceResult | InstanceFailure> {
+  /**
+   * Starts the thread, which compiles the component and then waits for {@link open}. Resolves when it waits, or has
+   * failed, at the latest after the time a start may take.
+   */
+  async prepare(): Promise<void> {
     const { pipe } = this.#slot;
-    const { vetted, config, grants, limits, startMs } = this.#spec;
-    for (const { scope, key, value } of state) this.#account(scope, key, value.byteLength);
+    const { vetted, startMs } = this.#spec;
     pipe.on("data", (chunk: unknown) => this.#receive(chunk));
     pipe.once("close", () => this.#close());
     const names = vetted.files.map(({ name }) => name);
     this.#slot.start({ dir: vetted.dir, exports: vetted.exports, files: names }, HEAP_MIB);
+    const timer = setTimeout(this.#prepared.resolve, startMs);
+    await this.#prepared.promise;
+    clearTimeout(timer);
+  }
+
+  /** Instantiates the component, gives it its configuration and committed state. After {@link prepare}. */
+  async open(state: readonly StateEntry[]): Promise<InstanceResult | InstanceFailure> {
+    const { config, grants, limits, startMs } = this.#spec;
+    for (const { scope, key, value } of state) this.#account(scope, key, value.byteLength);
     return this.#ask(Wire.open, encodeOpen({ config, grants, limits }, state), [], 0, startMs);
   }
 
@@ -221,6 +233,10 @@ export class Instance {
       this.#log(message);
       return;
     }
+    if (message.type === Wire.ready && message.id === 0) {
+      this.#prepared.resolve();
+      return;
+    }
     const [call] = this.#calls;
     if (call === undefined || call.id !== message.id) throw brokenWire("an answer to nothing that was asked");
     if (message.type === Wire.failure) {
@@ -316,6 +332,7 @@ export class Instance {
     // Later calls fail with it, but are not its doing.
     this.#failure = { ...failure, disposition: "retry", blame: false };
     clearTimeout(this.#timer);
+    this.#prepared.resolve();
     // Its end first: the thread may wait in a read, which nothing else interrupts.
     this.#slot.pipe.destroy();
     this.#gone = this.#slot.stop();

@@ -1,4 +1,5 @@
 /** One plugin of the chain: its instance, its failures, and whether it may run. */
+import { messageOf } from "../core/errors.ts";
 import type { StateEntry } from "../core/ports.ts";
 import { RowBinding } from "./binding.ts";
 import type { Slot } from "./host.ts";
@@ -11,6 +12,8 @@ const MOST_FAILURES = 5;
 const FAILURE_WINDOW_MS = 60_000;
 /** Wait before the second restart within the window; it doubles with each further one. */
 const BACKOFF_MS = 50;
+/** A new version that fails before it has got through so many calls gives way to the one before it. */
+const PROBATION_CALLS = 8;
 
 /** What a plugin is run from. */
 export interface RunnerSpec extends InstanceSpec {
@@ -35,9 +38,13 @@ export type RunnerState = "off" | "on" | "quarantined" | "failed";
 
 /** A plugin, running or not. */
 export class Runner {
-  readonly spec: RunnerSpec;
-  readonly binding: RowBinding;
+  #spec: RunnerSpec;
+  #binding: RowBinding;
   readonly #parts: RunnerParts;
+  /** the version before this one, while this one is on probation */
+  #fallback: RunnerSpec | undefined;
+  #revertedFor: string | undefined;
+  #calls = 0;
   #instance: Instance | undefined;
   #state: RunnerState = "off";
   /** when it failed, within the window, in milliseconds of the monotonic clock */
@@ -51,15 +58,31 @@ export class Runner {
   /** when `tick` is due next, on the monotonic clock */
   dueMs: number;
 
-  constructor(spec: RunnerSpec, parts: RunnerParts) {
-    this.spec = spec;
+  /** `fallback`: the version to go back to when this one fails its first calls. */
+  constructor(spec: RunnerSpec, parts: RunnerParts, fallback?: RunnerSpec) {
+    this.#spec = spec;
     this.#parts = parts;
-    this.binding = new RowBinding(spec.binding);
+    this.#fallback = fallback;
+    this.#binding = new RowBinding(spec.binding);
     this.dueMs = performance.now() + spec.scheduleMs;
   }
 
   get name(): string {
-    return this.spec.name;
+    return this.#spec.name;
+  }
+
+  /** What it runs from; changes when it goes back to the version before. */
+  get spec(): RunnerSpec {
+    return this.#spec;
+  }
+
+  get binding(): RowBinding {
+    return this.#binding;
+  }
+
+  /** Why the new version failed its first calls, so that the one before it runs again. */
+  get revertedFor(): string | undefined {
+    return this.#revertedFor;
   }
 
   get state(): RunnerState {
@@ -88,11 +111,33 @@ export class Runner {
 
   /** Starts the first instance. A plugin that can't start is out at once, the reason kept: no data waits for it. */
   async start(): Promise<void> {
-    const failure = await this.#open();
+    await this.prepare();
+    await this.open();
+  }
+
+  /** The slow part of a start, which needs no state: a thread with the component compiled. Never throws. */
+  async prepare(): Promise<void> {
+    try {
+      this.#instance = new Instance(this.#parts.lease(), this.#spec);
+      await this.#instance.prepare();
+    } catch (thrown) {
+      this.#lastError = messageOf(thrown);
+    }
+  }
+
+  /** The quick part, from committed state. After {@link prepare}; the state is `on` or `failed` afterwards. */
+  async open(): Promise<void> {
+    const failure = await this.#openInstance();
     if (failure !== undefined) {
       this.#record(failure.reason);
       this.#become("failed");
     }
+  }
+
+  /** A call went through. */
+  succeed(): void {
+    this.#calls += 1;
+    if (this.#calls === PROBATION_CALLS) this.#fallback = undefined;
   }
 
   /** Notes a failure that was the plugin's doing. */
@@ -119,6 +164,7 @@ export class Runner {
     }
     if (before !== undefined && before.failure === undefined && !this.used) return;
     await before?.stop("restarts");
+    if (before?.failure !== undefined && this.#lastError !== undefined) this.#goBack(this.#lastError);
     while (this.#state === "on") {
       const recent = this.#recent().length;
       if (recent > 1) await new Promise((resolve) => setTimeout(resolve, BACKOFF_MS * 2 ** (recent - 2)));
@@ -135,6 +181,7 @@ export class Runner {
     await this.#instance?.stop("restarts");
     this.#failures = [];
     this.#restarts += 1;
+    this.#instance = undefined;
     await this.start();
   }
 
@@ -146,22 +193,38 @@ export class Runner {
   }
 
   async #open(): Promise<InstanceFailure | undefined> {
+    this.#opening = true;
+    await this.prepare();
+    return await this.#openInstance();
+  }
+
+  async #openInstance(): Promise<InstanceFailure | undefined> {
     this.used = false;
     this.#opening = true;
     try {
       const state = await this.#parts.loadState(this.name);
-      const instance = new Instance(this.#parts.lease(), this.spec);
-      this.#instance = instance;
-      const opened = await instance.open(state);
+      const opened = await this.#instance?.open(state);
+      if (opened === undefined) throw new Error(this.#lastError ?? "it was not started");
       if (!opened.ok) return opened;
       this.#become("on");
       return undefined;
     } catch (thrown) {
-      const reason = thrown instanceof Error ? thrown.message : String(thrown);
-      return { ok: false, disposition: "retry", reason, blame: true };
+      return { ok: false, disposition: "retry", reason: messageOf(thrown), blame: true };
     } finally {
       this.#opening = false;
     }
+  }
+
+  /** On probation, the version before takes its place again, with a clean record. */
+  #goBack(reason: string): void {
+    const fallback = this.#fallback;
+    if (fallback === undefined || this.#failures.length === 0) return;
+    this.#fallback = undefined;
+    this.#spec = fallback;
+    this.#binding = new RowBinding(fallback.binding);
+    this.#failures = [];
+    this.#revertedFor = reason;
+    this.#parts.onChange(this);
   }
 
   #recent(): number[] {
