@@ -144,6 +144,8 @@ try {
     const runner = new Runner(
       {
         name: "subject",
+        version: "0",
+        hash: "",
         order: 0,
         config,
         vetted,

@@ -1,7 +1,15 @@
 /** The agent, put together. Everything here is wiring: what things do is in their folders. */
 import { ApiClient } from "./api/client.ts";
 import { ApiServer } from "./api/server.ts";
-import type { AgentStatus, LedgerReport, PartStatus, PluginStatus, ProbeStatus } from "./api/types.ts";
+import type {
+  AgentStatus,
+  LedgerReport,
+  PartStatus,
+  PluginAction,
+  PluginDetail,
+  PluginStatus,
+  ProbeStatus,
+} from "./api/types.ts";
 import type { Config } from "./config/schema.ts";
 import { messageOf, WeirError } from "./core/errors.ts";
 import { Ledger, type LedgerLine } from "./core/ledger.ts";
@@ -13,7 +21,8 @@ import { Effects } from "./pipeline/effects.ts";
 import { Forward } from "./pipeline/forward.ts";
 import { Ingest } from "./pipeline/ingest.ts";
 import { RejectedLog } from "./pipeline/rejected.ts";
-import { PluginManager } from "./plugins/manager.ts";
+import { type PluginInfo, PluginManager } from "./plugins/manager.ts";
+import { Versions } from "./plugins/versions.ts";
 import { EmbeddedBroker } from "./sources/broker.ts";
 import { DeviceDecoder } from "./sources/decode.ts";
 import { KernelSource } from "./sources/kernel.ts";
@@ -91,6 +100,14 @@ export class Agent {
     const manager = new PluginManager({
       options: plugins,
       cacheDir: folder.paths.cache,
+      versions: new Versions(folder.paths.store, {
+        load: async (key) => {
+          await opened;
+          return await outbox.setting(key);
+        },
+        save: (key, value) => outbox.setSetting(key, value),
+      }),
+      exclusively: (action) => (this.#ingest === undefined ? action() : this.#ingest.exclusively(action)),
       loadState: async (plugin) => {
         await opened;
         return await outbox.state(plugin);
@@ -200,12 +217,31 @@ export class Agent {
   }
 
   plugins(): readonly PluginStatus[] {
-    return (this.#plugins?.list() ?? []).map(({ binding, limits: _limits, order: _order, ...info }) => ({
-      ...info,
-      version: info.version ?? "",
-      hash: info.hash ?? "",
-      bind: `${binding.sources.join(",")}:${binding.devices.join(",")}${binding.metrics.join(",") === "*" ? "" : `:${binding.metrics.join(",")}`}`,
-    }));
+    return (this.#plugins?.list() ?? []).map(pluginStatus);
+  }
+
+  plugin(name: string): PluginDetail | undefined {
+    const manager = this.#plugins;
+    const info = manager?.list().find((one) => one.name === name);
+    if (manager === undefined || info === undefined) return undefined;
+    const { limits, order } = info;
+    return {
+      ...pluginStatus(info),
+      order,
+      limits: limits === undefined ? undefined : { ...limits },
+      layers: manager.layers,
+      logs: manager.logs(name),
+    };
+  }
+
+  /** Enables, disables or rolls back a plugin; resolves when that has taken effect. */
+  async pluginAction(name: string, action: PluginAction): Promise<void> {
+    await this.#plugins?.[action](name);
+  }
+
+  /** Takes another `plugins` section of the configuration; what it doesn't change goes on untouched. */
+  async reconfigurePlugins(plugins: Config["plugins"]): Promise<void> {
+    await this.#plugins?.reconfigure(plugins);
   }
 
   probes(): readonly ProbeStatus[] {
@@ -317,6 +353,8 @@ export class Agent {
       status: () => this.status(),
       ledger: () => this.ledger(),
       plugins: () => this.plugins(),
+      plugin: (name) => this.plugin(name),
+      pluginAction: (name, action) => this.pluginAction(name, action),
       probes: () => this.probes(),
       rejected: () => this.#rejected.list(),
     });
@@ -343,6 +381,13 @@ const PROBE_TEXTS = {
   tcp: "TCP connect latency and round-trip time",
   exec: "processes that start and end, with exit codes",
 } as const;
+
+/** A plugin in the words of the command line. */
+function pluginStatus({ binding, limits: _limits, order: _order, ...info }: PluginInfo): PluginStatus {
+  const metrics = binding.metrics.join(",");
+  const bind = `${binding.sources.join(",")}:${binding.devices.join(",")}${metrics === "*" ? "" : `:${metrics}`}`;
+  return { ...info, version: info.version ?? "", hash: info.hash ?? "", bind };
+}
 
 /** What is missing of the probes, one part for each reason. */
 function missingProbes(probes: readonly ProbeStatus[]): PartStatus[] {

@@ -1,7 +1,14 @@
 /** How the command line asks a running agent. */
 import { request } from "node:http";
-import { WeirError } from "../core/errors.ts";
-import type { AgentStatus, LedgerReport, PluginStatus, ProbeStatus } from "./types.ts";
+import { ERRORS, type ErrorCode, WeirError } from "../core/errors.ts";
+import type {
+  AgentStatus,
+  LedgerReport,
+  PluginAction,
+  PluginDetail,
+  PluginStatus,
+  ProbeStatus,
+} from "./types.ts";
 
 /** Answers larger than this are refused: 16 MiB. */
 const MOST_BYTES = 16 * 1024 * 1024;
@@ -24,6 +31,16 @@ export class ApiClient {
   plugins(): Promise<readonly PluginStatus[]> {
     return this.#get("/api/v1/plugins") as Promise<readonly PluginStatus[]>;
   }
+  plugin(name: string): Promise<PluginDetail> {
+    return this.#get(`/api/v1/plugins/${encodeURIComponent(name)}`) as Promise<PluginDetail>;
+  }
+  /** Resolves when it has taken effect. */
+  pluginAction(name: string, action: PluginAction): Promise<PluginDetail> {
+    return this.#get(
+      `/api/v1/plugins/${encodeURIComponent(name)}/${action}`,
+      "POST",
+    ) as Promise<PluginDetail>;
+  }
   probes(): Promise<readonly ProbeStatus[]> {
     return this.#get("/api/v1/probes") as Promise<readonly ProbeStatus[]>;
   }
@@ -32,11 +49,11 @@ export class ApiClient {
     return this.#get("/api/v1/rejected") as Promise<readonly Record<string, unknown>[]>;
   }
 
-  #get(url: string): Promise<unknown> {
+  #get(url: string, method = "GET"): Promise<unknown> {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     const unreachable = (cause: unknown): void =>
       reject(new WeirError("cli.agent-unreachable", `no agent answers on ${this.#path}`, { cause }));
-    const call = request({ socketPath: this.#path, path: url, timeout: TIMEOUT_MS }, (response) => {
+    const call = request({ socketPath: this.#path, path: url, method, timeout: TIMEOUT_MS }, (response) => {
       const parts: Buffer[] = [];
       let size = 0;
       response.on("data", (part: Buffer) => {
@@ -48,7 +65,7 @@ export class ApiClient {
       response.on("end", () => {
         const text = Buffer.concat(parts).toString("utf8");
         if (response.statusCode === 200) resolve(JSON.parse(text));
-        else reject(new Error(`the agent answered ${response.statusCode}: ${text}`));
+        else reject(refusal(response.statusCode, text));
       });
     });
     call.on("timeout", () => call.destroy(new Error("no answer in time")));
@@ -56,4 +73,17 @@ export class ApiClient {
     call.end();
     return promise;
   }
+}
+
+const isCode = (code: unknown): code is ErrorCode => typeof code === "string" && Object.hasOwn(ERRORS, code);
+
+/** The agent's own error where it sent one. */
+function refusal(status: number | undefined, text: string): Error {
+  try {
+    const { error, code }: { error?: unknown; code?: unknown } = JSON.parse(text);
+    if (typeof error === "string" && isCode(code)) return new WeirError(code, error);
+  } catch {
+    // Not the agent's form: shown as it is.
+  }
+  return new Error(`the agent answered ${status}: ${text.slice(0, 200)}`);
 }

@@ -1,11 +1,12 @@
 /** The agent's own interface: HTTP over a Unix socket in the data folder (mode 0600), for the command line. */
 import { chmodSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import { messageOf } from "../core/errors.ts";
-import type { ApiHandlers } from "./types.ts";
+import { messageOf, WeirError } from "../core/errors.ts";
+import { type ApiHandlers, PLUGIN_ACTIONS, type PluginAction } from "./types.ts";
 
 /** A Unix socket's path has room for 108 bytes, with a final NUL (unix(7)). */
 const MOST_PATH_BYTES = 107;
+const PLUGIN = /^\/api\/v1\/plugins\/([a-z0-9][a-z0-9_-]{0,63})(?:\/([a-z]{1,16}))?$/;
 
 /** Serves {@link ApiHandlers} on a Unix socket. */
 export class ApiServer {
@@ -53,10 +54,35 @@ export class ApiServer {
     rmSync(this.#path, { force: true });
   }
 
+  async #plugin(
+    method: string | undefined,
+    name: string,
+    action: string | undefined,
+    response: ServerResponse,
+  ): Promise<void> {
+    if (method === "GET" && action === undefined) {
+      const detail = this.#handlers.plugin(name);
+      return detail === undefined
+        ? send(response, 404, { error: `${name}: no such plugin`, code: "plugin.refused" })
+        : send(response, 200, detail);
+    }
+    if (method !== "POST" || !isAction(action)) return send(response, 404, { error: "no such path" });
+    try {
+      await this.#handlers.pluginAction(name, action);
+      send(response, 200, this.#handlers.plugin(name) ?? null);
+    } catch (thrown) {
+      if (!(thrown instanceof WeirError)) throw thrown;
+      send(response, 409, { error: thrown.message, code: thrown.code });
+    }
+  }
+
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    // No request has a body that matters: what comes is thrown away, and the time limit bounds it.
     request.resume();
-    if (request.method !== "GET") return send(response, 405, { error: "only GET is served" });
     const handlers = this.#handlers;
+    const [, plugin, action] = PLUGIN.exec(request.url ?? "") ?? [];
+    if (plugin !== undefined) return await this.#plugin(request.method, plugin, action, response);
+    if (request.method !== "GET") return send(response, 405, { error: "only GET is served here" });
     switch (request.url) {
       case "/api/v1/status":
         return send(response, 200, handlers.status());
@@ -73,6 +99,9 @@ export class ApiServer {
     }
   }
 }
+
+const isAction = (text: string | undefined): text is PluginAction =>
+  PLUGIN_ACTIONS.some((action) => action === text);
 
 function send(response: ServerResponse, status: number, body: unknown): void {
   response.writeHead(status, { "content-type": "application/json" });

@@ -45,7 +45,26 @@ export interface PluginStatus {
   readonly bind: string;
   readonly failures: number;
   readonly restarts: number;
+  /** ids of the versions that are kept, newest first */
+  readonly versions: readonly string[];
+  /** it was rolled back: the dropped version does not run */
+  readonly pinned: boolean;
 }
+
+/** `GET /api/v1/plugins/<name>` */
+export interface PluginDetail extends PluginStatus {
+  readonly order: number;
+  readonly limits: Readonly<Record<string, number>> | undefined;
+  /** the walls around the plugin host: `on`, `off`, `partial: …` or `unavailable: …` */
+  readonly layers: Readonly<Record<string, string>> | undefined;
+  /** the latest lines that it logged, or that were logged about it, oldest first */
+  readonly logs: readonly { readonly ts: number; readonly level: string; readonly message: string }[];
+}
+
+/** What can be done to a plugin: `POST /api/v1/plugins/<name>/<action>`. */
+export const PLUGIN_ACTIONS = ["enable", "disable", "rollback"] as const;
+/** One of {@link PLUGIN_ACTIONS}. */
+export type PluginAction = (typeof PLUGIN_ACTIONS)[number];
 
 /** `GET /api/v1/ledger` */
 export interface LedgerReport {
@@ -58,6 +77,10 @@ export interface ApiHandlers {
   status(): AgentStatus;
   ledger(): Promise<LedgerReport>;
   plugins(): readonly PluginStatus[];
+  /** undefined for a name that isn't known */
+  plugin(name: string): PluginDetail | undefined;
+  /** Resolves when it has taken effect; throws a WeirError when it can't be done. */
+  pluginAction(name: string, action: PluginAction): Promise<void>;
   probes(): readonly ProbeStatus[];
   /** the latest refused messages, oldest first */
   rejected(): readonly unknown[];

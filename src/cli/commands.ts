@@ -93,6 +93,72 @@ export const COMMANDS: readonly Command[] = [
   ),
   command(
     {
+      name: "plugin inspect",
+      usage: "<name|file.wasm>",
+      about: "show a plugin with its limits and walls, or vet a file before it is dropped",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 1,
+    },
+    async () => (await import("./plugins.ts")).inspect,
+  ),
+  command(
+    {
+      name: "plugin logs",
+      usage: "<name>",
+      about: "show what a plugin logged, and what was logged about it",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 1,
+    },
+    async () => (await import("./plugins.ts")).logs,
+  ),
+  command(
+    {
+      name: "plugin enable",
+      usage: "<name>",
+      about: "let a disabled or quarantined plugin in again",
+      options: config,
+      help: configHelp,
+      positionals: 1,
+    },
+    async () => (await import("./plugins.ts")).enable,
+  ),
+  command(
+    {
+      name: "plugin disable",
+      usage: "<name>",
+      about: "take a plugin out, over restarts",
+      options: config,
+      help: configHelp,
+      positionals: 1,
+    },
+    async () => (await import("./plugins.ts")).disable,
+  ),
+  command(
+    {
+      name: "plugin rollback",
+      usage: "<name>",
+      about: "go back to the version before, until the dropped file changes",
+      options: config,
+      help: configHelp,
+      positionals: 1,
+    },
+    async () => (await import("./plugins.ts")).rollback,
+  ),
+  command(
+    {
+      name: "plugin test",
+      usage: "<folder>",
+      about: "run a plugin's golden cases, without an agent",
+      options: json,
+      help: jsonHelp,
+      positionals: 1,
+    },
+    async () => (await import("./plugins.ts")).test,
+  ),
+  command(
+    {
       name: "probe ls",
       usage: "",
       about: "list kernel probes, and why one is off",

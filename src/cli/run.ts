@@ -1,7 +1,10 @@
 /** `weir run`: the agent in the foreground, until SIGINT or SIGTERM. */
 
+import { unwatchFile, watchFile } from "node:fs";
+import { isDeepStrictEqual } from "node:util";
 import type { AgentStatus } from "../api/types.ts";
-import { WeirError } from "../core/errors.ts";
+import type { LoadedConfig } from "../config/load.ts";
+import { messageOf, WeirError } from "../core/errors.ts";
 import { Agent } from "../main.ts";
 import type { Invocation } from "./commands.ts";
 import { configOf, option } from "./context.ts";
@@ -11,6 +14,8 @@ import { version } from "./version.ts";
 const LEVELS = ["trace", "debug", "info", "warn", "error"];
 /** A stop that hangs is ended: whatever was acknowledged is on disk. */
 const MOST_STOP_MS = 9_500;
+/** How often the configuration file is looked at, in milliseconds. */
+const CONFIG_MS = 500;
 
 /** `weir run` */
 export async function run(invocation: Invocation): Promise<number> {
@@ -28,7 +33,9 @@ export async function run(invocation: Invocation): Promise<number> {
     throw thrown;
   }
   greet(agent.status(), loaded.file);
+  const unwatch = followConfig(invocation, loaded, agent);
   const why = await Promise.race([stopped.promise, agent.failed]);
+  unwatch();
   setTimeout(() => process.exit(1), MOST_STOP_MS).unref();
   agent.log.info(why instanceof WeirError ? "stopping" : `${why}: stopping`);
   const clean = await agent.stop();
@@ -39,6 +46,30 @@ export async function run(invocation: Invocation): Promise<number> {
       : "stopped: what was not acknowledged will be sent again by its devices",
   );
   return 0;
+}
+
+/**
+ * Looks whether the configuration file has changed. The `plugins` section takes effect at once; a file that is not
+ * valid is refused as a whole, and the rest of a valid one waits for a restart.
+ */
+function followConfig(invocation: Invocation, { file, config }: LoadedConfig, agent: Agent): () => void {
+  if (file === undefined) return () => {};
+  let running = config;
+  const onChange = (): void => {
+    try {
+      const { config: next } = configOf(invocation);
+      const { plugins: _before, ...rest } = running;
+      const { plugins, ...nextRest } = next;
+      if (!isDeepStrictEqual(rest, nextRest))
+        agent.log.warn(`${file} has changed: all but plugins takes effect at the next start`);
+      running = { ...running, plugins };
+      void agent.reconfigurePlugins(plugins);
+    } catch (thrown) {
+      agent.log.error(`${file} is refused, what runs stays as it is: ${messageOf(thrown)}`);
+    }
+  };
+  watchFile(file, { interval: CONFIG_MS, persistent: false }, onChange);
+  return () => unwatchFile(file, onChange);
 }
 
 /** What a newcomer needs to know, on standard output. */

@@ -14,6 +14,8 @@ export interface DataPaths {
   readonly socket: string;
   /** vetted components: written by the agent alone, read by the jail's user */
   readonly cache: string;
+  /** versions of plugins */
+  readonly store: string;
 }
 
 /** The places in a data folder. */
@@ -24,6 +26,7 @@ export function dataPaths(dir: string): DataPaths {
     database: join(absolute, "weir.db"),
     socket: join(absolute, "weir.sock"),
     cache: join(absolute, "cache"),
+    store: join(absolute, "store"),
   };
 }
 

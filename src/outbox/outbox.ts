@@ -36,6 +36,8 @@ export class WorkerOutbox implements Outbox {
     gapDone: new Map(),
     effects: new Map(),
     effectsDone: new Map(),
+    setting: new Map(),
+    setSetting: new Map(),
     counts: new Map(),
     info: new Map(),
     stop: new Map(),
@@ -153,6 +155,16 @@ export class WorkerOutbox implements Outbox {
 
   async effectsDone(ids: readonly number[]): Promise<void> {
     await this.#call("effectsDone", ids);
+  }
+
+  /** What an operator decided at run time, by key; undefined when nothing was. */
+  setting(key: string): Promise<string | undefined> {
+    return this.#call("setting", key);
+  }
+
+  /** Keeps a decision for later runs; undefined forgets it. Resolves when it is committed. */
+  async setSetting(key: string, value: string | undefined): Promise<void> {
+    await this.#call("setSetting", { key, value });
   }
 
   counts(): Promise<readonly OutboxCount[]> {

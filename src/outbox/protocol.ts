@@ -55,6 +55,11 @@ export interface Operations {
     readonly result: readonly { readonly id: number; readonly effect: PublishEffect }[];
   };
   readonly effectsDone: { readonly args: readonly number[]; readonly result: undefined };
+  readonly setting: { readonly args: string; readonly result: string | undefined };
+  readonly setSetting: {
+    readonly args: { readonly key: string; readonly value: string | undefined };
+    readonly result: undefined;
+  };
   readonly counts: { readonly args: undefined; readonly result: readonly OutboxCount[] };
   readonly info: { readonly args: undefined; readonly result: OutboxInfo };
   readonly stop: { readonly args: undefined; readonly result: undefined };

@@ -169,6 +169,11 @@ class Server {
       case "effectsDone":
         store.effectsDone(request.args);
         return [done(request, undefined)];
+      case "setting":
+        return [done(request, store.setting(request.args))];
+      case "setSetting":
+        store.setSetting(request.args.key, request.args.value);
+        return [done(request, undefined)];
       case "counts":
         return [done(request, store.counts())];
       case "info": {

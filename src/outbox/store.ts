@@ -299,6 +299,17 @@ export class Store {
     for (const id of ids) this.#sql.deleteEffect.run(id);
   }
 
+  /** What an operator decided at run time, by key; undefined when nothing was. */
+  setting(key: string): string | undefined {
+    return this.#sql.setting.get(key)?.value;
+  }
+
+  /** Keeps a decision; undefined forgets it. */
+  setSetting(key: string, value: string | undefined): void {
+    if (value === undefined) this.#sql.deleteSetting.run(key);
+    else this.#sql.setSetting.run(key, value);
+  }
+
   /** The ledger. */
   counts(): OutboxCount[] {
     this.#lanes.flush();
@@ -400,5 +411,10 @@ function statements(db: Connection) {
     ),
     effects: db.prepare<[number], EffectRow>("SELECT * FROM effect ORDER BY id LIMIT ?"),
     deleteEffect: db.prepare<[number]>("DELETE FROM effect WHERE id = ?"),
+    setting: db.prepare<[string], { value: string }>("SELECT value FROM setting WHERE key = ?"),
+    setSetting: db.prepare<[string, string]>(
+      "INSERT INTO setting VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+    ),
+    deleteSetting: db.prepare<[string]>("DELETE FROM setting WHERE key = ?"),
   };
 }

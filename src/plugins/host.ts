@@ -51,10 +51,14 @@ export class HostPool {
   readonly #options: HostOptions;
   readonly #hosts = new Set<Host>();
   #layers: LayerReport | undefined;
+  #memoryMiB: number;
+  #slots: number;
   #stopped = false;
 
   constructor(options: HostOptions) {
     this.#options = options;
+    this.#memoryMiB = options.memoryMiB;
+    this.#slots = options.slots;
   }
 
   /** How the jail of the newest process stands; undefined before there was one. */
@@ -78,7 +82,8 @@ export class HostPool {
       if (slot !== undefined) return slot;
       host.retire();
     }
-    const host = new Host(this.#options, () => this.#hosts.delete(host));
+    const size = { memoryMiB: this.#memoryMiB, slots: this.#slots };
+    const host = new Host({ ...this.#options, ...size }, () => this.#hosts.delete(host));
     this.#hosts.add(host);
     void host.layers.then((layers) => {
       this.#layers = layers;
@@ -86,6 +91,14 @@ export class HostPool {
     const slot = host.lease();
     if (slot === undefined) throw new WeirError("plugin.failed", "the plugin host did not start");
     return slot;
+  }
+
+  /** What a process may hold from now on. When that is more than before, the next instance starts a fresh process. */
+  resize(memoryMiB: number, slots: number): void {
+    if (memoryMiB <= this.#memoryMiB && slots <= this.#slots) return;
+    this.#memoryMiB = Math.max(this.#memoryMiB, memoryMiB);
+    this.#slots = Math.max(this.#slots, slots);
+    for (const host of this.#hosts) host.retire();
   }
 
   /** Ends all processes. */

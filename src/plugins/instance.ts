@@ -39,7 +39,7 @@ const MINUTE_MS = 60_000;
 
 /** What an instance is made from. */
 export interface InstanceSpec {
-  readonly vetted: Pick<Vetted, "dir" | "exports" | "files">;
+  readonly vetted: Pick<Vetted, "dir" | "exports" | "files" | "memories">;
   readonly limits: PluginLimits;
   readonly grants: OpenRequest["grants"];
   /** JSON */
@@ -130,10 +130,13 @@ export class Instance {
   }
 
   /** Instantiates the component, gives it its configuration and committed state. After {@link prepare}. */
-  async open(state: readonly StateEntry[]): Promise<InstanceResult | InstanceFailure> {
-    const { config, grants, limits, startMs } = this.#spec;
+  async open(
+    state: readonly StateEntry[],
+    limitMs: number = this.#spec.startMs,
+  ): Promise<InstanceResult | InstanceFailure> {
+    const { config, grants, limits } = this.#spec;
     for (const { scope, key, value } of state) this.#account(scope, key, value.byteLength);
-    return this.#ask(Wire.open, encodeOpen({ config, grants, limits }, state), [], 0, startMs);
+    return this.#ask(Wire.open, encodeOpen({ config, grants, limits }, state), [], 0, limitMs);
   }
 
   /** Runs `transform`. The frame's buffer must stay unchanged until the answer. */

@@ -78,7 +78,8 @@ export const topicFilter: z.ZodString = z
   .max(256)
   .regex(/^(?:[^+#/\0]*|\+)(?:\/(?:[^+#/\0]*|\+))*(?:\/#)?$|^#$/, "expected an MQTT topic filter");
 
-const manifestSchema = z.strictObject({
+/** plugin.yaml (unknown keys are refused). It only requests: grants are the operator's. */
+export const manifestSchema = z.strictObject({
   name: pluginName,
   version: z.string().regex(/^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$/, "expected a version such as 1.2.0"),
   component: z

@@ -18,6 +18,10 @@ const PROBATION_CALLS = 8;
 /** What a plugin is run from. */
 export interface RunnerSpec extends InstanceSpec {
   readonly name: string;
+  /** as its manifest has it */
+  readonly version: string;
+  /** SHA-256 of the component */
+  readonly hash: string;
   readonly order: number;
   readonly binding: Binding;
   readonly onFailure: "bypass" | "drop";
@@ -125,9 +129,12 @@ export class Runner {
     }
   }
 
-  /** The quick part, from committed state. After {@link prepare}; the state is `on` or `failed` afterwards. */
-  async open(): Promise<void> {
-    const failure = await this.#openInstance();
+  /**
+   * The quick part, from committed state. After {@link prepare}; the state is `on` or `failed` afterwards.
+   * `limitMs`: for instantiating and `configure`, when less than a start may take.
+   */
+  async open(limitMs?: number): Promise<void> {
+    const failure = await this.#openInstance(limitMs);
     if (failure !== undefined) {
       this.#record(failure.reason);
       this.#become("failed");
@@ -198,12 +205,12 @@ export class Runner {
     return await this.#openInstance();
   }
 
-  async #openInstance(): Promise<InstanceFailure | undefined> {
+  async #openInstance(limitMs?: number): Promise<InstanceFailure | undefined> {
     this.used = false;
     this.#opening = true;
     try {
       const state = await this.#parts.loadState(this.name);
-      const opened = await this.#instance?.open(state);
+      const opened = await this.#instance?.open(state, limitMs);
       if (opened === undefined) throw new Error(this.#lastError ?? "it was not started");
       if (!opened.ok) return opened;
       this.#become("on");

@@ -10,6 +10,7 @@ import type { Messages } from "../../src/core/messages.ts";
 import type { ChainFailure, ChainOutput, ChainResult, StateEntry } from "../../src/core/ports.ts";
 import { PluginManager, type PluginManagerOptions } from "../../src/plugins/manager.ts";
 import { pluginsSchema } from "../../src/plugins/options.ts";
+import { Versions } from "../../src/plugins/versions.ts";
 
 /** One plugin of a test: its component, and what its manifest and weir.yaml say. */
 export interface Subject {
@@ -37,6 +38,7 @@ export class Lane {
   readonly logs: { plugin: string; level: string; text: string }[] = [];
   /** what a database would keep: plugin → scope and key → value */
   readonly committed = new Map<string, Map<string, StateEntry>>();
+  readonly decisions = new Map<string, string>();
   readonly manager: PluginManager;
 
   private constructor(
@@ -57,6 +59,11 @@ export class Lane {
     this.manager = new PluginManager({
       options: pluginsSchema.parse(section),
       cacheDir,
+      versions: new Versions(join(this.dir, "store"), {
+        load: async (key) => this.decisions.get(key),
+        save: async (key, value) => void this.decisions.set(key, value),
+      }),
+      exclusively: (action) => action(),
       loadState: async (plugin) => [...(this.committed.get(plugin)?.values() ?? [])],
       onLog: (plugin, level, text) => this.logs.push({ plugin, level, text }),
       ...options,

@@ -378,11 +378,14 @@ describe("code that took over a worker", () => {
     const runner = new Runner(
       {
         name: "taken",
+        version: "1",
+        hash: "",
         order: 0,
         config: "{}",
         startMs: 5_000,
         vetted: {
           dir: taken,
+          memories: 1,
           exports: { lifecycle: "l", transform: "t" },
           files: [{ name: "component.js", size: 1 }],
         },

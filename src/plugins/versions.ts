@@ -1,0 +1,126 @@
+/**
+ * Versions of plugins, and what an operator decided about them at run time. A version is a component with its manifest:
+ *
+ *     <data>/store/<id>/{component.wasm, manifest.json}      id: SHA-256 of the component's hash and the manifest
+ *
+ * What was decided lies in the database under `plugin/<name>`: it survives restarts.
+ */
+import { createHash } from "node:crypto";
+import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+import { messageOf, WeirError } from "../core/errors.ts";
+import type { Candidate } from "./discover.ts";
+import { manifestSchema } from "./manifest.ts";
+
+/** Versions kept of each plugin. */
+const KEPT = 4;
+const versionId = z.string().regex(/^[0-9a-f]{64}$/);
+
+const decisionSchema = z.strictObject({
+  disabled: z.boolean().default(false),
+  /** versions that have run, newest first */
+  history: z.array(versionId).max(KEPT).default([]),
+  /** the version that runs instead of the dropped one as long as that one stays, and why */
+  pin: z.strictObject({ to: versionId, dropped: versionId, why: z.string() }).optional(),
+});
+
+/** What was decided about a plugin. */
+export type Decision = z.infer<typeof decisionSchema>;
+
+/** Where decisions are kept. */
+export interface DecisionStore {
+  load(key: string): Promise<string | undefined>;
+  save(key: string, value: string): Promise<void>;
+}
+
+/** The identity of a version: another component or another manifest is another one. */
+export const versionOf = ({ hash, manifest }: Candidate): string =>
+  createHash("sha256")
+    .update(`${hash}\n${JSON.stringify(manifest)}`)
+    .digest("hex");
+
+/** The versions of all plugins. */
+export class Versions {
+  readonly #dir: string;
+  readonly #decisions: DecisionStore;
+
+  /** `dir`: `<data>/store`; made when something is kept there. */
+  constructor(dir: string, decisions: DecisionStore) {
+    this.#dir = dir;
+    this.#decisions = decisions;
+  }
+
+  /** What was decided; nothing yet gives the defaults. */
+  async decision(name: string): Promise<Decision> {
+    const text = await this.#decisions.load(`plugin/${name}`);
+    return decisionSchema.parse(text === undefined ? {} : JSON.parse(text));
+  }
+
+  /** Keeps a decision. */
+  async decide(name: string, decision: Decision): Promise<void> {
+    await this.#decisions.save(`plugin/${name}`, JSON.stringify(decision));
+  }
+
+  /** Notes the version that lies in the folder: another one ends a rollback. */
+  async dropped(candidate: Candidate): Promise<Decision> {
+    const decision = await this.decision(candidate.name);
+    const { pin, ...rest } = decision;
+    if (pin === undefined || pin.dropped === versionOf(candidate)) return decision;
+    await this.decide(candidate.name, rest);
+    return rest;
+  }
+
+  /** Notes that a version runs, and keeps it. */
+  async ran(candidate: Candidate): Promise<Decision> {
+    const id = versionOf(candidate);
+    const decision = await this.decision(candidate.name);
+    if (decision.history.includes(id)) return decision;
+    await this.#keep(id, candidate);
+    const next = { ...decision, history: [id, ...decision.history].slice(0, KEPT) };
+    await this.decide(candidate.name, next);
+    return next;
+  }
+
+  /**
+   * A kept version.
+   * @throws WeirError `plugin.refused` when it is gone or damaged
+   */
+  async load(id: string): Promise<Candidate> {
+    try {
+      const folder = join(this.#dir, id);
+      const manifest = manifestSchema.parse(
+        JSON.parse(await readFile(join(folder, "manifest.json"), "utf8")),
+      );
+      const component = new Uint8Array(await readFile(join(folder, "component.wasm")));
+      const hash = createHash("sha256").update(component).digest("hex");
+      const candidate = { name: manifest.name, manifest, component, hash };
+      if (versionOf(candidate) !== id) throw new Error("its bytes have changed");
+      return candidate;
+    } catch (thrown) {
+      throw new WeirError("plugin.refused", `kept version ${id.slice(0, 12)}: ${messageOf(thrown)}`, {
+        cause: thrown,
+      });
+    }
+  }
+
+  /** Removes what no plugin of these names remembers. */
+  async prune(names: readonly string[]): Promise<void> {
+    const kept = new Set<string>();
+    for (const name of names) for (const id of (await this.decision(name)).history) kept.add(id);
+    const found = await readdir(this.#dir).catch(() => []);
+    for (const entry of found)
+      if (!kept.has(entry)) await rm(join(this.#dir, entry), { recursive: true, force: true });
+  }
+
+  async #keep(id: string, { manifest, component }: Candidate): Promise<void> {
+    const folder = join(this.#dir, id);
+    const temporary = `${folder}.new`;
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary, { recursive: true, mode: 0o700 });
+    await writeFile(join(temporary, "manifest.json"), JSON.stringify(manifest), { mode: 0o600 });
+    await writeFile(join(temporary, "component.wasm"), component, { mode: 0o600 });
+    await rm(folder, { recursive: true, force: true });
+    await rename(temporary, folder);
+  }
+}
