@@ -1,8 +1,9 @@
-/** Writes docs/errors.md and docs/configuration.md from the code; with --check only says whether they are up to date. */
+/** Writes docs/errors.md, docs/configuration.md and docs/plugin-manifest.md from the code; with --check only says whether they are up to date. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { z } from "zod";
 import { configSchema } from "../src/config/schema.ts";
 import { ERRORS } from "../src/core/errors.ts";
+import { DEFAULT_LIMITS, manifestSchema } from "../src/plugins/manifest.ts";
 
 const MADE = "<!-- Made by `npm run gen`: change the code, not this page. -->";
 
@@ -99,11 +100,31 @@ function configurationPage(): string {
   ].join("\n");
 }
 
+function manifestPage(): string {
+  const schema = z.toJSONSchema(manifestSchema, { io: "input", unrepresentable: "any" }) as Property;
+  return [
+    "# plugin.yaml",
+    MADE,
+    "",
+    "The author's side of a plugin ([plugins.md](plugins.md)): it only requests. Unknown keys are refused.",
+    "",
+    "| key | type | default | meaning |",
+    "| --- | --- | --- | --- |",
+    ...rows("", schema).filter((row) => !row.startsWith("| `` |")),
+    "",
+    "Limits that neither plugin.yaml nor weir.yaml names:",
+    "",
+    ...Object.entries(DEFAULT_LIMITS).map(([name, value]) => `- \`${name}\`: ${value}`),
+    "",
+  ].join("\n");
+}
+
 const check = process.argv.includes("--check");
 let stale = 0;
 for (const [file, text] of [
   ["docs/errors.md", errorsPage()],
   ["docs/configuration.md", configurationPage()],
+  ["docs/plugin-manifest.md", manifestPage()],
 ] as const) {
   const path = new URL(`../${file}`, import.meta.url);
   let before = "";
