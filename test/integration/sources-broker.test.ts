@@ -219,6 +219,28 @@ describe("topics", () => {
     expect(count.in).toBe(0);
   });
 
+  it("messages published together all arrive, once each, whatever overtakes what on the way", async () => {
+    const { broker, port } = await startBroker();
+    const got: string[] = [];
+    for (const qos of [0, 1] as const) {
+      const client = await join(port);
+      client.on("message", (topic) => got.push(`${qos} ${topic}`));
+      await client.subscribeAsync(["weir/#", "weir/v1/+/data"], { qos });
+    }
+    const topics = ["weir/v1/g/data", "weir/v1/g/last/a", "weir/v1/g/alarm", "weir/v1/g/alarm/a/high"];
+    for (let round = 0; round < 3; round++) {
+      await Promise.all(
+        topics.map((topic, i) =>
+          broker.publish({ ...outgoing(topic, "x", i % 2 === 1), qos: i === 1 ? 0 : 1 }),
+        ),
+      );
+    }
+    await broker.publish(outgoing("weir/end", "x"));
+    await vi.waitFor(() => expect(got.filter((one) => one.endsWith("weir/end"))).toHaveLength(2));
+    const expected = [0, 1].flatMap((qos) => topics.flatMap((topic) => Array(3).fill(`${qos} ${topic}`)));
+    expect(got.filter((one) => !one.endsWith("weir/end")).sort()).toEqual(expected.sort());
+  });
+
   it("what Weir publishes reaches subscribers, and is never taken in, even where a rule matches", async () => {
     const { broker, port, messages } = await startBroker();
     const listener = await join(port);
