@@ -4,11 +4,13 @@ import { ApiServer } from "./api/server.ts";
 import type {
   AgentStatus,
   LedgerReport,
+  OutboxReport,
   PartStatus,
   PluginAction,
   PluginDetail,
   PluginStatus,
   ProbeStatus,
+  PurgeRequest,
 } from "./api/types.ts";
 import type { Config } from "./config/schema.ts";
 import { messageOf, WeirError } from "./core/errors.ts";
@@ -24,8 +26,10 @@ import { RejectedLog } from "./pipeline/rejected.ts";
 import { type PluginInfo, PluginManager } from "./plugins/manager.ts";
 import { Versions } from "./plugins/versions.ts";
 import { EmbeddedBroker } from "./sources/broker.ts";
-import { DeviceDecoder } from "./sources/decode.ts";
 import { KernelSource } from "./sources/kernel.ts";
+import type { MqttSource } from "./sources/mqtt-source.ts";
+import { allRules, mqttSources } from "./sources/mqtt-sources.ts";
+import { RuleDecoder } from "./sources/rules.ts";
 import { SystemSource } from "./sources/system.ts";
 import { createLogger, type Logger, type LogOptions } from "./telemetry/log.ts";
 import { statusMessage } from "./telemetry/status.ts";
@@ -56,6 +60,7 @@ export class Agent {
   #outbox: WorkerOutbox | undefined;
   #plugins: PluginManager | undefined;
   #broker: EmbeddedBroker | undefined;
+  #external: readonly MqttSource[] = [];
   #kernel: KernelSource | undefined;
   #system: SystemSource | undefined;
   #ingest: Ingest | undefined;
@@ -122,8 +127,9 @@ export class Agent {
 
     const effectsCount = this.#ledger.stage("effects", "publish", "messages");
     const effects = new Effects(outbox, this.#broker, effectsCount, (message) => log("warn", message));
+    const decoder = new RuleDecoder(allRules(sources));
     const ingest = new Ingest({
-      decoder: new DeviceDecoder(sources.devices),
+      decoder,
       chain: manager.chain,
       outbox,
       ledger: this.#ledger,
@@ -139,7 +145,9 @@ export class Agent {
     effects.run();
 
     // Only the latest: a consumer that was away longer reads gaps.
-    const epochs = (await outbox.info()).epochs.slice(-8);
+    const { epochs: known, quarantined } = await outbox.info();
+    if (quarantined !== undefined) log("error", `outbox: the database was damaged; it is now ${quarantined}`);
+    const epochs = known.slice(-8);
     for (const [name, options] of wanted) {
       const uplink = await this.#makeUplink(name, options, epochs);
       const gapMessage = (gap: Gap): Outgoing => this.#gapMessage(options, gap);
@@ -148,6 +156,14 @@ export class Agent {
       await uplink.start(signal);
       forward.start();
     }
+    this.#external = mqttSources(sources, {
+      gateway: this.#config.gateway.name,
+      templates: Object.values(uplinks).flatMap(({ topics }) => Object.values(topics)),
+      decoder,
+      ledger: this.#ledger,
+      log,
+    });
+    await Promise.all(this.#external.map((source) => source.start(ingest, signal)));
     await this.#startHost(ingest);
     await this.#serve(folder);
   }
@@ -160,7 +176,9 @@ export class Agent {
     await this.#kernel?.stop();
     await this.#system?.stop();
     await this.#broker?.stop();
+    await Promise.all(this.#external.map((source) => source.stop()));
     const committed = (await this.#ingest?.stop(COMMIT_MS)) ?? true;
+    await Promise.all(this.#external.map((source) => source.close()));
     await this.#effects?.idle();
     await Promise.all(this.#uplinks.map(({ forward }) => forward.stop(SEND_MS)));
     await Promise.all(this.#uplinks.map(({ uplink }) => uplink.stop()));
@@ -192,7 +210,12 @@ export class Agent {
               ...local.streams.map((stream) => fillTopic(local.topics.batch, { gateway, stream })),
               fillTopic(local.topics.gap, { gateway }),
             ],
-      parts: [...this.#parts.values(), ...this.#uplinks.map(uplinkStatus), ...missingProbes(this.probes())],
+      parts: [
+        ...this.#parts.values(),
+        ...this.#external.map(sourceStatus),
+        ...this.#uplinks.map(uplinkStatus),
+        ...missingProbes(this.probes()),
+      ],
     };
   }
 
@@ -214,6 +237,21 @@ export class Agent {
       }),
     );
     return { epoch: outbox?.epoch ?? "", lines: [...this.#ledger.lines(), ...lines] };
+  }
+
+  async outbox(): Promise<OutboxReport> {
+    const outbox = this.#outbox;
+    if (outbox === undefined) throw new WeirError("outbox.closed");
+    const [{ fileBytes, usedBytes, quarantined }, counts] = await Promise.all([
+      outbox.info(),
+      outbox.counts(),
+    ]);
+    return { fileBytes, usedBytes, quarantined, full: outbox.full, counts };
+  }
+
+  /** Drops what the outbox holds and has not on lease; gives how many samples went. */
+  async purge({ uplink, stream, olderThanMs }: PurgeRequest): Promise<number> {
+    return (await this.#outbox?.purge({ uplink, stream, untilMs: Date.now() - olderThanMs })) ?? 0;
   }
 
   plugins(): readonly PluginStatus[] {
@@ -278,12 +316,15 @@ export class Agent {
       gateway: gateway.name,
       sync: outbox.sync,
       maxBytes: outbox.maxBytes,
-      uplinks: uplinks.map(([name, { streams, batch, topics, last, url }]) => {
+      uplinks: uplinks.map(([name, { streams, batch, topics, last, url, overflow, ttl, replay }]) => {
         const keepsLast = last ?? url === "embedded";
         return {
           name,
           streams,
           batch,
+          overflow,
+          ttlMs: ttl,
+          replay: { share: Number.parseInt(replay.share, 10) / 100, afterMs: replay.after },
           topics: {
             batch: topics.batch,
             last: keepsLast ? topics.last : undefined,
@@ -355,6 +396,8 @@ export class Agent {
       plugins: () => this.plugins(),
       plugin: (name) => this.plugin(name),
       pluginAction: (name, action) => this.pluginAction(name, action),
+      outbox: () => this.outbox(),
+      purge: (what) => this.purge(what),
       probes: () => this.probes(),
       rejected: () => this.#rejected.list(),
     });
@@ -378,8 +421,17 @@ export class Agent {
 
 const PROBE_TEXTS = {
   runqlat: "how long tasks that can run wait for a CPU",
+  offcpu: "where threads spend their time: on a CPU, preempted, blocked, asleep",
+  softirq: "time in software interrupts, by vector",
+  block: "latency and size of disk requests",
   tcp: "TCP connect latency and round-trip time",
+  tcploss: "TCP segments sent again, and resets",
+  drops: "packets dropped, by reason and interface",
   exec: "processes that start and end, with exit codes",
+  coldstart: "from a program's start to listening, and to its first connection",
+  oom: "processes killed for want of memory",
+  fserror: "errors in ext4 file systems",
+  thermal: "thermal zones that crossed a trip point",
 } as const;
 
 /** A plugin in the words of the command line. */
@@ -403,6 +455,21 @@ function missingProbes(probes: readonly ProbeStatus[]): PartStatus[] {
     reason: group[0]?.reason,
     remedy: group[0]?.remedy,
   }));
+}
+
+function sourceStatus({ name, state, reason }: MqttSource): PartStatus {
+  const remedy =
+    reason === undefined
+      ? undefined
+      : state === "stopped"
+        ? "give each client a clientId of its own, then restart"
+        : "check the broker's address, permissions and the network; it keeps what is not acknowledged";
+  return {
+    name: `source ${name}`,
+    state: state === "on" && reason === undefined ? "on" : "failed",
+    reason: state === "connecting" ? (reason ?? "connecting") : reason,
+    remedy,
+  };
 }
 
 function uplinkStatus({ uplink }: { readonly uplink: Uplink }): PartStatus {

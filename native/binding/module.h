@@ -27,6 +27,7 @@ class Module : public Napi::Addon<Module> {
   Napi::Value CloseProbe(const Napi::CallbackInfo& info);
   Napi::Value ReadCounters(const Napi::CallbackInfo& info);
   Napi::Value Drain(const Napi::CallbackInfo& info);
+  Napi::Value ProbeMemory(const Napi::CallbackInfo& info);
   Napi::Value Crc32c(const Napi::CallbackInfo& info);
   Napi::Value BootTimeOffsetUs(const Napi::CallbackInfo& info);
 

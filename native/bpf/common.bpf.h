@@ -10,6 +10,9 @@
 
 #include "layout.h"
 
+/* Keeps the compiler from proving a bound that the verifier then can't see. */
+#define OPAQUE(x) asm volatile("" : "+r"(x))
+
 /* Smallest b with ns <= 2^b: the bucket of layout.h. A ladder, as BPF has no count-leading-zeros.
  */
 static __always_inline __u32 bucket_of(__u64 ns)
@@ -41,7 +44,70 @@ static __always_inline __u32 bucket_of(__u64 ns)
 		v >>= 1;
 		b += 1;
 	}
-	return (b + (__u32)v) & (WEIR_BUCKETS - 1);
+	b += v;
+	OPAQUE(b);
+	return b & (WEIR_BUCKETS - 1);
+}
+
+/* What every probe has: `cpus`, as layout.h says. */
+#define WEIR_CPUS(type_name)                                                                       \
+	struct {                                                                                   \
+		__uint(type, BPF_MAP_TYPE_ARRAY);                                                  \
+		__uint(map_flags, BPF_F_MMAPABLE);                                                 \
+		__uint(max_entries, 1); /* user space: the number of possible CPUs */              \
+		__type(key, __u32);                                                                \
+		__type(value, type_name);                                                          \
+	} cpus SEC(".maps")
+
+static __always_inline void *this_cpu(void *map)
+{
+	__u32 cpu = bpf_get_smp_processor_id();
+
+	return bpf_map_lookup_elem(map, &cpu);
+}
+
+static __always_inline void add(__u64 *to, __u64 value)
+{
+	__sync_fetch_and_add(to, value);
+}
+
+#define SLOT_TRIES 4
+#define MIX	   0x9e3779b97f4a7c15ULL
+
+/* The slot of these labels in this CPU's table of `count` (a power of two) and one; the last one
+ * when there is no place within SLOT_TRIES. label[2] must leave its highest bit free. */
+static __always_inline struct weir_slot *slot_of(struct weir_slot *slots, __u32 count, __u64 a,
+						 __u64 b, __u64 c)
+{
+	__u64 id = ((a * MIX ^ b) * MIX ^ (b >> 29) ^ c) * MIX, found;
+	__u32 at = id >> 40;
+
+	id |= 1;
+#pragma unroll
+	for (int i = 0; i < SLOT_TRIES; i++) {
+		__u32 place = (at + i) & (count - 1);
+		struct weir_slot *slot;
+
+		OPAQUE(place);
+		place &= count - 1;
+		slot = &slots[place];
+		found = slot->id;
+		if (found == id)
+			return slot;
+		if (found)
+			continue;
+		/* An interrupt of this CPU may want it, too. */
+		found = __sync_val_compare_and_swap(&slot->id, 0, id);
+		if (!found) {
+			slot->label[0] = a;
+			slot->label[1] = b;
+			__sync_val_compare_and_swap(&slot->label[2], 0, c | WEIR_SLOT_READY);
+			return slot;
+		}
+		if (found == id)
+			return slot;
+	}
+	return &slots[count];
 }
 
 #endif

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
-/* Process starts (exec) and exits, one fixed-size record each, through one ring. The reader polls,
- * so nobody is woken. produced counts before the reservation and lost when it fails: once the ring
- * is empty, produced = drained + lost.
+/* Process starts (exec) and exits, counted by name and also one fixed-size record each, through one
+ * ring. The reader polls, so nobody is woken. produced counts before the reservation and lost when
+ * it fails: once the ring is empty, produced = drained + lost. Slots: label: name, name; value 0
+ * starts, 1 exits with code 0, 2 with another, 3 by a signal.
  */
 #include "common.bpf.h"
 
 #define SIGNAL_GROUP_EXIT 0x4
+#define SLOTS		  128
 
 struct signal_struct {
 	unsigned int flags;
@@ -29,33 +31,41 @@ struct trace_event_raw_sched_process_exit {
 
 struct exec_cpu {
 	struct weir_head head;
+	struct weir_slot slots[SLOTS + 1];
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1); /* user space: the number of possible CPUs */
-	__type(key, __u32);
-	__type(value, struct exec_cpu);
-} cpus SEC(".maps");
+WEIR_CPUS(struct exec_cpu);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 4096); /* user space: bytes, a power of two of whole pages */
 } ring SEC(".maps");
 
-static __always_inline struct weir_event *reserve(struct task_struct *task, __u32 kind)
+/* Counts, in any case, and gives the place for a record, if there is one. */
+static __always_inline struct weir_event *reserve(struct task_struct *task, __u32 kind,
+						  __u32 status)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct exec_cpu *counters = bpf_map_lookup_elem(&cpus, &cpu);
+	struct exec_cpu *counters = this_cpu(&cpus);
 	struct weir_event *event;
+	struct weir_slot *slot;
+	__u64 name[2];
 
 	if (!counters)
 		return NULL;
-	__sync_fetch_and_add(&counters->head.produced, 1);
+	bpf_get_current_comm(name, sizeof(name));
+	slot = slot_of(counters->slots, SLOTS, name[0], name[1], 0);
+	if (kind == WEIR_EVENT_EXEC)
+		add(&slot->value[0], 1);
+	else if (status & 0x7f)
+		add(&slot->value[3], 1);
+	else if (status)
+		add(&slot->value[2], 1);
+	else
+		add(&slot->value[1], 1);
+	add(&counters->head.produced, 1);
 	event = bpf_ringbuf_reserve(&ring, sizeof(*event), 0);
 	if (!event) {
-		__sync_fetch_and_add(&counters->head.lost, 1);
+		add(&counters->head.lost, 1);
 		return NULL;
 	}
 	event->time_ns = bpf_ktime_get_boot_ns();
@@ -63,17 +73,17 @@ static __always_inline struct weir_event *reserve(struct task_struct *task, __u3
 	event->kind = kind;
 	event->pid = task->tgid;
 	event->ppid = task->real_parent->tgid;
-	event->status = 0;
+	event->status = status;
 	event->uid = bpf_get_current_uid_gid();
 	event->zero = 0;
-	bpf_get_current_comm(event->comm, sizeof(event->comm));
+	__builtin_memcpy(event->comm, name, sizeof(name));
 	return event;
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task)
 {
-	struct weir_event *event = reserve(task, WEIR_EVENT_EXEC);
+	struct weir_event *event = reserve(task, WEIR_EVENT_EXEC, 0);
 
 	if (event)
 		bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
@@ -85,6 +95,7 @@ int on_exit(__u64 *ctx)
 {
 	struct task_struct *task = (void *)ctx[0];
 	struct weir_event *event;
+	__u32 status;
 	bool ends;
 
 	/* Without the argument, the leader stands for the process: threads that end together cannot
@@ -95,15 +106,15 @@ int on_exit(__u64 *ctx)
 		ends = task->pid == task->tgid;
 	if (!ends)
 		return 0;
-	event = reserve(task, WEIR_EVENT_EXIT);
+	/* The rule of wait(2), kernel/exit.c wait_task_zombie(). */
+	if (task->signal->flags & SIGNAL_GROUP_EXIT)
+		status = task->signal->group_exit_code;
+	else
+		status = task->group_leader->exit_code;
+	event = reserve(task, WEIR_EVENT_EXIT, status);
 	if (!event)
 		return 0;
 	event->lifetime_ns = event->time_ns - task->group_leader->start_boottime;
-	/* The rule of wait(2), kernel/exit.c wait_task_zombie(). */
-	if (task->signal->flags & SIGNAL_GROUP_EXIT)
-		event->status = task->signal->group_exit_code;
-	else
-		event->status = task->group_leader->exit_code;
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	return 0;
 }

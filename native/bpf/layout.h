@@ -1,13 +1,16 @@
 /* What the probes and their readers agree on; included by the BPF objects and by user space.
  *
  * Every probe has a map `cpus`: an mmapable array with one element per possible CPU, so that a CPU
- * only ever writes its own cache lines. An element is a head and the probe's histograms; in words
- * of 64 bits:
+ * only ever writes its own cache lines. An element is a head, the probe's histograms, and its
+ * slots; in words of 64 bits:
  *
  *   0         produced  events that were to be counted or sent
  *   1         lost      of these, the ones that could not be
  *   2 + k     sum_ns    sum of histogram k, in nanoseconds
  *   8 + 64k   bucket    of histogram k: bucket b counts (2^(b-1), 2^b] ns, bucket 0 up to 1 ns
+ *
+ * Slots, where there are any, count by label: an open-addressed table of a power of two of them and
+ * one more, the last, for what found no place. User space adds the CPUs' tables up by id.
  *
  * Counters only grow while the probe is loaded and start at 0 with each load.
  */
@@ -28,6 +31,14 @@ struct weir_head {
 
 struct weir_hist {
 	__u64 bucket[WEIR_BUCKETS];
+};
+
+#define WEIR_SLOT_READY (1ULL << 63)
+
+struct weir_slot {
+	__u64 id;	/* hash of the labels; 0: free, or the one for all others */
+	__u64 label[3]; /* as the probe says; the last one has WEIR_SLOT_READY once all are there */
+	__u64 value[4];
 };
 
 enum weir_event_kind {
@@ -54,6 +65,7 @@ struct weir_event {
 
 #ifndef __cplusplus /* the C that loads the probes checks it */
 _Static_assert(sizeof(struct weir_head) == WEIR_CACHE_LINE, "the head fills one cache line");
+_Static_assert(sizeof(struct weir_slot) == WEIR_CACHE_LINE, "a slot fills one cache line");
 _Static_assert(sizeof(struct weir_event) + WEIR_RECORD_HEADER == WEIR_RECORD_STRIDE,
 	       "a record fills one cache line");
 #endif

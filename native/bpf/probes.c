@@ -8,13 +8,40 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "block.lskel.h"
+#include "coldstart.lskel.h"
+#include "drops.lskel.h"
 #include "exec.lskel.h"
+#include "fserror.lskel.h"
 #include "layout.h"
+#include "offcpu.lskel.h"
+#include "oom.lskel.h"
 #include "runqlat.lskel.h"
+#include "softirq.lskel.h"
 #include "tcp.lskel.h"
+#include "tcploss.lskel.h"
+#include "thermal.lskel.h"
 #ifdef WEIR_BENCH
 #include "flood.lskel.h"
 #endif
+
+/* What the kernel charges for a map or program. */
+static uint64_t memory_of(int fd)
+{
+	char path[64], line[128];
+	unsigned long long bytes = 0;
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
+	file = fopen(path, "re");
+	if (!file)
+		return 0;
+	while (fgets(line, sizeof(line), file))
+		if (sscanf(line, "memlock: %llu", &bytes) == 1)
+			break;
+	fclose(file);
+	return bytes;
+}
 
 /* One loader per skeleton: the generated functions have the same shape and different names. */
 #define WEIR_RING_SIZE(skel, probe)    ((skel)->maps.ring.max_entries = (probe)->ring_bytes)
@@ -51,6 +78,11 @@
 		_Static_assert(sizeof(skel->progs) / sizeof(int) <= WEIR_MAX_PROGRAMS, "");        \
 		probe->program_count = sizeof(skel->progs) / sizeof(int);                          \
 		memcpy(probe->program_fds, &skel->progs, sizeof(skel->progs));                     \
+		for (size_t i = 0; i < sizeof(skel->maps) / sizeof(struct bpf_map_desc); i++)      \
+			probe->memory_bytes +=                                                     \
+			    memory_of(((struct bpf_map_desc *)&skel->maps)[i].map_fd);             \
+		for (unsigned int i = 0; i < probe->program_count; i++)                            \
+			probe->memory_bytes += memory_of(probe->program_fds[i]);                   \
 		return 0;                                                                          \
 	}                                                                                          \
 	static void destroy_##probe_name(void *skel)                                               \
@@ -58,27 +90,48 @@
 		weir_##probe_name##__destroy(skel);                                                \
 	}
 
+WEIR_LOADER(block, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(coldstart, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(drops, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(fserror, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(offcpu, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(oom, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(runqlat, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(softirq, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(tcp, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(tcploss, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(thermal, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(exec, WEIR_RING_SIZE, WEIR_RING_FD)
 #ifdef WEIR_BENCH
 WEIR_LOADER(flood, WEIR_RING_SIZE, WEIR_RING_FD)
 #endif
 
 const struct weir_probe_kind weir_probe_kinds[] = {
-    {"runqlat", 1, false, load_runqlat, destroy_runqlat},
-    {"tcp", 2, false, load_tcp, destroy_tcp},
-    {"exec", 0, true, load_exec, destroy_exec},
+    {"runqlat", 1, 0, false, load_runqlat, destroy_runqlat},
+    {"offcpu", 0, 128, false, load_offcpu, destroy_offcpu},
+    {"softirq", 1, 0, false, load_softirq, destroy_softirq},
+    {"block", 16, 8, false, load_block, destroy_block},
+    {"tcp", 2, 0, false, load_tcp, destroy_tcp},
+    {"tcploss", 0, 128, false, load_tcploss, destroy_tcploss},
+    {"drops", 0, 128, false, load_drops, destroy_drops},
+    {"exec", 0, 128, true, load_exec, destroy_exec},
+    {"coldstart", 0, 64, false, load_coldstart, destroy_coldstart},
+    {"oom", 0, 32, false, load_oom, destroy_oom},
+    {"fserror", 0, 16, false, load_fserror, destroy_fserror},
+    {"thermal", 0, 32, false, load_thermal, destroy_thermal},
 #ifdef WEIR_BENCH
-    {"flood", 0, true, load_flood, destroy_flood},
+    {"flood", 0, 0, true, load_flood, destroy_flood},
 #endif
 };
 const size_t weir_probe_kind_count = sizeof(weir_probe_kinds) / sizeof(weir_probe_kinds[0]);
 
 size_t weir_probe_words(const struct weir_probe_kind *kind)
 {
-	return (sizeof(struct weir_head) + kind->histograms * sizeof(struct weir_hist)) /
-	       sizeof(uint64_t);
+	size_t bytes = sizeof(struct weir_head) + kind->histograms * sizeof(struct weir_hist);
+
+	if (kind->slots)
+		bytes += (kind->slots + 1) * sizeof(struct weir_slot);
+	return bytes / sizeof(uint64_t);
 }
 
 /* The last whole lines of the verifier's log that fit. */
@@ -200,16 +253,50 @@ static uint64_t skipped_runs(int program_fd)
 	return info.recursion_misses;
 }
 
+/* Adds one CPU's slots to `into`. What finds no place there joins the others in the last one. */
+static void add_slots(const struct weir_slot *from, struct weir_slot *into, unsigned int slots)
+{
+	for (unsigned int i = 0; i <= slots; i++) {
+		struct weir_slot *to = &into[slots];
+		const uint64_t id = __atomic_load_n(&from[i].id, __ATOMIC_RELAXED);
+		const uint64_t last = __atomic_load_n(&from[i].label[2], __ATOMIC_ACQUIRE);
+
+		if (i < slots && !(last & WEIR_SLOT_READY))
+			continue;
+		for (unsigned int n = 0; i < slots && n < slots; n++) {
+			struct weir_slot *one = &into[(id + n) % slots];
+
+			if (one->id && one->id != id)
+				continue;
+			one->id = id;
+			one->label[0] = __atomic_load_n(&from[i].label[0], __ATOMIC_RELAXED);
+			one->label[1] = __atomic_load_n(&from[i].label[1], __ATOMIC_RELAXED);
+			one->label[2] = last & ~WEIR_SLOT_READY;
+			to = one;
+			break;
+		}
+		for (unsigned int v = 0; v < 4; v++)
+			to->value[v] += __atomic_load_n(&from[i].value[v], __ATOMIC_RELAXED);
+	}
+}
+
 void weir_probe_read(const struct weir_probe *probe, uint64_t *words)
 {
 	const size_t count = weir_probe_words(probe->kind);
+	const unsigned int slots = probe->kind->slots;
+	const size_t plain =
+	    count - (slots ? (slots + 1) * sizeof(struct weir_slot) / sizeof(*words) : 0);
 	const uint64_t *from = probe->cpus;
 	uint64_t skipped = 0;
 
 	memset(words, 0, count * sizeof(*words));
-	for (uint32_t cpu = 0; cpu < probe->cpu_count; cpu++, from += count)
-		for (size_t i = 0; i < count; i++)
+	for (uint32_t cpu = 0; cpu < probe->cpu_count; cpu++, from += count) {
+		for (size_t i = 0; i < plain; i++)
 			words[i] += __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+		if (slots)
+			add_slots((const struct weir_slot *)(from + plain),
+				  (struct weir_slot *)(words + plain), slots);
+	}
 	for (unsigned int i = 0; i < probe->program_count; i++)
 		skipped += skipped_runs(probe->program_fds[i]);
 	words[0] += skipped;

@@ -18,6 +18,7 @@ struct weir_probe;
 struct weir_probe_kind {
 	const char *name;
 	unsigned int histograms;
+	unsigned int slots; /* a power of two; one more follows for all others. 0: none */
 	bool has_ring;
 	/* Loads, attaches; fills fds and `skeleton`, returns 0 or -errno and sets `*step`. */
 	int (*load)(struct weir_probe *probe, char *log, size_t log_size, const char **step);
@@ -36,6 +37,7 @@ struct weir_probe {
 	int cpus_fd, ring_fd;
 	int program_fds[WEIR_MAX_PROGRAMS];
 	unsigned int program_count;
+	uint64_t memory_bytes; /* the kernel's for maps and programs; 0 when it can't be known */
 
 	/* read-only mapping: cpu_count elements of weir_probe_words() words */
 	const uint64_t *cpus;
@@ -66,8 +68,9 @@ bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uin
 /* Detaches, unmaps, closes. Safe on a zeroed probe and twice. */
 void weir_probe_close(struct weir_probe *probe);
 
-/* Adds the CPUs up into `words` (weir_probe_words() of them). Runs that the kernel skipped because
- * a program would have interrupted itself are added to both produced and lost. */
+/* Adds the CPUs up into `words` (weir_probe_words() of them), slots by their id. Runs that the
+ * kernel skipped because a program would have interrupted itself are added to both produced and
+ * lost. */
 void weir_probe_read(const struct weir_probe *probe, uint64_t *words);
 
 /* CPUs the kernel could ever bring up, the bound of its CPU numbers. */

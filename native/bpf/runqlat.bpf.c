@@ -26,13 +26,7 @@ struct runqlat_cpu {
 	struct weir_hist latency;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1); /* user space: the number of possible CPUs */
-	__type(key, __u32);
-	__type(value, struct runqlat_cpu);
-} cpus SEC(".maps");
+WEIR_CPUS(struct runqlat_cpu);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

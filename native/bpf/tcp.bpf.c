@@ -25,13 +25,7 @@ struct tcp_cpu {
 	struct weir_hist rtt;
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1); /* user space: the number of possible CPUs */
-	__type(key, __u32);
-	__type(value, struct tcp_cpu);
-} cpus SEC(".maps");
+WEIR_CPUS(struct tcp_cpu);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);

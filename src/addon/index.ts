@@ -11,17 +11,42 @@ import { explain, kernelSupport, obstacle, type Unavailable } from "./support.ts
 export type { NativeState } from "./native.ts";
 export { type KernelSupport, kernelSupport, obstacle, type Unavailable } from "./support.ts";
 
-/** Names of the probes. */
-export const PROBES = ["runqlat", "tcp", "exec"] as const;
-/** One of {@link PROBES}. */
-export type ProbeName = (typeof PROBES)[number];
+/** What a probe's counters hold (native/bpf/layout.h): histograms, and slots for labels. */
+const SHAPES = {
+  runqlat: { histograms: 1, slots: 0 },
+  offcpu: { histograms: 0, slots: 128 },
+  softirq: { histograms: 1, slots: 0 },
+  block: { histograms: 16, slots: 8 },
+  tcp: { histograms: 2, slots: 0 },
+  tcploss: { histograms: 0, slots: 128 },
+  drops: { histograms: 0, slots: 128 },
+  exec: { histograms: 0, slots: 128 },
+  coldstart: { histograms: 0, slots: 64 },
+  oom: { histograms: 0, slots: 32 },
+  fserror: { histograms: 0, slots: 16 },
+  thermal: { histograms: 0, slots: 32 },
+} as const;
 
-/** Histograms in each probe's counters, in order (native/bpf/layout.h). */
-const HISTOGRAMS: Readonly<Record<ProbeName, readonly string[]>> = {
-  runqlat: ["latency"],
-  tcp: ["connect", "rtt"],
-  exec: [],
-};
+/** One of {@link PROBES}. */
+export type ProbeName = keyof typeof SHAPES;
+/** Names of the probes. */
+export const PROBES: readonly ProbeName[] = [
+  "runqlat",
+  "offcpu",
+  "softirq",
+  "block",
+  "tcp",
+  "tcploss",
+  "drops",
+  "exec",
+  "coldstart",
+  "oom",
+  "fserror",
+  "thermal",
+];
+
+/** Words of a slot: id, three of labels, four of values. */
+export const SLOT_WORDS = 8;
 
 /** Buckets of a histogram: bucket b counts values in (2^(b-1), 2^b] nanoseconds, bucket 0 those up to 1. */
 export const BUCKETS = 64;
@@ -39,6 +64,8 @@ export interface Counters {
   readonly sumNs: BigUint64Array;
   /** {@link BUCKETS} counts for each histogram */
   readonly buckets: readonly BigUint64Array[];
+  /** {@link SLOT_WORDS} for each slot (id 0: free); the last one is for all others. Empty without labels. */
+  readonly slots: BigUint64Array;
 }
 
 /** A probe that is loaded and attached. Belongs to the thread that opened it, which closes it at its end if nobody did. */
@@ -52,6 +79,8 @@ export interface Probe {
    * @returns records copied, {@link RECORD_BYTES} each
    */
   drain(into: Uint8Array): number;
+  /** Bytes that the kernel charges for its maps and programs; 0 when it doesn't say. */
+  readonly memoryBytes: number;
   /** Detaches from the kernel. Using the probe afterwards throws. */
   close(): void;
 }
@@ -115,24 +144,29 @@ class LoadedProbe implements Probe {
   readonly #words: BigUint64Array;
   readonly #sumNs: BigUint64Array;
   readonly #buckets: readonly BigUint64Array[];
+  readonly #slots: BigUint64Array;
+  readonly memoryBytes: number;
   #open = true;
 
   constructor(native: Native, name: ProbeName) {
-    const histograms = HISTOGRAMS[name].length;
+    const { histograms, slots } = SHAPES[name];
+    const plain = HEAD_WORDS + histograms * BUCKETS;
     this.name = name;
+    this.memoryBytes = native.probeMemory(name);
     this.#native = native;
-    this.#words = new BigUint64Array(HEAD_WORDS + histograms * BUCKETS);
-    this.#sumNs = this.#words.subarray(2, 2 + histograms);
-    this.#buckets = HISTOGRAMS[name].map((_, k) =>
+    this.#words = new BigUint64Array(plain + (slots > 0 ? (slots + 1) * SLOT_WORDS : 0));
+    this.#sumNs = this.#words.subarray(2, 2 + Math.min(histograms, 6));
+    this.#buckets = Array.from({ length: histograms }, (_, k) =>
       this.#words.subarray(HEAD_WORDS + k * BUCKETS, HEAD_WORDS + (k + 1) * BUCKETS),
     );
+    this.#slots = this.#words.subarray(plain);
   }
 
   read(): Counters {
     this.#check();
     this.#native.readCounters(this.name, this.#words);
     const [produced = 0n, lost = 0n] = this.#words;
-    return { produced, lost, sumNs: this.#sumNs, buckets: this.#buckets };
+    return { produced, lost, sumNs: this.#sumNs, buckets: this.#buckets, slots: this.#slots };
   }
 
   drain(into: Uint8Array): number {

@@ -19,6 +19,7 @@ export interface Native {
   closeProbe(name: string): boolean;
   readCounters(name: string, into: BigUint64Array): number;
   drain(name: string, into: Uint8Array): number;
+  probeMemory(name: string): number;
   crc32c(bytes: Uint8Array, seed: number): number;
   bootTimeOffsetUs(): number;
   readonly crc32cImplementation: string;
@@ -29,7 +30,15 @@ export type NativeState =
   | { readonly ok: true; readonly native: Native; readonly path: string }
   | { readonly ok: false; readonly reason: string; readonly remedy: string };
 
-const FUNCTIONS = ["loadProbe", "closeProbe", "readCounters", "drain", "crc32c", "bootTimeOffsetUs"];
+const FUNCTIONS = [
+  "loadProbe",
+  "closeProbe",
+  "readCounters",
+  "drain",
+  "probeMemory",
+  "crc32c",
+  "bootTimeOffsetUs",
+];
 
 function isNative(loaded: unknown): loaded is Native {
   if (typeof loaded !== "object" || loaded === null) return false;

@@ -4,10 +4,12 @@ import { ERRORS, type ErrorCode, WeirError } from "../core/errors.ts";
 import type {
   AgentStatus,
   LedgerReport,
+  OutboxReport,
   PluginAction,
   PluginDetail,
   PluginStatus,
   ProbeStatus,
+  PurgeRequest,
 } from "./types.ts";
 
 /** Answers larger than this are refused: 16 MiB. */
@@ -40,6 +42,16 @@ export class ApiClient {
       `/api/v1/plugins/${encodeURIComponent(name)}/${action}`,
       "POST",
     ) as Promise<PluginDetail>;
+  }
+  outbox(): Promise<OutboxReport> {
+    return this.#get("/api/v1/outbox") as Promise<OutboxReport>;
+  }
+  /** Resolves to the samples that were dropped. */
+  purge({ uplink, stream, olderThanMs }: PurgeRequest): Promise<number> {
+    const query = new URLSearchParams({ olderThanMs: String(olderThanMs) });
+    if (uplink !== undefined) query.set("uplink", uplink);
+    if (stream !== undefined) query.set("stream", stream);
+    return this.#get(`/api/v1/outbox/purge?${query}`, "POST") as Promise<number>;
   }
   probes(): Promise<readonly ProbeStatus[]> {
     return this.#get("/api/v1/probes") as Promise<readonly ProbeStatus[]>;

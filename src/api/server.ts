@@ -2,6 +2,7 @@
 import { chmodSync, rmSync } from "node:fs";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import { messageOf, WeirError } from "../core/errors.ts";
+import { STREAMS } from "../core/ports.ts";
 import { type ApiHandlers, PLUGIN_ACTIONS, type PluginAction } from "./types.ts";
 
 /** A Unix socket's path has room for 108 bytes, with a final NUL (unix(7)). */
@@ -82,6 +83,16 @@ export class ApiServer {
     const handlers = this.#handlers;
     const [, plugin, action] = PLUGIN.exec(request.url ?? "") ?? [];
     if (plugin !== undefined) return await this.#plugin(request.method, plugin, action, response);
+    const [path, query] = (request.url ?? "").split("?");
+    if (request.method === "POST" && path === "/api/v1/outbox/purge") {
+      const asked = new URLSearchParams(query);
+      const stream = STREAMS.find((one) => one === asked.get("stream"));
+      const olderThanMs = Number(asked.get("olderThanMs"));
+      if (!(olderThanMs >= 0) || (stream === undefined && asked.has("stream")))
+        return send(response, 400, { error: "not a purge", code: "cli.usage" });
+      const uplink = asked.get("uplink") ?? undefined;
+      return send(response, 200, await handlers.purge({ uplink, stream, olderThanMs }));
+    }
     if (request.method !== "GET") return send(response, 405, { error: "only GET is served here" });
     switch (request.url) {
       case "/api/v1/status":
@@ -90,6 +101,8 @@ export class ApiServer {
         return send(response, 200, await handlers.ledger());
       case "/api/v1/plugins":
         return send(response, 200, handlers.plugins());
+      case "/api/v1/outbox":
+        return send(response, 200, await handlers.outbox());
       case "/api/v1/probes":
         return send(response, 200, handlers.probes());
       case "/api/v1/rejected":

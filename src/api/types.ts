@@ -1,5 +1,6 @@
 /** What a running agent answers on its socket. The command line and the server share these types. */
 import type { LedgerLine } from "../core/ledger.ts";
+import type { OutboxCount, Stream } from "../core/ports.ts";
 
 /** One capability of the agent: a source, an uplink, a layer. */
 export interface PartStatus {
@@ -72,6 +73,25 @@ export interface LedgerReport {
   readonly lines: readonly LedgerLine[];
 }
 
+/** `GET /api/v1/outbox` */
+export interface OutboxReport {
+  readonly fileBytes: number;
+  /** bytes of the file that hold something */
+  readonly usedBytes: number;
+  /** full under `pause`: nothing is taken in */
+  readonly full: boolean;
+  /** where a damaged database was moved at this start */
+  readonly quarantined: string | undefined;
+  readonly counts: readonly OutboxCount[];
+}
+
+/** `POST /api/v1/outbox/purge?uplink=&stream=&olderThanMs=` */
+export interface PurgeRequest {
+  readonly uplink: string | undefined;
+  readonly stream: Stream | undefined;
+  readonly olderThanMs: number;
+}
+
 /** Answers by path; the server knows no more of the agent. */
 export interface ApiHandlers {
   status(): AgentStatus;
@@ -81,6 +101,9 @@ export interface ApiHandlers {
   plugin(name: string): PluginDetail | undefined;
   /** Resolves when it has taken effect; throws a WeirError when it can't be done. */
   pluginAction(name: string, action: PluginAction): Promise<void>;
+  outbox(): Promise<OutboxReport>;
+  /** Resolves to the samples that were dropped. */
+  purge(what: PurgeRequest): Promise<number>;
   probes(): readonly ProbeStatus[];
   /** the latest refused messages, oldest first */
   rejected(): readonly unknown[];

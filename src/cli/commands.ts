@@ -181,6 +181,57 @@ export const COMMANDS: readonly Command[] = [
   ),
   command(
     {
+      name: "outbox ls",
+      usage: "",
+      about: "what waits in the outbox, by uplink and stream",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 0,
+    },
+    async () => (await import("./outbox.ts")).ls,
+  ),
+  command(
+    {
+      name: "outbox export",
+      usage: "",
+      about: "write what the outbox holds to standard output; works without an agent, too",
+      options: { ...config, stream: { type: "string" }, format: { type: "string" } },
+      help: {
+        ...configHelp,
+        stream: "alarm, data or host (default: all)",
+        format: "ndjson (default): a sample object a line; block: blocks one after the other",
+      },
+      positionals: 0,
+    },
+    async () => (await import("./outbox.ts")).exportAll,
+  ),
+  command(
+    {
+      name: "outbox purge",
+      usage: "",
+      about: "drop what the outbox holds; counted as dropped, and announced as gaps",
+      options: {
+        ...config,
+        ...json,
+        uplink: { type: "string" },
+        stream: { type: "string" },
+        "older-than": { type: "string" },
+        all: { type: "boolean" },
+      },
+      help: {
+        ...configHelp,
+        ...jsonHelp,
+        uplink: "at this uplink only",
+        stream: "alarm, data or host",
+        "older-than": "stored longer ago than this, such as 12h",
+        all: "everything",
+      },
+      positionals: 0,
+    },
+    async () => (await import("./outbox.ts")).purge,
+  ),
+  command(
+    {
       name: "config validate",
       usage: "[file]",
       about: "check a configuration file; every error at once, with its line",

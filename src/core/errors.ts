@@ -60,8 +60,14 @@ export const ERRORS = {
   },
   "outbox.corrupt": {
     disposition: "fatal",
-    what: "The database is damaged or is not Weir's.",
-    remedy: "Move weir.db away to start afresh; `sqlite3 weir.db .recover` reads what is left.",
+    what: "The database was found damaged while it was in use.",
+    remedy:
+      "Start Weir again: it moves the file to quarantine/; `sqlite3 <file> .recover` reads what is left.",
+  },
+  "outbox.full": {
+    disposition: "retry",
+    what: "The outbox is full, and an uplink's overflow policy is `pause`: nothing is taken in.",
+    remedy: "It goes on by itself once that uplink has sent; else raise outbox.maxBytes or purge.",
   },
   "outbox.newer-schema": {
     disposition: "fatal",

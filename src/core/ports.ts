@@ -38,6 +38,8 @@ export interface DeviceMessage {
   readonly qos: 0 | 1 | 2;
   /** the broker had kept it */
   readonly retained: boolean;
+  /** the source's line in the ledger; absent: `devices` */
+  readonly source?: string;
   /** Called once. For QoS 1 and 2 the acknowledgement waits for it. */
   readonly settle: ((outcome: Outcome) => void) | undefined;
 }
@@ -243,7 +245,7 @@ export interface Outbox {
   /**
    * Stores a chunk. Resolves when its transaction is committed; several waiting chunks share one. Chunks commit in the
    * order of the calls. The frame's buffer may be transferred: pass `transfer: false` to keep it.
-   * @throws WeirError `outbox.commit` (retry): nothing of this chunk, nor of any appended after it before the caller
+   * @throws WeirError `outbox.commit` or `outbox.full` (retry): nothing of this chunk, nor of any appended after it before the caller
    * calls {@link Outbox.resume}, is stored
    */
   append(chunk: Chunk, options?: { readonly transfer: boolean }): Promise<void>;
@@ -268,6 +270,10 @@ export interface Outbox {
   /** Those effects are done. */
   effectsDone(ids: readonly number[]): Promise<void>;
   counts(): Promise<readonly OutboxCount[]>;
+  /** It is full and an uplink says `pause`: appends fail with `outbox.full`, so nothing more is to be read. */
+  readonly full: boolean;
+  /** Calls `listener` when {@link Outbox.full} changes. Returns how to stop it. */
+  onFull(listener: (full: boolean) => void): () => void;
   /** Calls `listener` when a lease may give something new for any uplink. Returns how to stop it. */
   onReady(listener: () => void): () => void;
   /** Commits what waits, then closes. */

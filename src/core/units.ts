@@ -17,6 +17,15 @@ export function parseSize(text: string): number | undefined {
   return amount === undefined ? undefined : Math.round(Number(amount) * (SIZES[unit] ?? 1));
 }
 
+const DURATION = /^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$/;
+const DURATIONS: Readonly<Record<string, number>> = { ms: 1, s: 1e3, m: 60e3, h: 3_600e3, d: 86_400e3 };
+
+/** Milliseconds of a duration such as `500ms`, `30s`, `5m`, `12h` or `1d`; undefined when it is not one. */
+export function parseDuration(text: string): number | undefined {
+  const [, amount, unit = ""] = DURATION.exec(text.trim()) ?? [];
+  return amount === undefined ? undefined : Math.round(Number(amount) * (DURATIONS[unit] ?? 1));
+}
+
 /** A size for people: the largest binary unit that leaves a number of at least one. */
 export function formatSize(bytes: number): string {
   for (const [unit, size] of [

@@ -13,6 +13,7 @@ import {
   packState,
   type Reply,
 } from "./protocol.ts";
+import type { Purge } from "./store.ts";
 
 /** Promises of calls that are under way. */
 interface Waiting<K extends Op> {
@@ -38,11 +39,14 @@ export class WorkerOutbox implements Outbox {
     effectsDone: new Map(),
     setting: new Map(),
     setSetting: new Map(),
+    purge: new Map(),
     counts: new Map(),
     info: new Map(),
     stop: new Map(),
   };
   readonly #listeners = new Set<() => void>();
+  readonly #fullListeners = new Set<(full: boolean) => void>();
+  #full = false;
   readonly #ended = Promise.withResolvers<WeirError | undefined>();
   #worker: Worker | undefined;
   #epoch: string | undefined;
@@ -85,6 +89,7 @@ export class WorkerOutbox implements Outbox {
     worker.on("message", (notice: Notice) => {
       if (notice.type === "replies") for (const reply of notice.replies) this.#settle(reply);
       else if (notice.type === "ready") for (const listener of this.#listeners) listener();
+      else if (notice.type === "full") this.#setFull(notice.full);
       else if (notice.type === "failed") cause = fromWire(notice.error);
       else started.resolve(notice.epoch);
     });
@@ -167,6 +172,15 @@ export class WorkerOutbox implements Outbox {
     await this.#call("setSetting", { key, value });
   }
 
+  /** Drops what is stored and not on lease, by uplink, stream and time; gives how many samples went, each at each uplink. */
+  async purge(what: Purge): Promise<number> {
+    for (let all = 0; ; ) {
+      const { dropped, more } = await this.#call("purge", what);
+      all += dropped;
+      if (!more) return all;
+    }
+  }
+
   counts(): Promise<readonly OutboxCount[]> {
     return this.#call("counts", undefined);
   }
@@ -174,6 +188,20 @@ export class WorkerOutbox implements Outbox {
   /** Size, earlier epochs, and counts beside the ledger. */
   info(): Promise<OutboxInfo> {
     return this.#call("info", undefined);
+  }
+
+  get full(): boolean {
+    return this.#full;
+  }
+
+  onFull(listener: (full: boolean) => void): () => void {
+    this.#fullListeners.add(listener);
+    return () => this.#fullListeners.delete(listener);
+  }
+
+  #setFull(full: boolean): void {
+    this.#full = full;
+    for (const listener of this.#fullListeners) listener(full);
   }
 
   onReady(listener: () => void): () => void {

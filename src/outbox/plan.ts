@@ -19,12 +19,29 @@ export interface TopicPlan {
   readonly alarm: string | undefined;
 }
 
+/** When the outbox is full: the oldest samples go, the newest go, or nothing is taken in until there is room. */
+export type Overflow = "drop-oldest" | "drop-newest" | "pause";
+
+/** How what has waited long is sent beside what is live. */
+export interface ReplayPlan {
+  /** the part of the window that backlog has while there is any: above 0, at most 1 */
+  readonly share: number;
+  /** once the oldest pending chunk has waited this long, everything pending becomes backlog */
+  readonly afterMs: number;
+}
+
 /** One uplink, as the outbox sees it. */
 export interface UplinkPlan {
   readonly name: string;
   readonly streams: readonly Stream[];
   readonly batch: BatchPlan;
   readonly topics: TopicPlan;
+  /** what gives way when the outbox is full; without it `drop-oldest` */
+  readonly overflow?: Overflow;
+  /** samples of a stream that have waited longer are dropped, in milliseconds */
+  readonly ttlMs?: Readonly<Partial<Record<Stream, number>>>;
+  /** without it nothing is backlog: everything goes in order */
+  readonly replay?: ReplayPlan;
 }
 
 /** Everything the worker needs to open the outbox. */

@@ -9,7 +9,7 @@ import type {
   StateEntry,
   Stream,
 } from "../core/ports.ts";
-import type { PublishEffect, StoreInfo } from "./store.ts";
+import type { PublishEffect, Purge, StoreInfo } from "./store.ts";
 
 /** State changes as columns: cloning an object and a buffer for each would cost more than storing them. */
 export interface PackedState {
@@ -60,6 +60,10 @@ export interface Operations {
     readonly args: { readonly key: string; readonly value: string | undefined };
     readonly result: undefined;
   };
+  readonly purge: {
+    readonly args: Purge;
+    readonly result: { readonly dropped: number; readonly more: boolean };
+  };
   readonly counts: { readonly args: undefined; readonly result: readonly OutboxCount[] };
   readonly info: { readonly args: undefined; readonly result: OutboxInfo };
   readonly stop: { readonly args: undefined; readonly result: undefined };
@@ -101,6 +105,7 @@ export type Notice =
   | { readonly type: "started"; readonly epoch: string }
   | { readonly type: "failed"; readonly error: WireError }
   | { readonly type: "replies"; readonly replies: readonly Reply[] }
+  | { readonly type: "full"; readonly full: boolean }
   | { readonly type: "ready" };
 
 export const toWire = (error: WeirError): WireError => ({ code: error.code, message: error.message });

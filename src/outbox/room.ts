@@ -1,5 +1,6 @@
 /** Room in the database: forgetting what nobody needs, giving pages back, and dropping the oldest before it is full. */
 import type { Statement } from "better-sqlite3";
+import { WeirError } from "../core/errors.ts";
 import { STREAMS, type Stream } from "../core/ports.ts";
 import type { Gaps } from "./gaps.ts";
 import type { ChunkRow, Lanes } from "./lanes.ts";
@@ -23,11 +24,14 @@ export class Room {
   readonly #lanes: Lanes;
   readonly #gaps: Gaps;
   /** pages that may be in use */
-  readonly #mostPages: number;
+  readonly #limitPages: number;
+  /** the same, or fewer while the disk is full */
+  #mostPages: number;
   readonly #pageCount: Statement<[], number>;
   readonly #freePages: Statement<[], number>;
   readonly #forget: Statement<[string, number, number]>;
-  readonly #oldest: Statement<[string, number, number], ChunkRow>;
+  readonly #forgetRange: Statement<[string, number, number]>;
+  readonly #oldest: Statement<[string, number, number, number], ChunkRow>;
   readonly #deleteChunk: Statement<[number]>;
   readonly #deleteBatch: Statement<[number]>;
   /** per stream: every chunk before this one is gone */
@@ -41,12 +45,15 @@ export class Room {
     this.#gaps = gaps;
     const pages = Math.floor(maxBytes / PAGE_BYTES);
     // State, effects and the bookkeeping of dropping itself need pages too when the limit is reached.
-    this.#mostPages = pages - Math.max(64, Math.floor(pages / 32));
+    this.#limitPages = pages - Math.max(64, Math.floor(pages / 32));
+    this.#mostPages = this.#limitPages;
     this.#pageCount = db.prepare<[], number>("PRAGMA page_count").pluck();
     this.#freePages = db.prepare<[], number>("PRAGMA freelist_count").pluck();
     this.#forget = db.prepare("DELETE FROM chunk WHERE stream = ? AND id < ? ORDER BY id LIMIT ?");
+    this.#forgetRange = db.prepare("DELETE FROM chunk WHERE stream = ? AND id BETWEEN ? AND ?");
     this.#oldest = db.prepare(
-      "SELECT id, epoch, seq, samples, bytes, created FROM chunk WHERE stream = ? AND id >= ? ORDER BY id LIMIT ?",
+      `SELECT id, epoch, seq, samples, bytes, created FROM chunk
+       WHERE stream = ? AND id >= ? AND id < ? ORDER BY id LIMIT ?`,
     );
     this.#deleteChunk = db.prepare("DELETE FROM chunk WHERE id = ?");
     this.#deleteBatch = db.prepare("DELETE FROM batch WHERE id = ?");
@@ -83,6 +90,23 @@ export class Room {
     return false;
   }
 
+  /** Deletes chunks behind a backlog that no lane wants any more. */
+  forgetRange(stream: Stream, first: number, last: number): void {
+    if (this.#lanes.of(stream).some((lane) => lane.wants(first, last))) return;
+    this.#forgetRange.run(stream, first, last);
+  }
+
+  /** The file may not grow (the disk is full), or it may again. */
+  hold(tight: boolean): void {
+    this.#mostPages = tight ? Math.min(this.#limitPages, this.#pageCount.get() ?? 0) : this.#limitPages;
+    this.reset();
+  }
+
+  /** Whether a chunk of usual size would find room without anything being dropped. */
+  get roomy(): boolean {
+    return this.#measure() >= 4 * OVERHEAD_PAGES;
+  }
+
   /** Forgets the floors, after a rollback brought chunks back. */
   reload(): void {
     this.#floors = new Map();
@@ -90,14 +114,22 @@ export class Room {
   }
 
   /**
-   * Makes room for a chunk of `bytes`, at the cost of the oldest chunks that are not on lease. When everything is on
-   * lease the insertion itself fails at the limit.
+   * Makes room for a chunk of `bytes` of a stream, at the cost of the oldest chunks that are not on lease, and that only
+   * lanes under `drop-oldest` need. When everything is on lease the insertion itself fails at the limit.
+   * @returns false when the chunk is not to be stored: another lane keeps the room
+   * @throws WeirError `outbox.full` when a lane of the stream is under `pause`
    */
-  make(bytes: number): void {
+  make(stream: Stream, bytes: number): boolean {
     const need = Math.ceil(bytes / PAGE_BYTES) + OVERHEAD_PAGES;
     this.#left ??= this.#measure();
     if (this.#left < need) this.#left = this.#free(need);
+    if (this.#left < need) {
+      if (this.#lanes.of(stream).some(({ overflow }) => overflow === "pause"))
+        throw new WeirError("outbox.full");
+      if (this.#lanes.all.some(({ overflow }) => overflow !== "drop-oldest")) return false;
+    }
     this.#left -= need;
+    return true;
   }
 
   #measure(): number {
@@ -127,7 +159,10 @@ export class Room {
   #drop(stream: Stream, from: number): number | undefined {
     const lanes = this.#lanes.of(stream);
     const leased = lanes.flatMap((lane) => lane.batches.filter(({ id }) => this.#lanes.leased.has(id)));
-    const rows = this.#oldest.all(stream, from, DROP_ROWS);
+    // What another policy keeps can't go, so that nothing after it is given up for no gain.
+    const keeping = lanes.filter(({ overflow }) => overflow !== "drop-oldest");
+    const bound = Math.min(Number.MAX_SAFE_INTEGER, ...keeping.map((lane) => lane.needs));
+    const rows = this.#oldest.all(stream, from, bound, DROP_ROWS);
     let next: number | undefined;
     for (const row of rows) {
       if (next !== undefined && row.id < next) continue;
@@ -135,9 +170,7 @@ export class Room {
       next = (lease?.last ?? row.id) + 1;
       if (lease !== undefined) continue;
       for (const lane of lanes) {
-        if (row.id > lane.cursor) {
-          lane.pendingSamples -= row.samples;
-          lane.pendingBytes -= row.bytes;
+        if (lane.unpend(row.id, row.samples, row.bytes)) {
           lane.dropped += row.samples;
           lane.dirty = true;
           this.#gaps.add(lane.uplink, row.epoch, stream, row.seq, row.seq + row.samples - 1, "overflow");

@@ -3,24 +3,27 @@ import { closeSync, openSync, statSync } from "node:fs";
 import Database from "better-sqlite3";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
 import type { OutboxPlan } from "./plan.ts";
+import { isMarked, quarantine, type Salvage } from "./quarantine.ts";
 
 /** "WEIR" */
 const APPLICATION_ID = 0x57454952;
 const SCHEMA_VERSION = 1;
 /** A database up to this size is checked after a stop that was not clean: some 100 ms. */
 const CHECK_BYTES = 64 * 2 ** 20;
+/** Pages in the WAL before it is checkpointed. */
+export const WAL_PAGES = 2000;
 /** Bytes of a page. A chunk of 2,048 samples takes 3 KB, so one page holds one or a few. */
 export const PAGE_BYTES = 4096;
 
 const TABLES = `
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO meta VALUES ('clean', 0), ('effects_dropped', 0);
+INSERT INTO meta VALUES ('clean', 0), ('effects_dropped', 0), ('alarm', 0);
 CREATE TABLE epoch (
   epoch TEXT NOT NULL, stream TEXT NOT NULL, next INTEGER NOT NULL,
   UNIQUE (epoch, stream)
 ) STRICT;
 CREATE TABLE chunk (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  id INTEGER PRIMARY KEY,
   stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, samples INTEGER NOT NULL,
   bytes INTEGER NOT NULL, created INTEGER NOT NULL, block BLOB NOT NULL
 ) STRICT;
@@ -33,10 +36,16 @@ CREATE TABLE lane (
   PRIMARY KEY (uplink, stream)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE batch (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  id INTEGER PRIMARY KEY,
   uplink TEXT NOT NULL, stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, span INTEGER NOT NULL,
-  first INTEGER NOT NULL, last INTEGER NOT NULL, bytes INTEGER NOT NULL, sealed INTEGER NOT NULL
+  first INTEGER NOT NULL, last INTEGER NOT NULL, bytes INTEGER NOT NULL, created INTEGER NOT NULL,
+  historical INTEGER NOT NULL
 ) STRICT;
+CREATE TABLE backlog (
+  uplink TEXT NOT NULL, stream TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
+  samples INTEGER NOT NULL, bytes INTEGER NOT NULL,
+  PRIMARY KEY (uplink, stream, last)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE gap (
   id INTEGER PRIMARY KEY AUTOINCREMENT,
   uplink TEXT NOT NULL, epoch TEXT NOT NULL, stream TEXT NOT NULL,
@@ -62,10 +71,41 @@ CREATE TABLE effect (
 export type Connection = Database.Database;
 
 /**
- * Opens the database of a plan.
- * @throws WeirError `outbox.corrupt`, `outbox.newer-schema` or `data.unusable` (fatal)
+ * Opens the database of a plan. A damaged one is set aside, and a new one made.
+ * @returns the connection, and what was saved of a damaged database
+ * @throws WeirError `outbox.newer-schema` or `data.unusable` (fatal)
  */
-export function openDatabase(plan: OutboxPlan): Connection {
+export function openDatabase(
+  plan: OutboxPlan,
+  nowMs: number,
+): { db: Connection; salvage: Salvage | undefined } {
+  try {
+    refuseMarked(plan.path);
+    return { db: open(plan), salvage: undefined };
+  } catch (thrown) {
+    if (!(thrown instanceof WeirError) || thrown.code !== "outbox.corrupt") throw thrown;
+    let salvage: Salvage;
+    try {
+      salvage = quarantine(plan.path, thrown.message, nowMs);
+    } catch (cause) {
+      throw new WeirError("data.unusable", `${thrown.message}; it can't be moved away: ${messageOf(cause)}`, {
+        cause,
+      });
+    }
+    return { db: open(plan), salvage };
+  }
+}
+
+/** Damage that is known before the file is opened. */
+function refuseMarked(path: string): void {
+  if (isMarked(path)) throw new WeirError("outbox.corrupt", `${path} was found damaged while it was in use`);
+  const size = (file: string): number | undefined => statSync(file, { throwIfNoEntry: false })?.size;
+  // SQLite would take it for a new one, and drop the WAL.
+  if (size(path) === 0 && (size(`${path}-wal`) ?? 0) > 0)
+    throw new WeirError("outbox.corrupt", `${path} is empty, and its WAL is not`);
+}
+
+function open(plan: OutboxPlan): Connection {
   try {
     // Made here, for the mode; SQLite gives the same one to the WAL.
     closeSync(openSync(plan.path, "a", 0o600));
@@ -92,7 +132,7 @@ function prepare(db: Connection, plan: OutboxPlan): void {
   const version = Number(pragma("user_version"));
   const fresh = application === 0 && version === 0 && pragma("schema_version") === 0;
   if (!fresh && application !== APPLICATION_ID)
-    throw new WeirError("outbox.corrupt", `${plan.path} is not Weir's database`);
+    throw new WeirError("data.unusable", `${plan.path} is another program's database`);
   if (version > SCHEMA_VERSION) {
     throw new WeirError(
       "outbox.newer-schema",
@@ -106,7 +146,7 @@ function prepare(db: Connection, plan: OutboxPlan): void {
   }
   pragma("journal_mode = WAL");
   pragma(`synchronous = ${plan.sync}`);
-  pragma("wal_autocheckpoint = 2000");
+  pragma(`wal_autocheckpoint = ${WAL_PAGES}`);
   pragma(`journal_size_limit = ${16 * 2 ** 20}`);
   pragma("cache_size = -8192");
   pragma("temp_store = MEMORY");

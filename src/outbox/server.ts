@@ -71,6 +71,8 @@ class Server {
   readonly #jobs: Job[] = [];
   /** an append failed: the ones after it are refused until `resume` */
   #failed = false;
+  /** what {@link Outbox.full} says */
+  #full = false;
   #carriers = 0;
   #timer: NodeJS.Timeout | undefined;
   #maintenance: NodeJS.Timeout | undefined;
@@ -98,6 +100,7 @@ class Server {
     const stop = requests.find(({ op }) => op === "stop");
     const replies = this.#commit(requests);
     this.#reply(replies);
+    if (this.#full && this.#store.roomy) this.#setFull(false);
     if (stop !== undefined) this.#stop(stop.id);
     else this.#announce();
   }
@@ -114,9 +117,27 @@ class Server {
       if (requests.length > 1) return requests.flatMap((request) => this.#commit([request]));
       const [request] = requests;
       if (request === undefined) return [];
-      if (request.op === "append") this.#failed = true;
-      return [refuse(request, thrown instanceof WeirError ? thrown : storageError(thrown))];
+      const error = thrown instanceof WeirError ? thrown : storageError(thrown);
+      if (request.op === "append") {
+        this.#failed = true;
+        if (error.code === "outbox.full") this.#setFull(true);
+      }
+      if (error.code === "outbox.corrupt") this.#damaged(error);
+      return [refuse(request, error)];
     }
+  }
+
+  #setFull(full: boolean): void {
+    if (this.#full === full) return;
+    this.#full = full;
+    this.#port.postMessage({ type: "full", full } satisfies Notice);
+  }
+
+  /** The database can't be relied on any more: this worker ends, and the next start sets the file aside. */
+  #damaged(error: WeirError): void {
+    this.#store.markDamaged();
+    this.#port.postMessage({ type: "failed", error: toWire(error) } satisfies Notice);
+    setImmediate(() => process.exit(1));
   }
 
   /** One call, inside a transaction. No reply: it comes later, from elsewhere. */
@@ -174,6 +195,8 @@ class Server {
       case "setSetting":
         store.setSetting(request.args.key, request.args.value);
         return [done(request, undefined)];
+      case "purge":
+        return [done(request, store.purge(request.args))];
       case "counts":
         return [done(request, store.counts())];
       case "info": {
@@ -268,6 +291,8 @@ class Server {
     this.#idle = true;
     try {
       this.#store.maintain(idle);
+      if (this.#full && this.#store.roomy) this.#setFull(false);
+      this.#announce();
     } catch {
       // Tidying up can wait, as while another connection reads or the disk is full; commits report their own errors.
     }

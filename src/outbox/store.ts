@@ -5,7 +5,7 @@
 import { randomBytes } from "node:crypto";
 import type { Crc32c } from "../core/block.ts";
 import { WeirError } from "../core/errors.ts";
-import type { Frame } from "../core/frame.ts";
+import { type Frame, Status } from "../core/frame.ts";
 import {
   type Effect,
   type Gap,
@@ -17,11 +17,14 @@ import {
 } from "../core/ports.ts";
 import { type AlarmEffect, alarmFrame } from "./alarms.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
+import { Discard } from "./discard.ts";
 import { Gaps } from "./gaps.ts";
-import { type Batch, Lanes } from "./lanes.ts";
+import { type Batch, type Lane, Lanes, lastChunk } from "./lanes.ts";
 import type { OutboxPlan } from "./plan.ts";
+import { markDamaged, type Salvage } from "./quarantine.ts";
+import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
-import { type Connection, openDatabase } from "./schema.ts";
+import { type Connection, openDatabase, WAL_PAGES } from "./schema.ts";
 import { Sealer } from "./sealing.ts";
 
 /** A publish effect that waits to be done. */
@@ -33,6 +36,14 @@ export interface StoredChunk {
   readonly frame: Frame;
   readonly state: Iterable<StateChange>;
   readonly effects: readonly Effect[];
+}
+
+/** What {@link Store.purge} drops. */
+export interface Purge {
+  readonly uplink: string | undefined;
+  readonly stream: Stream | undefined;
+  /** ms since the Unix epoch */
+  readonly untilMs: number;
 }
 
 /** The numbers that an epoch gave to a stream: 0 to `lastSeq`. */
@@ -51,6 +62,8 @@ export interface StoreInfo {
   readonly usedBytes: number;
   /** publish effects given up because too many waited */
   readonly effectsDropped: number;
+  /** where a damaged database was moved at this start */
+  readonly quarantined: string | undefined;
 }
 
 /** Publish effects that may wait; beyond it the oldest are given up, and counted. */
@@ -60,6 +73,10 @@ const EFFECTS_AT_ONCE = 256;
 /** Batches given out by one lease have at most this many (estimated) bytes, or are one. */
 const LEASE_BYTES = 2 ** 20;
 const DEAD_ROWS = 256;
+/** The reserve for a full disk: at most this, and a sixteenth of the database's limit. */
+const MOST_RESERVE_BYTES = 4 * 2 ** 20;
+/** Pages in the WAL before it is checkpointed on a full disk. */
+const TIGHT_WAL_PAGES = 64;
 /** Earlier epochs remembered after nothing is left of them. */
 const EPOCHS_KEPT = 64;
 
@@ -75,6 +92,8 @@ interface EffectRow {
 /** The outbox's database, open. */
 export class Store {
   readonly epoch: string = randomBytes(4).toString("hex");
+  /** where a damaged database was moved at this start */
+  readonly quarantined: string | undefined;
   readonly #db: Connection;
   readonly #crc32c: Crc32c;
   readonly #now: () => number;
@@ -86,31 +105,48 @@ export class Store {
   readonly #sql: ReturnType<typeof statements>;
   /** the next number of each stream in this epoch */
   #next = new Map<Stream, number>();
+  /** id of the newest chunk */
+  #lastChunk: number;
+  /** batches that each uplink may have on lease, as of its last lease */
+  readonly #windows = new Map<string, number>();
+  readonly #discard: Discard;
   #numbered = new Set<Stream>();
   #forgetting = false;
+  readonly #expires: boolean;
+  readonly #path: string;
+  readonly #reserve: Reserve;
 
   /**
-   * Opens the database, or makes it, and fits it to the plan.
-   * @throws WeirError `outbox.corrupt`, `outbox.newer-schema` or `data.unusable` (fatal)
+   * Opens the database, or makes it, and fits it to the plan. A damaged one is set aside.
+   * @throws WeirError `outbox.newer-schema` or `data.unusable` (fatal)
    */
   constructor(plan: OutboxPlan, crc32c: Crc32c, now: () => number = Date.now) {
-    const db = openDatabase(plan);
+    const { db, salvage } = openDatabase(plan, now());
+    this.quarantined = salvage?.movedTo;
     this.#db = db;
+    this.#path = plan.path;
+    this.#reserve = new Reserve(plan.path, Math.min(MOST_RESERVE_BYTES, Math.floor(plan.maxBytes / 16)));
+    this.#reserve.make();
     this.#crc32c = crc32c;
     this.#now = now;
     this.#sql = statements(db);
     this.#gaps = new Gaps(db);
     this.#lanes = new Lanes(db, plan.uplinks, this.#gaps);
     this.#sealer = new Sealer(db);
+    this.#discard = new Discard(db, this.#lanes, this.#gaps);
     this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes);
+    this.#expires = plan.uplinks.some(({ ttlMs }) => ttlMs !== undefined);
     this.#deadBytes = Math.floor(plan.maxBytes / 16);
     try {
       db.transaction(() => {
         this.#sql.setMeta.run(0, "clean");
-        this.#sql.forgetEpochs.run(EPOCHS_KEPT);
+        if (salvage !== undefined) this.#takeOver(salvage);
+        this.#beginEpoch();
         this.#lanes.reconcile(db);
       })();
+      this.#lastChunk = lastChunk(db);
       this.#lanes.load();
+      this.#tellOfDamage(salvage);
     } catch (thrown) {
       db.close();
       throw thrown;
@@ -125,13 +161,13 @@ export class Store {
     const leased = new Set(this.#lanes.leased);
     const handed = new Set(this.#gaps.handed);
     const next = new Map(this.#next);
+    const lastChunk = this.#lastChunk;
     try {
       this.#sql.begin.run();
       const result = work();
       this.#forgetting = this.#room.forget();
       this.#lanes.flush();
-      for (const stream of this.#numbered)
-        this.#sql.number.run(this.epoch, stream, this.#next.get(stream) ?? 0);
+      for (const stream of this.#numbered) this.#sql.number.run(this.#next.get(stream) ?? 0, stream);
       this.#numbered.clear();
       this.#sql.commit.run();
       this.#room.reset();
@@ -142,11 +178,35 @@ export class Store {
       this.#lanes.leased = leased;
       this.#gaps.handed = handed;
       this.#next = next;
+      this.#lastChunk = lastChunk;
       this.#numbered.clear();
       this.#lanes.load();
       this.#room.reload();
+      if (this.#reserve.isDiskFull(thrown)) this.#squeeze(true);
       throw thrown;
     }
+  }
+
+  /** On a full disk: the reserve goes, and the database makes do with the pages it has. And back, once there is room. */
+  #squeeze(tight: boolean): void {
+    if (tight) this.#reserve.release();
+    this.#room.hold(tight);
+    this.#db.pragma(`wal_autocheckpoint = ${tight ? TIGHT_WAL_PAGES : WAL_PAGES}`);
+    try {
+      this.#db.pragma("wal_checkpoint(PASSIVE)");
+    } catch {
+      // Still no room: the next try, or the next second, brings it.
+    }
+  }
+
+  /** Whether a chunk would find room now. */
+  get roomy(): boolean {
+    return this.#room.roomy;
+  }
+
+  /** Says to the next start that the database is damaged. */
+  markDamaged(): void {
+    markDamaged(this.#path);
   }
 
   /** Stores a chunk: samples, alarms as samples, state and publish effects. */
@@ -182,8 +242,17 @@ export class Store {
     const block = storeFrame(frame, this.#crc32c);
     const bytes = estimateJsonBytes(frame);
     const created = this.#now();
-    this.#room.make(block.byteLength);
-    this.#sql.addChunk.run(stream, this.epoch, seq, frame.rows, bytes, created, block);
+    if (!this.#room.make(stream, block.byteLength)) {
+      for (const lane of lanes) {
+        lane.committed += frame.rows;
+        lane.dropped += frame.rows;
+        lane.dirty = true;
+        this.#gaps.add(lane.uplink, this.epoch, stream, seq, seq + frame.rows - 1, "overflow");
+      }
+      return;
+    }
+    this.#lastChunk += 1;
+    this.#sql.addChunk.run(this.#lastChunk, stream, this.epoch, seq, frame.rows, bytes, created, block);
     for (const lane of lanes) {
       lane.oldest ??= { created, epoch: this.epoch };
       lane.pendingSamples += frame.rows;
@@ -199,23 +268,105 @@ export class Store {
       this.#sql.setMeta.run((this.#sql.getMeta.get("effects_dropped") ?? 0) + changes, "effects_dropped");
   }
 
-  /** Leases up to `count` batches of an uplink: sealed ones first in each stream, then those that are due. */
+  /** The accounts of a damaged database go on in this one; what its lanes held is lost. */
+  #takeOver({ lanes, ranges, epochs }: Salvage): void {
+    for (const { uplink, stream, active, committed, acked, dropped, rejected } of lanes) {
+      if (uplink === "") continue;
+      const lost = committed - acked - dropped - rejected;
+      this.#sql.addLane.run(uplink, stream, active, committed, acked, dropped, rejected, lost);
+    }
+    for (const { epoch, stream, next } of epochs) this.#sql.addEpoch.run(epoch, stream, next);
+    for (const { uplink, epoch, stream, from, to } of ranges)
+      this.#gaps.add(uplink, epoch, stream, from, to, "corrupt");
+  }
+
+  /** The alarm `outbox-corrupt` begins with the start that found the damage, and ends with the next one. */
+  #tellOfDamage(salvage: Salvage | undefined): void {
+    const raised = this.#sql.getMeta.get("alarm") === 1;
+    if (salvage === undefined && !raised) return;
+    const message =
+      salvage === undefined
+        ? ""
+        : `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
+    const alarm: AlarmEffect = {
+      type: "alarm",
+      plugin: "_gateway",
+      device: "_gateway",
+      code: "outbox-corrupt",
+      active: salvage !== undefined,
+      severity: "critical",
+      message,
+    };
+    this.transaction(() => {
+      this.#put("alarm", alarmFrame([alarm], this.#now()));
+      this.#sql.setMeta.run(salvage === undefined ? 0 : 1, "alarm");
+    });
+  }
+
+  /** Numbers begin again: a new epoch, after what the one before has counted is kept. */
+  #beginEpoch(): void {
+    this.#sql.closeEpoch.run();
+    this.#sql.forgetEmpty.run();
+    this.#sql.forgetEpochs.run(EPOCHS_KEPT);
+    for (const stream of STREAMS) {
+      this.#sql.addEpoch.run(this.epoch, stream, 0);
+      this.#sql.resetNumbers.run(stream);
+    }
+  }
+
+  /**
+   * Leases up to `count` batches of an uplink: live ones by priority, sealed ones first in each stream, then those that are
+   * due; beside them backlog, which has its share of the window.
+   */
   lease(uplink: string, count: number): Batch[] {
+    const nowMs = this.#now();
+    const lanes = this.#lanes.ofUplink(uplink);
+    let leased = 0;
+    for (const lane of lanes) {
+      lane.turnToBacklog(this.#lastChunk, nowMs);
+      leased += lane.batches.filter(({ id }) => this.#lanes.leased.has(id)).length;
+    }
+    this.#windows.set(uplink, count + leased);
+    const room = this.#shares(uplink, lanes);
     const taken: Batch[] = [];
     let bytes = 0;
-    const nowMs = this.#now();
-    for (const lane of this.#lanes.ofUplink(uplink)) {
-      const waiting = lane.batches.filter(({ id }) => !this.#lanes.leased.has(id));
-      for (;;) {
-        if (taken.length >= count || (bytes > LEASE_BYTES && taken.length > 0)) return taken;
-        const batch = waiting.shift() ?? this.#sealer.seal(lane, this.epoch, nowMs);
-        if (batch === undefined) break;
-        this.#lanes.leased.add(batch.id);
-        taken.push(batch);
-        bytes += batch.bytes;
+    const take = (most: number, historical: 0 | 1, seal: (lane: Lane) => Batch | undefined): void => {
+      let left = Math.min(most, count - taken.length);
+      for (const lane of lanes) {
+        const waiting = lane.batches.filter(
+          (batch) => batch.historical === historical && !this.#lanes.leased.has(batch.id),
+        );
+        while (left > 0 && (bytes <= LEASE_BYTES || taken.length === 0)) {
+          const batch = waiting.shift() ?? seal(lane);
+          if (batch === undefined) break;
+          this.#lanes.leased.add(batch.id);
+          taken.push(batch);
+          bytes += batch.bytes;
+          left -= 1;
+        }
+      }
+    };
+    take(room.live, 0, (lane) => this.#sealer.seal(lane, this.epoch, nowMs));
+    take(room.backlog, 1, (lane) => this.#sealer.sealBacklog(lane));
+    return taken;
+  }
+
+  /** Batches, live and of backlog, that an uplink may still have on lease. */
+  #shares(uplink: string, lanes: readonly Lane[]): { readonly live: number; readonly backlog: number } {
+    const window = this.#windows.get(uplink) ?? Number.MAX_SAFE_INTEGER;
+    const leased = [0, 0];
+    let any = false;
+    for (const { batches, backlog } of lanes) {
+      any ||= backlog.length > 0;
+      for (const { id, historical } of batches) {
+        any ||= historical === 1;
+        if (this.#lanes.leased.has(id)) leased[historical] = (leased[historical] ?? 0) + 1;
       }
     }
-    return taken;
+    const [live = 0, backlog = 0] = leased;
+    if (!any) return { live: window - live, backlog: 0 };
+    const share = Math.max(1, Math.floor(window * (lanes[0]?.replay?.share ?? 1)));
+    return { live: Math.max(1, window - share) - live, backlog: share - backlog };
   }
 
   /**
@@ -228,6 +379,9 @@ export class Store {
     for (const bytes of this.#sql.blocks.iterate(batch.stream, batch.first, batch.last)) {
       const frame = loadFrame(bytes, this.#crc32c);
       rows += frame.rows;
+      // The frame is this call's own. The mark is the batch's, so every time it is sent it has the same bytes.
+      if (batch.historical === 1)
+        for (const [row, status] of frame.status.entries()) frame.status[row] = status | Status.historical;
       frames.push(frame);
     }
     if (rows !== batch.span)
@@ -270,7 +424,35 @@ export class Store {
     lane.batches.splice(lane.batches.indexOf(batch), 1);
     this.#lanes.leased.delete(id);
     this.#sql.deleteBatch.run(id);
+    if (lane.backlog.length > 0) this.#room.forgetRange(lane.stream, batch.first, batch.last);
     return batch;
+  }
+
+  /**
+   * Drops what an uplink, or every one, holds of a stream, or of all: what was stored until `untilMs` and is not on lease.
+   * One slice: call it again while `more`.
+   */
+  purge({ uplink, stream, untilMs }: Purge): { readonly dropped: number; readonly more: boolean } {
+    let dropped = 0;
+    let more = false;
+    for (const lane of this.#lanes.all) {
+      if ((uplink ?? lane.uplink) !== lane.uplink || (stream ?? lane.stream) !== lane.stream) continue;
+      const slice = this.#discard.older(lane, untilMs, "purge");
+      dropped += slice.dropped;
+      more ||= slice.more;
+    }
+    return { dropped, more };
+  }
+
+  /** Drops what has outlived its lane's TTL; returns whether there is more. */
+  #expire(): boolean {
+    const nowMs = this.#now();
+    let more = false;
+    for (const lane of this.#lanes.all) {
+      const { ttlMs } = lane;
+      if (ttlMs !== undefined) more = this.#discard.older(lane, nowMs - ttlMs, "ttl").more || more;
+    }
+    return more;
   }
 
   /** Gaps to announce to an uplink, oldest first, some at a time. */
@@ -319,6 +501,7 @@ export class Store {
   info(): StoreInfo {
     return {
       epochs: this.#sql.epochs.all(this.epoch),
+      quarantined: this.quarantined,
       effectsDropped: this.#sql.getMeta.get("effects_dropped") ?? 0,
       ...this.#room.size(),
     };
@@ -328,8 +511,15 @@ export class Store {
   dueAt(uplink: string): number | undefined {
     let due: number | undefined;
     const nowMs = this.#now();
-    for (const lane of this.#lanes.ofUplink(uplink)) {
-      if (lane.batches.some(({ id }) => !this.#lanes.leased.has(id))) return 0;
+    const lanes = this.#lanes.ofUplink(uplink);
+    const room = this.#shares(uplink, lanes);
+    for (const lane of lanes) {
+      const { batches, backlog } = lane;
+      if (room.backlog > 0 && backlog.length > 0) return 0;
+      const waits = (batch: Batch): boolean =>
+        (batch.historical === 1 ? room.backlog : room.live) > 0 && !this.#lanes.leased.has(batch.id);
+      if (batches.some(waits)) return 0;
+      if (room.live <= 0) continue;
       const at = lane.dueAt(this.epoch, nowMs);
       if (at !== undefined && (due === undefined || at < due)) due = at;
     }
@@ -341,8 +531,17 @@ export class Store {
    * @returns whether there is more to do
    */
   maintain(idle: boolean): boolean {
-    if (this.#forgetting) this.transaction(() => {});
-    return this.#room.vacuum(idle) || this.#forgetting;
+    if (!this.#reserve.held) {
+      this.#reserve.make();
+      if (this.#reserve.held) this.#squeeze(false);
+    }
+    let more = false;
+    if (this.#expires)
+      this.transaction(() => {
+        more = this.#expire();
+      });
+    else if (this.#forgetting) this.transaction(() => {});
+    return this.#room.vacuum(idle) || this.#forgetting || more;
   }
 
   /** Marks the stop as clean and closes. Whatever was on lease is leased again after the next start. */
@@ -363,11 +562,25 @@ function statements(db: Connection) {
     rollback: db.prepare<[]>("ROLLBACK"),
     getMeta: db.prepare<[string], number>("SELECT value FROM meta WHERE key = ?").pluck(),
     setMeta: db.prepare<[number, string]>("UPDATE meta SET value = ? WHERE key = ?"),
-    number: db.prepare<[string, Stream, number]>(
-      "INSERT INTO epoch VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET next = excluded.next",
+    // Beside the lanes' rows, on their page: a page of its own would be written by every commit.
+    number: db.prepare<[number, Stream]>("UPDATE lane SET committed = ? WHERE uplink = '' AND stream = ?"),
+    resetNumbers: db.prepare<[Stream]>(
+      `INSERT INTO lane (uplink, stream, active, cursor) VALUES ('', ?, 0, 0)
+       ON CONFLICT DO UPDATE SET committed = 0`,
+    ),
+    addEpoch: db.prepare<[string, Stream, number]>("INSERT OR IGNORE INTO epoch VALUES (?, ?, ?)"),
+    addLane: db.prepare<[string, Stream, number, number, number, number, number, number]>(
+      `INSERT OR IGNORE INTO lane (uplink, stream, active, cursor, committed, acked, dropped, rejected, lost)
+       VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)`,
+    ),
+    forgetEmpty: db.prepare<[]>("DELETE FROM epoch WHERE next = 0"),
+    closeEpoch: db.prepare<[]>(
+      `UPDATE epoch SET next = coalesce(
+         (SELECT committed FROM lane WHERE uplink = '' AND lane.stream = epoch.stream), next)
+       WHERE epoch = (SELECT epoch FROM epoch ORDER BY rowid DESC LIMIT 1)`,
     ),
     epochs: db.prepare<[string], EpochRange>(
-      "SELECT epoch, stream, next - 1 AS lastSeq FROM epoch WHERE epoch <> ? ORDER BY rowid",
+      "SELECT epoch, stream, next - 1 AS lastSeq FROM epoch WHERE epoch <> ? AND next > 0 ORDER BY rowid",
     ),
     forgetEpochs: db.prepare<[number]>(
       // Chunks are in the order of their epochs, so the oldest chunk has the oldest epoch that is still needed.
@@ -375,8 +588,8 @@ function statements(db: Connection) {
          (SELECT min(rowid) FROM epoch WHERE epoch = (SELECT epoch FROM chunk ORDER BY id LIMIT 1)),
          (SELECT max(rowid) FROM epoch))`,
     ),
-    addChunk: db.prepare<[Stream, string, number, number, number, number, Uint8Array]>(
-      "INSERT INTO chunk (stream, epoch, seq, samples, bytes, created, block) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    addChunk: db.prepare<[number, Stream, string, number, number, number, number, Uint8Array]>(
+      "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     ),
     blocks: db
       .prepare<[Stream, number, number], Buffer>(

@@ -101,6 +101,7 @@ export class Ingest implements Intake {
   #openBytes = 0;
   #linger: NodeJS.Timeout | undefined;
   #ticker: NodeJS.Timeout | undefined;
+  #offFull: (() => void) | undefined;
   #queuedBytes = 0;
   #heldMessages = 0;
   #heldSamples = 0;
@@ -125,17 +126,24 @@ export class Ingest implements Intake {
 
   /** Starts looking for due timers. Messages are taken from the constructor on. */
   start(): void {
+    // Room again: what waits for its commit need not sit out the wait.
+    this.#offFull = this.#parts.outbox.onFull((full) => {
+      if (!full) this.#wake?.();
+    });
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
     this.#ticker.unref();
   }
 
   /** Whether QoS 0 and host frames are being dropped because what is held has reached its limit. */
   get behind(): boolean {
-    return this.#queuedBytes + this.#openBytes > this.#parts.options.queueBytes;
+    return this.#parts.outbox.full || this.#queuedBytes + this.#openBytes > this.#parts.options.queueBytes;
   }
 
   message(message: DeviceMessage): void {
-    const source = this.#source;
+    const source =
+      message.source === undefined
+        ? this.#source
+        : this.#parts.ledger.stage("source", message.source, "messages");
     source.in += 1;
     if (this.#stopped || (message.qos === 0 && this.behind)) {
       source.dropped += 1;
@@ -202,6 +210,7 @@ export class Ingest implements Intake {
   /** Seals what is open and waits until everything taken in is committed, at most `timeoutMs`. Takes in nothing more. */
   async stop(timeoutMs: number): Promise<boolean> {
     clearInterval(this.#ticker);
+    this.#offFull?.();
     this.#seal();
     this.#stopped = true;
     const deadline = Date.now() + timeoutMs;

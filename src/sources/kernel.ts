@@ -7,6 +7,7 @@
  */
 import {
   bootTimeOffsetUs,
+  type Counters,
   openProbe,
   PROBES,
   type Probe,
@@ -17,6 +18,8 @@ import { FrameBuilder } from "../core/frame-builder.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
 import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS } from "./kernel-rows.ts";
+import { BlockRows, SoftirqRows } from "./kernel-shapes.ts";
+import { SlotRows } from "./kernel-slots.ts";
 
 /** What `weir probe ls` shows. */
 export interface ProbeStatus {
@@ -25,6 +28,8 @@ export interface ProbeStatus {
   /** why it is unavailable, and what a person can do about it */
   readonly reason?: string;
   readonly remedy?: string;
+  /** what the kernel charges for its maps and programs, while it is on */
+  readonly memoryBytes?: number;
 }
 
 /** How a {@link KernelSource} runs. */
@@ -34,13 +39,14 @@ export interface KernelSourceOptions {
   readonly ledger: Ledger;
   /** room in the ring of process events; 256 KiB hold 4,095 */
   readonly ringBytes?: number;
+  /** process events sent on in an interval, 200 by default; the others are `dropped`, and still in the counts by name */
+  readonly eventBudget?: number;
 }
 
 /** The metrics of each probe's histograms, in the order of its counters. */
-const METRICS: Readonly<Record<ProbeName, readonly string[]>> = {
+const METRICS: Readonly<Partial<Record<ProbeName, readonly string[]>>> = {
   runqlat: ["system.cpu.run_queue.latency"],
   tcp: ["tcp.connect.duration", "tcp.rtt"],
-  exec: [],
 };
 
 const SHORTEST_DRAIN_MS = 2;
@@ -51,10 +57,22 @@ const CHUNK_ROWS = 2048;
 /** Records copied in one call. A quarter of the ring, so that "full" also means: come back sooner. */
 const DRAIN_RECORDS = 1024;
 
+/** Turns what a probe has counted since the last time into rows. */
+interface Rows {
+  add(into: FrameBuilder, counters: Counters, timeUs: number): void;
+}
+
+function rowsOf(name: ProbeName): readonly Rows[] {
+  const histograms = (METRICS[name] ?? []).map((metric, place) => new HistogramRows(place, metric));
+  if (name === "block") return [new BlockRows(), new SlotRows(name)];
+  if (name === "softirq") return [new SoftirqRows()];
+  return [...histograms, new SlotRows(name)];
+}
+
 interface Running {
   readonly probe: Probe;
   readonly stage: StageCount;
-  readonly histograms: readonly HistogramRows[];
+  readonly rows: readonly Rows[];
 }
 
 /** Source `kernel`. */
@@ -67,8 +85,11 @@ export class KernelSource implements Source {
   readonly #counts = new FrameBuilder(256);
   readonly #records = new Uint8Array(DRAIN_RECORDS * RECORD_BYTES);
   readonly #readMs: number;
+  readonly #mostEvents: number;
   #intake: Intake | undefined;
   #drained = 0;
+  #dropped = 0;
+  #budget = 0;
   #drainMs = LONGEST_DRAIN_MS;
   #drainTimer: NodeJS.Timeout | undefined;
   #readTimer: NodeJS.Timeout | undefined;
@@ -77,6 +98,7 @@ export class KernelSource implements Source {
   constructor(options: KernelSourceOptions) {
     this.#options = options;
     this.#readMs = Math.min(READ_MS, options.intervalMs);
+    this.#mostEvents = options.eventBudget ?? 200;
   }
 
   /** Every probe's state, in a fixed order. */
@@ -89,7 +111,8 @@ export class KernelSource implements Source {
     if (signal.aborted) return Promise.resolve();
     signal.addEventListener("abort", () => void this.stop(), { once: true });
     this.#intake = intake;
-    this.#drained = 0;
+    this.#drained = this.#dropped = 0;
+    this.#budget = this.#mostEvents;
     for (const name of PROBES) this.#open(name);
     if (this.#running.size === 0) return Promise.resolve();
     const { intervalMs } = this.#options;
@@ -122,11 +145,11 @@ export class KernelSource implements Source {
       this.#status.set(name, { name, state: "unavailable", reason: result.reason, remedy: result.remedy });
       return;
     }
-    this.#status.set(name, { name, state: "on" });
+    this.#status.set(name, { name, state: "on", memoryBytes: result.probe.memoryBytes });
     this.#running.set(name, {
       probe: result.probe,
       stage: this.#options.ledger.stage("kernel", name, "events"),
-      histograms: METRICS[name].map((metric, place) => new HistogramRows(place, metric)),
+      rows: rowsOf(name),
     });
   }
 
@@ -147,8 +170,11 @@ export class KernelSource implements Source {
     const offsetUs = bootTimeOffsetUs();
     let records = 0;
     for (let calls = 0; calls < 16; calls++) {
-      const count = running.probe.drain(this.#records);
-      records += count;
+      const found = running.probe.drain(this.#records);
+      const count = Math.min(found, this.#budget);
+      records += found;
+      this.#dropped += found - count;
+      this.#budget -= count;
       for (let from = 0; from < count; ) {
         const room = Math.max(1, Math.floor((CHUNK_ROWS - this.#events.rows) / MOST_EVENT_ROWS));
         const part = Math.min(room, count - from);
@@ -156,7 +182,7 @@ export class KernelSource implements Source {
         from += part;
         if (this.#events.rows > CHUNK_ROWS - MOST_EVENT_ROWS) this.#send(this.#events);
       }
-      if (count < DRAIN_RECORDS) break;
+      if (found < DRAIN_RECORDS) break;
     }
     this.#drained += records;
     return records;
@@ -168,21 +194,22 @@ export class KernelSource implements Source {
     const now = performance.now();
     // Half a reading early is on time: timers are never exact. After a stall, intervals that passed merge.
     const due = now >= this.#publishAt - this.#readMs / 2;
+    if (due) this.#budget = this.#mostEvents;
     if (due)
       this.#publishAt = Math.max(this.#publishAt, now - this.#options.intervalMs) + this.#options.intervalMs;
     const timeUs = Date.now() * 1000;
-    for (const { probe, stage, histograms } of this.#running.values()) {
+    for (const { probe, stage, rows } of this.#running.values()) {
       const counters = probe.read();
       stage.lost = Number(counters.lost);
       if (probe.name === "exec") {
         stage.in = Number(counters.produced);
-        stage.out = this.#drained;
+        stage.dropped = this.#dropped;
+        stage.out = this.#drained - this.#dropped;
       } else {
-        // Counting goes on while the CPUs are read one after the other: only what one pass has seen adds up.
-        stage.out = counters.buckets.reduce((sum, buckets) => sum + countOf(buckets), 0);
-        stage.in = stage.out + stage.lost;
+        stage.in = Number(counters.produced);
+        stage.out = stage.in - stage.lost;
       }
-      if (due) for (const histogram of histograms) histogram.add(this.#counts, counters, timeUs);
+      if (due) for (const one of rows) one.add(this.#counts, counters, timeUs);
     }
     this.#send(this.#events);
     this.#send(this.#counts);
@@ -191,10 +218,4 @@ export class KernelSource implements Source {
   #send(rows: FrameBuilder): void {
     if (rows.rows > 0) this.#intake?.frame(this.name, rows.build());
   }
-}
-
-function countOf(buckets: BigUint64Array): number {
-  let count = 0;
-  for (const bucket of buckets) count += Number(bucket);
-  return count;
 }

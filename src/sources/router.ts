@@ -2,7 +2,7 @@
 import { FrameLimits, utf8Length } from "../core/frame.ts";
 import type { Route } from "../core/ports.ts";
 import { percentEncode } from "./labels.ts";
-import type { DeviceRule } from "./options.ts";
+import { DECODERS, type DeviceRule } from "./options.ts";
 import { RecentMap } from "./recent-map.ts";
 import { TopicPattern } from "./topic-pattern.ts";
 
@@ -29,14 +29,23 @@ export class Router {
     readonly plugin: string | undefined;
   }[];
   readonly #refuse: (topic: string) => string | undefined;
+  readonly #first: number;
   readonly #recent = new RecentMap<Verdict>(REMEMBERED);
 
-  /** `refuse` says why a topic is not open to others, or undefined. */
-  constructor(rules: readonly DeviceRule[], refuse: (topic: string) => string | undefined = () => undefined) {
+  /**
+   * `refuse` says why a topic is not open to others, or undefined. `first`: where these rules begin in the list that
+   * routes point into.
+   */
+  constructor(
+    rules: readonly DeviceRule[],
+    refuse: (topic: string) => string | undefined = () => undefined,
+    first = 0,
+  ) {
+    this.#first = first;
     this.#rules = rules.map((rule) => ({
       topic: new TopicPattern(rule.topic),
       skip: rule.skip.map((pattern) => new TopicPattern(pattern)),
-      plugin: rule.decoder,
+      plugin: rule.decoder === undefined || DECODERS.includes(rule.decoder) ? undefined : rule.decoder,
     }));
     this.#refuse = refuse;
   }
@@ -61,7 +70,8 @@ export class Router {
       const found = rule.topic.match(levels);
       if (found === undefined || rule.skip.some((pattern) => pattern.match(levels) !== undefined)) continue;
       const device = deviceId(found.device);
-      return { device, channel: found.channel, plugin: device === "" ? undefined : rule.plugin, rule: index };
+      const plugin = device === "" ? undefined : rule.plugin;
+      return { device, channel: found.channel, plugin, rule: this.#first + index };
     }
     return undefined;
   }

@@ -62,6 +62,8 @@ export class TopicPattern {
   readonly #head: readonly Token[];
   readonly #tail: readonly Token[];
   readonly #run: Run;
+  /** the narrowest topic filter (MQTT 3.1.1, 4.7) that has every topic of the pattern */
+  readonly filter: string;
 
   constructor(text: string) {
     const levels = text.split("/");
@@ -69,6 +71,8 @@ export class TopicPattern {
     this.#run = at < 0 ? "none" : levels[at] === "*" ? "levels" : levels[at] === "#" ? "rest" : "device";
     this.#head = levels.slice(0, at < 0 ? levels.length : at).map(token);
     this.#tail = at < 0 ? [] : levels.slice(at + 1).map(token);
+    const head = this.#head.map((one) => (one.type === "text" ? one.text : "+"));
+    this.filter = [...head, ...(at < 0 ? [] : ["#"])].join("/");
   }
 
   /** What the pattern finds in a topic's levels, or undefined when they don't match. */

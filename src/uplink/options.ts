@@ -1,12 +1,18 @@
 /** The `uplinks` section of weir.yaml. */
 import { z } from "zod";
 import { STREAMS } from "../core/ports.ts";
-import { parseSize } from "../core/units.ts";
+import { parseDuration, parseSize } from "../core/units.ts";
 
 /** A number of bytes, or text such as `100KiB`; bytes come out. */
 const bytes = z
   .union([z.number(), z.string().transform(parseSize)])
   .pipe(z.number("expected a size such as 100KiB").int().nonnegative());
+
+/** A duration such as `30s`; milliseconds come out. */
+const duration = z
+  .string()
+  .transform(parseDuration)
+  .pipe(z.number("expected a duration such as 30s, 12h or 1d"));
 
 const template = (fallback: string) => z.string().min(1).max(512).default(fallback);
 
@@ -61,6 +67,28 @@ export const uplinkSchema = z.strictObject({
       samples: z.number().int().min(1).default(1000),
       bytes: bytes.default(100 * 1024).describe("of encoded samples, estimated"),
       ageMs: z.number().int().min(0).default(1000),
+    })
+    .prefault({}),
+  overflow: z
+    .enum(["drop-oldest", "drop-newest", "pause"])
+    .default("drop-oldest")
+    .describe(
+      "when the outbox is full: what gives way, or `pause`: nothing is taken in, QoS 0 and host rows are dropped",
+    ),
+  ttl: z
+    .partialRecord(z.enum(STREAMS), duration)
+    .default({})
+    .describe("by stream, such as `host: 1d`: what has waited longer is dropped, counted and announced"),
+  replay: z
+    .strictObject({
+      share: z
+        .string()
+        .regex(/^([1-9]\d?|100)%$/, "expected 1% to 100%")
+        .default("30%")
+        .describe("part of the window for backlog, beside what is live"),
+      after: duration
+        .prefault("30s")
+        .describe("what has waited longer is backlog, and is sent as historical"),
     })
     .prefault({}),
   topics: topicsSchema.prefault({}),

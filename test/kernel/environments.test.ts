@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import { describe, expect, test } from "vitest";
+import { PROBES } from "../../src/addon/index.ts";
 import { bpfHoldings, drainAll, missing, open } from "./helpers.ts";
 
 const root = join(import.meta.dirname, "..", "..");
@@ -12,7 +13,7 @@ const index = join(root, "src/addon/index.ts");
 async function startWorker(): Promise<Worker> {
   const worker = new Worker(new URL("./probe-worker.ts", import.meta.url), { execArgv: [] });
   const [states] = await once(worker, "message");
-  expect(states).toEqual(["on", "on", "on"]);
+  expect(new Set(states)).toEqual(new Set(["on"]));
   return worker;
 }
 
@@ -86,11 +87,11 @@ describe.skipIf(missing !== "")(`addon environments${missing === "" ? "" : ` (sk
       const script = `import { openProbe, PROBES } from ${JSON.stringify(index)};
       for (const name of PROBES) { const result = openProbe(name, 4096); console.log(result.on || result.reason); }`;
       expect(asNobody("-all,+bpf,+perfmon", script)).toMatchObject({
-        stdout: "true\ntrue\ntrue\n",
+        stdout: "true\n".repeat(PROBES.length),
         stderr: "",
       });
       const reason = "CAP_BPF and CAP_PERFMON missing\n";
-      expect(asNobody("-all", script)).toMatchObject({ stdout: reason.repeat(3), stderr: "" });
+      expect(asNobody("-all", script)).toMatchObject({ stdout: reason.repeat(PROBES.length), stderr: "" });
     },
   );
 });

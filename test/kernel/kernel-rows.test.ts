@@ -9,7 +9,13 @@ import { rowsOf } from "./helpers.ts";
 function counters(sumNs: bigint, counts: Readonly<Record<number, bigint>>): Counters {
   const buckets = new BigUint64Array(BUCKETS);
   for (const [bucket, count] of Object.entries(counts)) buckets[Number(bucket)] = count;
-  return { produced: 0n, lost: 0n, sumNs: new BigUint64Array([sumNs]), buckets: [buckets] };
+  return {
+    produced: 0n,
+    lost: 0n,
+    sumNs: new BigUint64Array([sumNs]),
+    buckets: [buckets],
+    slots: new BigUint64Array(),
+  };
 }
 
 function rowsOfHistogram(histogram: HistogramRows, read: Counters): Record<string, unknown> {

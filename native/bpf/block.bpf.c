@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
+/* Block I/O: how long requests took, from the moment the kernel made them to completion, and how
+ * large they were. The kernel keeps the start in the request itself, so one tracepoint and no map
+ * of requests do. Histograms: of disk n (its slot's place; 7 is all others, without a name) 2n is
+ * time in nanoseconds and 2n + 1 size in bytes. Slots: label: disk name, name; value 0 sum of
+ * nanoseconds, 1 sum of bytes, 2 errors.
+ */
+#include "common.bpf.h"
+
+#define DISKS 7
+#define SLOTS 8 /* a power of two: with the one for the other disks */
+
+struct gendisk {
+	char disk_name[32];
+} __attribute__((preserve_access_index));
+
+struct request_queue {
+	struct gendisk *disk;
+} __attribute__((preserve_access_index));
+
+struct request {
+	struct request_queue *q;
+	unsigned int __data_len;
+	__u64 start_time_ns;
+} __attribute__((preserve_access_index));
+
+struct block_cpu {
+	struct weir_head head;
+	struct weir_hist hist[2 * SLOTS];
+	struct weir_slot slots[SLOTS + 1];
+};
+
+WEIR_CPUS(struct block_cpu);
+
+/* Places must be the same on every CPU, as the histograms go by place: they are given out here. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, DISKS);
+	__type(key, __u32);
+	__type(value, __u64);
+} disks SEC(".maps");
+
+static __always_inline __u32 place_of(__u64 id)
+{
+#pragma unroll
+	for (__u32 i = 0; i < DISKS; i++) {
+		__u32 key = i;
+		__u64 *disk = bpf_map_lookup_elem(&disks, &key), found;
+
+		if (!disk)
+			return DISKS;
+		found = *disk;
+		if (!found)
+			found = __sync_val_compare_and_swap(disk, 0, id);
+		if (!found || found == id)
+			return i;
+	}
+	return DISKS;
+}
+
+SEC("tp_btf/block_rq_complete")
+int on_complete(__u64 *ctx)
+{
+	struct request *rq = (void *)ctx[0];
+	__u32 bytes = ctx[2];
+	struct block_cpu *cpu = this_cpu(&cpus);
+	struct gendisk *disk;
+	struct weir_slot *slot;
+	struct weir_hist *hist;
+	__u64 a, b, ns, place;
+
+	/* Parts of a request complete one by one: the last one counts. */
+	if (!cpu || bytes != rq->__data_len)
+		return 0;
+	disk = rq->q->disk;
+	if (!disk)
+		return 0;
+	a = *(__u64 *)&disk->disk_name[0];
+	b = *(__u64 *)&disk->disk_name[8];
+	place = place_of((a * MIX ^ b) * MIX | 1);
+	OPAQUE(place);
+	place &= SLOTS - 1;
+	hist = &cpu->hist[2 * place];
+	slot = &cpu->slots[place];
+	if (!slot->id) {
+		slot->label[0] = place < DISKS ? a : 0;
+		slot->label[1] = place < DISKS ? b : 0;
+		slot->label[2] = WEIR_SLOT_READY;
+		slot->id = SLOTS + place; /* so that the reader's table has it at its place */
+	}
+	add(&cpu->head.produced, 1);
+	if ((__u8)ctx[1]) /* blk_status_t */
+		add(&slot->value[2], 1);
+	if (!rq->start_time_ns) { /* queue/iostats is off */
+		add(&cpu->head.lost, 1);
+		return 0;
+	}
+	ns = bpf_ktime_get_ns() - rq->start_time_ns;
+	add(&slot->value[0], ns);
+	add(&slot->value[1], bytes);
+	add(&hist[0].bucket[bucket_of(ns)], 1);
+	add(&hist[1].bucket[bucket_of(bytes)], 1);
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

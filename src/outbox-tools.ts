@@ -1,0 +1,37 @@
+/** What the command line does with an outbox itself, without an agent. */
+import { join } from "node:path";
+import { crc32c } from "./addon/index.ts";
+import { packBlock } from "./core/block.ts";
+import type { Stream } from "./core/ports.ts";
+import { exportChunks } from "./outbox/export.ts";
+import { encodeJson } from "./uplink/encode-json.ts";
+
+/** How {@link exportOutbox} writes: a sample object a line, or blocks one after the other (each says its length). */
+export type ExportFormat = "ndjson" | "block";
+
+/**
+ * Everything stored in a data folder's outbox, in pieces of output.
+ * @returns (at the end) how many chunks were damaged and left out
+ */
+export function* exportOutbox(
+  dataDir: string,
+  stream: Stream | undefined,
+  format: ExportFormat,
+): Generator<Uint8Array | string, number, undefined> {
+  let damaged = 0;
+  for (const chunk of exportChunks(join(dataDir, "weir.db"), stream, crc32c)) {
+    const { epoch, seq, frame } = chunk;
+    if (frame === undefined) damaged += 1;
+    else if (format === "block") yield packBlock(frame, crc32c);
+    else {
+      const key = { epoch, stream: chunk.stream, seq, span: frame.rows };
+      const batch: { samples: readonly object[] } = JSON.parse(
+        Buffer.from(encodeJson("", key, [frame])).toString(),
+      );
+      yield batch.samples
+        .map((sample) => `${JSON.stringify({ stream: chunk.stream, epoch, seq, ...sample })}\n`)
+        .join("");
+    }
+  }
+  return damaged;
+}

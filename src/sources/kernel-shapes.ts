@@ -1,0 +1,82 @@
+/** Rows of the two probes whose histograms mean something of their own: block I/O by disk, software interrupts by vector. */
+import { BUCKETS, type Counters, SLOT_WORDS } from "../addon/index.ts";
+import { Kind, Status } from "../core/frame.ts";
+import type { FrameBuilder } from "../core/frame-builder.ts";
+import { metricName } from "./labels.ts";
+
+const GATEWAY = "_gateway";
+/** enum of include/linux/interrupt.h, the same since 2.6.37 */
+const VECTORS = [
+  "hi",
+  "timer",
+  "net_tx",
+  "net_rx",
+  "block",
+  "irq_poll",
+  "tasklet",
+  "sched",
+  "hrtimer",
+  "rcu",
+];
+
+/** Remembers totals and gives what they grew by. */
+class Growth {
+  readonly #before = new Map<string, number>();
+
+  since(key: string, total: number): number {
+    const before = this.#before.get(key) ?? 0;
+    this.#before.set(key, total);
+    return total >= before ? total - before : total;
+  }
+}
+
+/** `system.disk.request.duration` (s) and `system.disk.request.size` (By), histograms by `system.device`. */
+export class BlockRows {
+  readonly #growth = new Growth();
+
+  add(into: FrameBuilder, { buckets, slots }: Counters, timeUs: number): void {
+    const device = into.device(GATEWAY);
+    for (let place = 0; place * 2 < buckets.length; place++) {
+      const at = place * SLOT_WORDS;
+      if (slots[at] === 0n) continue;
+      const bytes = Buffer.from(BigUint64Array.from(slots.subarray(at + 1, at + 3)).buffer);
+      const name = bytes.toString("utf8").split("\0", 1)[0] || "_other";
+      for (const [part, metric, unit, scale] of [
+        [0, "system.disk.request.duration", "s", 1e9],
+        [1, "system.disk.request.size", "By", 1],
+      ] as const) {
+        let count = 0;
+        const label = (suffix: string, le = ""): string =>
+          metricName(`${metric}${suffix}`, { "system.device": name, le });
+        for (let bucket = 0; bucket < BUCKETS; bucket++) {
+          const key = label("", String(2 ** bucket / scale));
+          const by = this.#growth.since(key, Number(buckets[place * 2 + part]?.[bucket] ?? 0n));
+          count += by;
+          if (by > 0) into.add(device, into.metric(key, "1"), timeUs, Kind.integer, Status.good, by);
+        }
+        const sum = this.#growth.since(label(".sum"), Number(slots[at + 4 + part] ?? 0n)) / scale;
+        if (count === 0) continue;
+        into.add(device, into.metric(label(".count"), "1"), timeUs, Kind.integer, Status.good, count);
+        into.add(device, into.metric(label(".sum"), unit), timeUs, Kind.number, Status.good, sum);
+      }
+    }
+  }
+}
+
+/** `system.softirq.time` (s) and `system.softirq.count`, by `vector`: what the interval added. */
+export class SoftirqRows {
+  readonly #growth = new Growth();
+
+  add(into: FrameBuilder, { buckets }: Counters, timeUs: number): void {
+    const device = into.device(GATEWAY);
+    const words = buckets[0];
+    for (const [i, vector] of VECTORS.entries()) {
+      const count = this.#growth.since(`${vector}.count`, Number(words?.[i] ?? 0n));
+      const time = this.#growth.since(vector, Number(words?.[16 + i] ?? 0n)) / 1e9;
+      if (count === 0) continue;
+      const metric = (name: string, unit: string): number => into.metric(metricName(name, { vector }), unit);
+      into.add(device, metric("system.softirq.count", "{run}"), timeUs, Kind.integer, Status.good, count);
+      into.add(device, metric("system.softirq.time", "s"), timeUs, Kind.number, Status.good, time);
+    }
+  }
+}

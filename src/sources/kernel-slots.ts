@@ -1,0 +1,166 @@
+/** Rows of what the probes count by label (docs/probes.md). What has no place in the kernel's table is labelled `_other`. */
+import { type Counters, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
+import { Kind, nameProblem, Status } from "../core/frame.ts";
+import type { FrameBuilder } from "../core/frame-builder.ts";
+import { metricName } from "./labels.ts";
+
+type Labels = Readonly<Record<string, string>>;
+
+/** One value of a slot as a metric. `scale` divides: nanoseconds become seconds, a kind `number`. */
+interface SlotValue {
+  readonly metric: string;
+  readonly unit: string;
+  readonly scale: number;
+  readonly labels: Labels;
+}
+
+interface SlotKind {
+  readonly values: readonly (SlotValue | undefined)[];
+  readonly labels: (words: readonly bigint[]) => Labels;
+  /** rows in an interval: the largest; the others are left out */
+  readonly most: number;
+}
+
+const OTHER = "_other";
+/** Bytes of label words up to the first NUL. */
+function text(...words: readonly bigint[]): string {
+  const bytes = Buffer.alloc(words.length * 8);
+  for (const [i, word] of words.entries()) bytes.writeBigUInt64LE(word, i * 8);
+  const end = bytes.indexOf(0);
+  return bytes.toString("utf8", 0, end < 0 ? bytes.length : end);
+}
+
+/** The address of two label words, an IPv4 one in its own form, IPv6 in groups. */
+function address(a: bigint, b: bigint): string {
+  if (a === 0n && b === 0n) return "";
+  const bytes = Buffer.alloc(16);
+  bytes.writeBigUInt64LE(a, 0);
+  bytes.writeBigUInt64LE(b, 8);
+  if (a === 0n && bytes.readUInt32BE(8) === 0xffff) return [...bytes.subarray(12)].join(".");
+  return Array.from({ length: 8 }, (_, i) => bytes.readUInt16BE(2 * i).toString(16)).join(":");
+}
+
+const portText = (port: bigint): string => (port === 0n ? "" : String(port));
+const byName = ([a = 0n, b = 0n]: readonly bigint[]): Labels => ({
+  "process.executable.name": text(a, b) || OTHER,
+});
+const byDevice = ([a = 0n, b = 0n]: readonly bigint[]): Labels => ({ "system.device": text(a, b) || OTHER });
+const count = (metric: string, unit: string, labels: Labels = {}): SlotValue => ({
+  metric,
+  unit,
+  scale: 1,
+  labels,
+});
+const time = (metric: string, labels: Labels = {}): SlotValue => ({ metric, unit: "s", scale: 1e9, labels });
+const startup = (phase: string): readonly SlotValue[] => [
+  time("process.startup.duration", { phase }),
+  count("process.startup.count", "{process}", { phase }),
+];
+
+const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
+  offcpu: {
+    values: ["cpu", "preempted", "blocked", "sleeping"].map((state) =>
+      time("process.thread.time", { state }),
+    ),
+    labels: byName,
+    most: 40,
+  },
+  tcploss: {
+    values: [
+      count("tcp.retransmits", "{segment}"),
+      count("tcp.resets", "{segment}", { "network.io.direction": "transmit" }),
+      count("tcp.resets", "{segment}", { "network.io.direction": "receive" }),
+    ],
+    labels: ([a = 0n, b = 0n, ports = 0n]) => ({
+      "network.peer.address": address(a, b) || OTHER,
+      "network.local.port": portText(ports & 0xffffn),
+      "network.peer.port": portText((ports >> 16n) & 0xffffn),
+    }),
+    most: 64,
+  },
+  drops: {
+    values: [count("system.network.packet.dropped", "{packet}")],
+    labels: ([a = 0n, b = 0n, reason = 0n]) => ({
+      "network.interface.name": text(a, b) || OTHER,
+      reason: String(reason),
+    }),
+    most: 64,
+  },
+  exec: {
+    values: [
+      count("process.starts", "{process}"),
+      count("process.exits", "{process}", { outcome: "success" }),
+      count("process.exits", "{process}", { outcome: "failure" }),
+      count("process.exits", "{process}", { outcome: "signal" }),
+    ],
+    labels: byName,
+    most: 64,
+  },
+  coldstart: {
+    values: [...startup("listen"), ...startup("connection")],
+    labels: ([a = 0n, b = 0n, port = 0n]) => ({ ...byName([a, b]), "network.local.port": portText(port) }),
+    most: 32,
+  },
+  oom: { values: [count("process.oom_kills", "{process}")], labels: byName, most: 32 },
+  fserror: { values: [count("system.filesystem.errors", "{error}")], labels: byDevice, most: 16 },
+  thermal: {
+    values: [count("hw.temperature.trips", "{trip}")],
+    labels: ([a = 0n, b = 0n, trip = 0n]) => ({ zone: text(a, b) || OTHER, trip: String(trip & 0xffffn) }),
+    most: 32,
+  },
+  block: {
+    values: [undefined, undefined, count("system.disk.errors", "{error}")],
+    labels: byDevice,
+    most: 8,
+  },
+};
+
+/** The rows of one probe's slots: what each value grew by in the interval, zeros left out. Remembers the totals. */
+export class SlotRows {
+  readonly #kind: SlotKind | undefined;
+  #before = new Map<string, number>();
+
+  constructor(probe: ProbeName) {
+    this.#kind = KINDS[probe];
+  }
+
+  /** Adds the rows of what was counted since the last call. */
+  add(into: FrameBuilder, { slots }: Counters, timeUs: number): void {
+    const kind = this.#kind;
+    if (kind === undefined) return;
+    const totals = new Map<string, { readonly value: SlotValue; total: number }>();
+    for (let at = 0; at < slots.length; at += SLOT_WORDS) {
+      if (slots[at] === 0n && at + SLOT_WORDS < slots.length) continue;
+      const labels = kind.labels([...slots.subarray(at + 1, at + 4)]);
+      for (const [place, value] of kind.values.entries()) {
+        const total = Number(slots[at + 4 + place] ?? 0n);
+        if (value === undefined || total === 0) continue;
+        const metric = metricName(value.metric, { ...labels, ...value.labels });
+        const known = totals.get(metric);
+        // Two labels may look the same: a name's bytes behind its end differ.
+        if (known === undefined) totals.set(metric, { value, total });
+        else known.total += total;
+      }
+    }
+    const grown: { metric: string; value: SlotValue; by: number }[] = [];
+    for (const [metric, { value, total }] of totals) {
+      const by = total - (this.#before.get(metric) ?? 0);
+      if (by > 0 && nameProblem(metric) === undefined) grown.push({ metric, value, by });
+    }
+    this.#before = new Map([...totals].map(([metric, { total }]) => [metric, total]));
+    grown.sort((a, b) => b.by - a.by);
+    const device = into.device("_gateway");
+    for (const { metric, value, by } of grown.slice(0, kind.most)) {
+      const number = value.scale > 1;
+      const shown = number ? Math.round((by / value.scale) * 1e6) / 1e6 : by;
+      into.add(
+        device,
+        into.metric(metric, value.unit),
+        timeUs,
+        number ? Kind.number : Kind.integer,
+        Status.good,
+        shown,
+      );
+    }
+  }
+}

@@ -1,0 +1,33 @@
+/** The decoder of every rule: JSON and plain values, or what the rule names. */
+import type { FrameBuilder } from "../core/frame-builder.ts";
+import type { DeviceMessage, MessageDecoder } from "../core/ports.ts";
+import { cborToJson } from "./cbor.ts";
+import { DeviceDecoder } from "./decode.ts";
+import type { DeviceRule } from "./options.ts";
+import { SenmlDecoder } from "./senml.ts";
+
+/** Decodes messages by the rules that routed them; `rules` is the list that routes point into. */
+export class RuleDecoder implements MessageDecoder {
+  readonly #json: MessageDecoder;
+  readonly #senml = new SenmlDecoder();
+  readonly #decoders: readonly (string | undefined)[];
+
+  constructor(rules: readonly DeviceRule[]) {
+    this.#json = new DeviceDecoder(rules);
+    this.#decoders = rules.map(({ decoder }) => decoder);
+  }
+
+  decode(message: DeviceMessage, into: FrameBuilder): string | undefined {
+    switch (this.#decoders[message.route.rule]) {
+      case "senml":
+        return this.#senml.decode(message, into);
+      case "cbor": {
+        const json = cborToJson(message.payload);
+        if (typeof json !== "string") return json.reason;
+        return this.#json.decode({ ...message, payload: Buffer.from(json) }, into);
+      }
+      default:
+        return this.#json.decode(message, into);
+    }
+  }
+}

@@ -1,0 +1,135 @@
+import {
+  existsSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import Database from "better-sqlite3";
+import { afterAll, describe, expect, it } from "vitest";
+import { crc32c } from "../../src/addon/index.ts";
+import { Store } from "../../src/outbox/store.ts";
+import { frameOf, planFor, range } from "../helpers/outbox.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "weir-damage-"));
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+let count = 0;
+
+/** A database with 100 chunks of 20 samples, one batch acknowledged, that was not closed in order. */
+function damaged(damage: (path: string) => void): { path: string; epoch: string; held: number } {
+  const path = join(mkdtempSync(join(folder, `${count++}-`)), "weir.db");
+  const store = new Store(planFor(path), crc32c);
+  for (let i = 0; i < 100; i++)
+    store.transaction(() =>
+      store.append({ stream: "data", frame: frameOf(range(i * 20, i * 20 + 20)), state: [], effects: [] }),
+    );
+  const [first] = store.transaction(() => store.lease("up", 1));
+  store.transaction(() => store.ack("up", [first?.id ?? 0]));
+  store.close();
+  const db = new Database(path);
+  db.exec("UPDATE meta SET value = 0 WHERE key = 'clean'");
+  db.close();
+  damage(path);
+  return { path, epoch: store.epoch, held: 2000 - (first?.span ?? 0) };
+}
+
+const change = (path: string, work: (bytes: Buffer) => void): void => {
+  const bytes = readFileSync(path);
+  work(bytes);
+  writeFileSync(path, bytes);
+};
+
+describe("a damaged database", () => {
+  it.each([
+    ["zeroed", (path: string) => change(path, (bytes) => bytes.fill(0))],
+    ["not a database at all", (path: string) => writeFileSync(path, "not a database\n".repeat(1000))],
+    ["cut in the middle", (path: string) => truncateSync(path, 9 * 4096 + 100)],
+    ["overwritten behind its schema", (path: string) => change(path, (bytes) => bytes.fill(0xee, 3 * 4096))],
+    [
+      "empty beside its WAL",
+      (path: string) => {
+        truncateSync(path, 0);
+        writeFileSync(`${path}-wal`, "frames");
+      },
+    ],
+  ])("%s is set aside, and the outbox goes on with a new one and an alarm", (_, damage) => {
+    const { path } = damaged(damage);
+    const bytes = readFileSync(path);
+    const store = new Store(planFor(path), crc32c);
+    const quarantine = join(dirname(path), "quarantine");
+    const [name = ""] = readdirSync(quarantine).filter((file) => file.endsWith("weir.db"));
+    expect(readFileSync(join(quarantine, name)).equals(bytes)).toBe(true);
+    expect(store.quarantined).toBe(join(quarantine, name));
+    store.transaction(() => store.append({ stream: "data", frame: frameOf([1]), state: [], effects: [] }));
+    const [alarm, data] = store.transaction(() => store.lease("up", 2));
+    expect([alarm?.stream, data?.stream]).toEqual(["alarm", "data"]);
+    const [frame] = alarm === undefined ? [] : store.read(alarm);
+    expect([...(frame?.devices ?? [])]).toEqual(["_gateway"]);
+    expect([...(frame?.metrics ?? [])]).toContain("alarm.active;code=outbox-corrupt");
+    expect(
+      store
+        .transaction(() => store.counts())
+        .every((c) => c.committed === c.acked + c.dropped + c.rejected + c.lost + c.held),
+    ).toBe(true);
+    store.close();
+    const after = new Store(planFor(path), crc32c);
+    expect(after.quarantined).toBeUndefined();
+    after.close();
+  });
+
+  it("whose books can be read is accounted for: what was held is lost, and announced", () => {
+    const { path, epoch, held } = damaged((file) => {
+      const db = new Database(file);
+      const root = Number(
+        db.prepare("SELECT rootpage FROM sqlite_schema WHERE name = 'state'").pluck().get(),
+      );
+      db.close();
+      change(file, (bytes) => bytes.fill(0xee, (root - 1) * 4096, root * 4096));
+    });
+    const store = new Store(planFor(path), crc32c);
+    expect(store.quarantined).toBeDefined();
+    const data = store.transaction(() => store.counts()).find(({ stream }) => stream === "data");
+    expect(data).toMatchObject({ committed: 2000, acked: 2000 - held, lost: held, held: 0 });
+    expect(store.transaction(() => store.gaps("up"))).toMatchObject([
+      { epoch, stream: "data", from: 2000 - held, to: 1999, reason: "corrupt" },
+    ]);
+    expect(store.info().epochs).toEqual([{ epoch, stream: "data", lastSeq: 1999 }]);
+    store.close();
+  });
+
+  it("with bits flipped in stored blocks alone is found out by their checksums", () => {
+    const { path } = damaged(() => {});
+    change(path, (bytes) => {
+      for (let at = bytes.indexOf("pump-1"); at >= 0; at = bytes.indexOf("pump-1", at + 1))
+        bytes[at] = (bytes[at] ?? 0) ^ 1;
+    });
+    const store = new Store(planFor(path), crc32c);
+    const [batch] = store.transaction(() => store.lease("up", 8));
+    if (batch === undefined) throw new Error("nothing to lease");
+    expect(() => store.read(batch)).toThrow();
+    store.close();
+    expect(existsSync(join(dirname(path), "quarantine"))).toBe(false);
+  });
+
+  it("cut in its WAL keeps everything before the cut", () => {
+    const path = join(mkdtempSync(join(folder, "wal-")), "weir.db");
+    const store = new Store(planFor(path), crc32c);
+    for (let i = 0; i < 50; i++)
+      store.transaction(() => store.append({ stream: "data", frame: frameOf([i]), state: [], effects: [] }));
+    const copy = join(dirname(path), "copy.db");
+    writeFileSync(copy, readFileSync(path));
+    const wal = readFileSync(`${path}-wal`);
+    writeFileSync(`${copy}-wal`, wal.subarray(0, wal.length - 20_000));
+    store.close();
+    const after = new Store(planFor(copy), crc32c);
+    const [batch] = after.transaction(() => after.lease("up", 1));
+    expect(batch?.seq).toBe(0);
+    expect(batch?.span).toBeGreaterThan(10);
+    expect(batch?.span).toBeLessThan(50);
+    after.close();
+  });
+});
