@@ -283,8 +283,9 @@ export class Agent {
   }
 
   probes(): readonly ProbeStatus[] {
-    return (this.#kernel?.probes() ?? []).map(({ name, state, reason, remedy }) => ({
+    return (this.#kernel?.probes() ?? []).map(({ name, state, reason, remedy, memoryBytes }) => ({
       name,
+      memoryBytes,
       about: PROBE_TEXTS[name],
       state: state === "stopped" ? "off" : state,
       reason,

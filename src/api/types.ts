@@ -33,6 +33,8 @@ export interface AgentStatus {
 export interface ProbeStatus extends PartStatus {
   /** what it measures */
   readonly about: string;
+  /** kernel memory of its maps that is mapped here, in bytes; undefined while it is not loaded */
+  readonly memoryBytes: number | undefined;
 }
 
 /** One plugin, as `weir plugin ls` shows it. */

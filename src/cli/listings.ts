@@ -1,4 +1,5 @@
 import { imbalance, type LedgerLine } from "../core/ledger.ts";
+import { formatSize } from "../core/units.ts";
 import type { Invocation } from "./commands.ts";
 import { agentOf } from "./context.ts";
 import { dim, line, printJson, red, table } from "./output.ts";
@@ -39,8 +40,15 @@ export async function probeLs(invocation: Invocation): Promise<number> {
     return 0;
   }
   table(
-    ["PROBE", "STATE", "MEASURES", "REASON"],
-    probes.map(({ name, state, about, reason }) => [name, state, about, reason ?? ""]),
+    ["PROBE", "STATE", "MEMORY", "MEASURES", "REASON"],
+    probes.map(({ name, state, about, reason, memoryBytes }) => [
+      name,
+      state,
+      memoryBytes === undefined ? "" : formatSize(memoryBytes),
+      about,
+      reason ?? "",
+    ]),
+    new Set(["MEMORY"]),
   );
   for (const { name, remedy } of probes) if (remedy !== undefined) line(dim(`${name}: ${remedy}`));
   return 0;

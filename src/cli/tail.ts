@@ -1,6 +1,8 @@
 /** `weir tail`: subscribes to the agent's broker and prints what subscribers get. */
 import mqtt from "mqtt";
 import { readJsonBatch } from "../consume/batch.ts";
+import { Deduper } from "../consume/dedupe.ts";
+import { readGap } from "../consume/gap.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Invocation } from "./commands.ts";
 import { agentOf, option } from "./context.ts";
@@ -47,7 +49,10 @@ async function tailTopic(
   const topics = topic === undefined ? [...status.topics] : [topic];
   const client = mqtt.connect(`mqtt://${status.broker}`, { reconnectPeriod: 0 });
   const ended = Promise.withResolvers<void>();
-  client.on("message", (topic, payload) => show(topic, payload, json, print));
+  const deduper = invocation.values["dedupe"] === true ? new Deduper() : undefined;
+  client.on("message", (topic, payload) => {
+    if (deduper === undefined || isNew(payload, deduper)) show(topic, payload, json, print);
+  });
   client.on("error", (error) => ended.reject(error));
   client.on("close", () =>
     ended.reject(
@@ -67,6 +72,20 @@ async function tailTopic(
   } finally {
     client.removeAllListeners("close");
     client.end(true);
+  }
+}
+
+/** Whether a message is to be shown: false for a batch that came before. Says where batches overlap. */
+function isNew(payload: Buffer, deduper: Deduper): boolean {
+  const span = readJsonBatch(payload) ?? readGap(payload);
+  if (span === undefined) return true;
+  try {
+    const verdict = deduper.take(span);
+    if (verdict === "overlap")
+      process.stderr.write(yellow(`numbers that came before: ${span.stream} ${span.seq} + ${span.span}\n`));
+    return verdict !== "duplicate";
+  } catch {
+    return true;
   }
 }
 

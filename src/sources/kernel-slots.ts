@@ -17,7 +17,7 @@ interface SlotValue {
 interface SlotKind {
   readonly values: readonly (SlotValue | undefined)[];
   readonly labels: (words: readonly bigint[]) => Labels;
-  /** rows in an interval: the largest; the others are left out */
+  /** rows in an interval: the largest; the others wait for a later one */
   readonly most: number;
 }
 
@@ -147,10 +147,18 @@ export class SlotRows {
       const by = total - (this.#before.get(metric) ?? 0);
       if (by > 0 && nameProblem(metric) === undefined) grown.push({ metric, value, by });
     }
-    this.#before = new Map([...totals].map(([metric, { total }]) => [metric, total]));
-    grown.sort((a, b) => b.by - a.by);
+    grown.sort((a, b) => b.by / b.value.scale - a.by / a.value.scale);
+    const sent = grown.slice(0, kind.most);
+    // What is left out now goes on growing from where it was last sent: nothing is lost, it comes later.
+    const left = new Set(grown.slice(kind.most).map(({ metric }) => metric));
+    this.#before = new Map(
+      [...totals].map(([metric, { total }]) => [
+        metric,
+        left.has(metric) ? (this.#before.get(metric) ?? 0) : total,
+      ]),
+    );
     const device = into.device("_gateway");
-    for (const { metric, value, by } of grown.slice(0, kind.most)) {
+    for (const { metric, value, by } of sent) {
       const number = value.scale > 1;
       const shown = number ? Math.round((by / value.scale) * 1e6) / 1e6 : by;
       into.add(

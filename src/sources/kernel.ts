@@ -146,9 +146,16 @@ export class KernelSource implements Source {
       return;
     }
     this.#status.set(name, { name, state: "on", memoryBytes: result.probe.memoryBytes });
+    // Held: what is in the ring, produced and not yet drained.
+    const stage: StageCount = this.#options.ledger.stage(
+      "kernel",
+      name,
+      "events",
+      () => stage.in - stage.out - stage.lost - stage.dropped,
+    );
     this.#running.set(name, {
       probe: result.probe,
-      stage: this.#options.ledger.stage("kernel", name, "events"),
+      stage,
       rows: rowsOf(name),
     });
   }

@@ -1,0 +1,67 @@
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, expect, it } from "vitest";
+import { WorkerOutbox } from "../../src/outbox/outbox.ts";
+import { frameOf, planFor, uplink, workerUrl } from "../helpers/outbox.ts";
+
+const folder = mkdtempSync(join(tmpdir(), "weir-full-"));
+let mounted = false;
+try {
+  execFileSync("mount", ["-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], { stdio: "ignore" });
+  mounted = true;
+} catch {
+  // Not allowed to mount here.
+}
+afterAll(() => {
+  if (mounted) execFileSync("umount", ["-l", folder]);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+it.skipIf(!mounted)(
+  "a full disk: acknowledging still works, and it goes on without a restart once space is freed (needs: mount tmpfs)",
+  async () => {
+    const plan = planFor(join(folder, "weir.db"), { uplinks: [uplink("up", { overflow: "pause" })] });
+    const outbox = new WorkerOutbox(workerUrl, plan);
+    await outbox.start();
+    let stored = 0;
+    const append = async (): Promise<boolean> => {
+      try {
+        const frame = frameOf(Array.from({ length: 2048 }, Math.random));
+        await outbox.append({ stream: "data", frame, state: [], effects: [] });
+        stored += 2048;
+        return true;
+      } catch (thrown) {
+        expect(thrown).toMatchObject({ disposition: "retry" });
+        await outbox.resume();
+        return false;
+      }
+    };
+    for (let i = 0; i < 50; i++) expect(await append()).toBe(true);
+    const { bavail, bsize } = statfsSync(folder);
+    const ballast = join(folder, "ballast");
+    writeFileSync(ballast, Buffer.alloc(bavail * bsize - 65_536, 1));
+    let refused = 0;
+    for (let i = 0; i < 400 && refused < 3; i++) if (!(await append())) refused += 1;
+    expect(refused).toBe(3);
+    const held = async (): Promise<number> =>
+      (await outbox.counts()).find(({ stream }) => stream === "data")?.held ?? -1;
+    expect(await held()).toBe(stored);
+    const first = await outbox.lease("up", 4);
+    expect(first.length).toBeGreaterThan(0);
+    await outbox.ack(
+      "up",
+      first.map(({ id }) => id),
+    );
+    expect(await held()).toBeLessThan(stored);
+    rmSync(ballast);
+    // At the latest when the next second's tidying up has made the reserve again.
+    for (let i = 0; i < 100 && !(await append()); i++)
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    for (let i = 0; i < 100; i++) expect(await append()).toBe(true);
+    const count = (await outbox.counts()).find(({ stream }) => stream === "data");
+    expect(count).toMatchObject({ committed: stored, dropped: 0, lost: 0, rejected: 0 });
+    await outbox.stop();
+  },
+);
