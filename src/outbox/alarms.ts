@@ -11,19 +11,13 @@ import {
   utf8Length,
 } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
+import { metricName } from "../core/labels.ts";
 import type { Effect } from "../core/ports.ts";
 
 /** An effect that raises or ends an alarm. */
 export type AlarmEffect = Extract<Effect, { type: "alarm" }>;
 
-const UNSAFE = /[;=~%\u0000-\u0020\u007f-\u009f]/g;
-
-const metricOf = (part: string, code: string): string =>
-  `alarm.${part};code=${code.replace(UNSAFE, (character) =>
-    Array.from(Buffer.from(character), (byte) => `%${byte.toString(16).toUpperCase().padStart(2, "0")}`).join(
-      "",
-    ),
-  )}`;
+const metricOf = (part: string, code: string): string => metricName(`alarm.${part}`, { code });
 
 /**
  * Refuses an alarm that can't stand in a frame.

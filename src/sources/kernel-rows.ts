@@ -2,7 +2,7 @@
 import { BUCKETS, type Counters, RECORD_BYTES } from "../addon/index.ts";
 import { Kind, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
-import { metricName } from "./labels.ts";
+import { metricName } from "../core/labels.ts";
 
 /** The device that the gateway's own telemetry belongs to. */
 const GATEWAY = "_gateway";

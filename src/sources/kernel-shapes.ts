@@ -2,7 +2,7 @@
 import { BUCKETS, type Counters, SLOT_WORDS } from "../addon/index.ts";
 import { Kind, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
-import { metricName } from "./labels.ts";
+import { metricName } from "../core/labels.ts";
 
 const GATEWAY = "_gateway";
 /** enum of include/linux/interrupt.h, the same since 2.6.37 */

@@ -2,7 +2,7 @@
 import { type Counters, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
 import { Kind, nameProblem, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
-import { metricName } from "./labels.ts";
+import { metricName } from "../core/labels.ts";
 
 type Labels = Readonly<Record<string, string>>;
 

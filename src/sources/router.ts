@@ -1,7 +1,7 @@
 /** From a topic to a device: the mapping rules, first match wins. */
 import { FrameLimits, utf8Length } from "../core/frame.ts";
+import { percentEncode } from "../core/labels.ts";
 import type { Route } from "../core/ports.ts";
-import { percentEncode } from "./labels.ts";
 import { DECODERS, type DeviceRule } from "./options.ts";
 import { RecentMap } from "./recent-map.ts";
 import { TopicPattern } from "./topic-pattern.ts";

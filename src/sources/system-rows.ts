@@ -1,7 +1,7 @@
 /** What /proc and /sys say, as rows (docs/specs/system-metrics.md). */
 import { Kind, nameProblem, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
-import { metricName } from "./labels.ts";
+import { metricName } from "../core/labels.ts";
 import { CPU_MODES, parseLoadavg, parseStat, parseUptime, type Stat, utilization } from "./proc/cpu.ts";
 import { type Mount, parseDiskstats } from "./proc/disk.ts";
 import { parseMeminfo, parsePressure, parseVmstat } from "./proc/memory.ts";

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { deviceProblem } from "../../src/core/frame.ts";
-import { metricName } from "../../src/sources/labels.ts";
+import { metricName } from "../../src/core/labels.ts";
 import { brokerSchema, deviceRuleSchema, sourcesSchema } from "../../src/sources/options.ts";
 import { PacketGuard } from "../../src/sources/packet-guard.ts";
 import { RecentMap } from "../../src/sources/recent-map.ts";
