@@ -10,18 +10,13 @@ import { chmod, mkdir } from "node:fs/promises";
 import { resolve } from "node:path";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { PluginChain, StateEntry } from "../core/ports.ts";
+import { type PluginInfo, type PluginLine, PluginLines } from "./account.ts";
 import { Chain } from "./chain.ts";
 import { type Candidate, discover } from "./discover.ts";
 import { HostPool } from "./host.ts";
 import type { JailLayer, LayerReport } from "./jail-report.ts";
 import { mergeConfig, mergeLimits, type PluginLimits } from "./manifest.ts";
-import {
-  type Binding,
-  bindingOf,
-  defaultPluginOptions,
-  type PluginOptions,
-  type PluginsOptions,
-} from "./options.ts";
+import { bindingOf, defaultPluginOptions, type PluginOptions, type PluginsOptions } from "./options.ts";
 import { Runner, type RunnerSpec } from "./runner.ts";
 import { type Decision, type Versions, versionOf } from "./versions.ts";
 import { pruneCache, type Vetted, vet } from "./vet.ts";
@@ -41,8 +36,6 @@ const WORKER_MIB = 64;
 /** Vetting children at a time, and first starts: more would only slow each other into their deadlines. */
 const VETS_AT_A_TIME = 2;
 const STARTS_AT_A_TIME = 8;
-/** Log lines kept of each plugin. */
-const KEPT_LINES = 200;
 
 /** What the manager needs from outside. */
 export interface PluginManagerOptions {
@@ -64,36 +57,6 @@ export interface PluginManagerOptions {
   readonly slots?: number;
   /** layers of the jail to leave out: tests only */
   readonly without?: readonly JailLayer[];
-}
-
-/** A plugin, for a person to look at. */
-export interface PluginInfo {
-  readonly name: string;
-  readonly version: string | undefined;
-  /** SHA-256 of the component */
-  readonly hash: string | undefined;
-  /** `failed`: it passed vetting but could not be started; `disabled`: by weir.yaml or by `weir plugin disable` */
-  readonly state: "on" | "refused" | "failed" | "quarantined" | "disabled" | "off";
-  /** why it isn't on, why it last failed, or why it isn't the version that was dropped */
-  readonly reason: string | undefined;
-  readonly order: number;
-  readonly exports: readonly string[];
-  readonly binding: Binding;
-  readonly limits: PluginLimits | undefined;
-  readonly failures: number;
-  readonly restarts: number;
-  /** versions that are kept, newest first; the running one is among them */
-  readonly versions: readonly string[];
-  /** it was rolled back */
-  readonly pinned: boolean;
-}
-
-/** A line that a plugin logged, or that was logged about it. */
-export interface PluginLine {
-  /** milliseconds since the Unix epoch */
-  readonly ts: number;
-  readonly level: LogLevel;
-  readonly message: string;
 }
 
 /** What is known of one plugin. */
@@ -131,7 +94,7 @@ interface Change extends Wish {
 export class PluginManager {
   readonly #parts: PluginManagerOptions;
   readonly #known = new Map<string, Known>();
-  readonly #lines = new Map<string, PluginLine[]>();
+  readonly #lines = new PluginLines();
   readonly #chain = new Chain([]);
   #options: PluginsOptions;
   #pool: HostPool | undefined;
@@ -168,7 +131,7 @@ export class PluginManager {
 
   /** The latest log lines of a plugin, oldest first. */
   logs(name: string): readonly PluginLine[] {
-    return [...(this.#lines.get(name) ?? [])];
+    return this.#lines.list(name);
   }
 
   /** Finds, vets and starts the plugins, then watches the folder. Resolves when each of them is on, or out with its reason. */
@@ -531,10 +494,7 @@ export class PluginManager {
   }
 
   #log(name: string, level: LogLevel, message: string): void {
-    const lines = this.#lines.get(name) ?? [];
-    lines.push({ ts: Date.now(), level, message });
-    if (lines.length > KEPT_LINES) lines.shift();
-    this.#lines.set(name, lines);
+    this.#lines.add(name, level, message);
     this.#parts.onLog(name, level, message);
   }
 

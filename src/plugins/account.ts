@@ -1,0 +1,54 @@
+/** What people are shown of plugins. */
+import type { PluginLimits } from "./manifest.ts";
+import type { Binding } from "./options.ts";
+import type { LogLevel } from "./wire.ts";
+
+/** Log lines kept of each plugin. */
+const KEPT_LINES = 200;
+
+/** A plugin, for a person to look at. */
+export interface PluginInfo {
+  readonly name: string;
+  readonly version: string | undefined;
+  /** SHA-256 of the component */
+  readonly hash: string | undefined;
+  /** `failed`: it passed vetting but could not be started; `disabled`: by weir.yaml or by `weir plugin disable` */
+  readonly state: "on" | "refused" | "failed" | "quarantined" | "disabled" | "off";
+  /** why it isn't on, why it last failed, or why it isn't the version that was dropped */
+  readonly reason: string | undefined;
+  readonly order: number;
+  readonly exports: readonly string[];
+  readonly binding: Binding;
+  readonly limits: PluginLimits | undefined;
+  readonly failures: number;
+  readonly restarts: number;
+  /** versions that are kept, newest first; the running one is among them */
+  readonly versions: readonly string[];
+  /** it was rolled back */
+  readonly pinned: boolean;
+}
+
+/** A line that a plugin logged, or that was logged about it. */
+export interface PluginLine {
+  /** milliseconds since the Unix epoch */
+  readonly ts: number;
+  readonly level: LogLevel;
+  readonly message: string;
+}
+
+/** The latest log lines of each plugin: 200 of each. */
+export class PluginLines {
+  readonly #lines = new Map<string, PluginLine[]>();
+
+  add(name: string, level: LogLevel, message: string): void {
+    const lines = this.#lines.get(name) ?? [];
+    lines.push({ ts: Date.now(), level, message });
+    if (lines.length > KEPT_LINES) lines.shift();
+    this.#lines.set(name, lines);
+  }
+
+  /** Oldest first. */
+  list(name: string): readonly PluginLine[] {
+    return [...(this.#lines.get(name) ?? [])];
+  }
+}
