@@ -1,4 +1,6 @@
+import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
+import { join } from "node:path";
 import { Aedes } from "aedes";
 import mqtt from "mqtt";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -17,6 +19,8 @@ let port = 0;
 const seen = new Map<string, string>();
 const changed: string[] = [];
 let duplicates = 0;
+/** the highest count that the counting plugin has reported: it keeps it in its state */
+let total = 0;
 /** device → the numbers it reported, in order of arrival, duplicates left out */
 const arrived = new Map<string, number[]>();
 
@@ -46,6 +50,8 @@ function judge(payload: Buffer): void {
   }
   seen.set(key, text);
   for (const sample of batch.samples) {
+    const counted = sample.values["count"];
+    if (typeof counted === "number") total = Math.max(total, counted);
     const n = sample.values["n"];
     if (typeof n !== "number") continue;
     const numbers = arrived.get(sample.device) ?? [];
@@ -81,13 +87,19 @@ async function load(
   client.end(true);
 }
 
-test(`kill -9 under load ${KILLS} times, SIGTERM once: every acknowledged message arrives, a duplicate has the same key and content`, {
+test(`kill -9 under load ${KILLS} times, SIGTERM once: every acknowledged message arrives, a duplicate has the same key and content, a plugin has counted each once`, {
   timeout: 240_000,
 }, async () => {
   const folder = new AgentFolder({
     sources: { kernel: { enabled: false }, system: { enabled: false } },
+    plugins: { dir: "plugins" },
     uplinks: { cloud: { url: `mqtt://127.0.0.1:${port}`, version: 4, batch: { ageMs: 20 } } },
   });
+  const plugin = join(folder.dir, "plugins", "counter");
+  mkdirSync(plugin, { recursive: true });
+  copyFileSync("test/fixtures/plugins/counter.wasm", join(plugin, "counter.wasm"));
+  const manifest = { name: "counter", version: "1", component: "counter.wasm", needs: { state: true } };
+  writeFileSync(join(plugin, "plugin.yaml"), JSON.stringify(manifest));
   const reader = await mqtt.connectAsync(`mqtt://127.0.0.1:${port}`);
   reader.on("message", (_topic, payload) => judge(payload));
   await reader.subscribeAsync("weir/v1/gw/data", { qos: 1 });
@@ -128,6 +140,9 @@ test(`kill -9 under load ${KILLS} times, SIGTERM once: every acknowledged messag
     expect(new Set(numbers).size, `${name}: a number under two keys`).toBe(numbers.length);
     expect(numbers, `${name}: order`).toEqual([...numbers].sort((a, b) => a - b));
   }
+  // State commits with the output of the call that changed it: the count is that of all rows that ever came out.
+  const came = [...arrived.values()].reduce((sum, numbers) => sum + numbers.length, 0);
+  expect(total).toBe(came);
   const { lines } = await folder.api.ledger();
   for (const line of lines) expect(imbalance(line), `${line.stage} ${line.name}`).toBe(0);
   expect(seen.size).toBeGreaterThan(KILLS);
