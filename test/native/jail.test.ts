@@ -299,11 +299,15 @@ describe("what the jail leaves behind", () => {
     const left = cgroups(Number(line)).filter((path) => path.includes("weir-jail-"));
     parent.kill("SIGKILL");
     await once(parent, "exit");
-    await vi.waitFor(
-      () =>
-        expect(left.filter((path) => readFileSync(join(path, "cgroup.procs"), "utf8") !== "")).toEqual([]),
-      5000,
-    );
+    // Whatever starts in a jail on this machine meanwhile removes them, too.
+    const isUsed = (path: string): boolean => {
+      try {
+        return readFileSync(join(path, "cgroup.procs"), "utf8") !== "";
+      } catch {
+        return false;
+      }
+    };
+    await vi.waitFor(() => expect(left.filter(isUsed)).toEqual([]), 5000);
     await attempt([]);
     expect(left.filter((path) => existsSync(path))).toEqual([]);
   });
