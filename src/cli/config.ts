@@ -29,12 +29,14 @@ function show(config: Config, { values }: Invocation): void {
   else process.stdout.write(stringify(config));
 }
 
-function withoutSecrets(config: Config): Config {
-  const uplinks = Object.fromEntries(
-    Object.entries(config.uplinks).map(([name, uplink]) => [
-      name,
-      uplink.password === undefined ? uplink : { ...uplink, password: "(hidden)" },
-    ]),
+/** The same with every password hidden. */
+function withoutSecrets<T>(value: T): T {
+  const hidden = JSON.stringify(value, (key, inner: unknown) =>
+    key === "password" && inner !== undefined
+      ? "(hidden)"
+      : inner instanceof Map
+        ? Object.fromEntries(inner)
+        : inner,
   );
-  return { ...config, uplinks: { ...config.uplinks, ...uplinks } };
+  return JSON.parse(hidden);
 }

@@ -2,13 +2,13 @@
  * An external broker as a source of device messages: a session that outlives connections, acknowledgement after commit,
  * reconnection. docs/specs/mqtt-source.md says what to rely on.
  */
-import { readFileSync } from "node:fs";
 import { connect as connectTcp } from "node:net";
 import type { Duplex } from "node:stream";
 import { connect as connectTls } from "node:tls";
 import { messageOf } from "../core/errors.ts";
 import type { StageCount } from "../core/ledger.ts";
 import type { Intake, Outcome, Source } from "../core/ports.ts";
+import { tlsOptions } from "../core/tls.ts";
 import type { DeviceRule, MqttSourceOptions } from "./options.ts";
 import { Router } from "./router.ts";
 import { type Arrived, type Ending, MqttSession, type Received } from "./session.ts";
@@ -174,19 +174,7 @@ export class MqttSource implements Source {
     const host = url.hostname.replace(/^\[|\]$/g, "");
     const port = url.port === "" ? (secure ? 8883 : 1883) : Number(url.port);
     if (!secure) return connectTcp({ host, port, noDelay: true });
-    const { ca, cert, key, servername, alpn } = this.#options.tls;
-    const read = (file: string | undefined): Buffer | undefined =>
-      file === undefined ? undefined : readFileSync(file);
-    return connectTls({
-      host,
-      port,
-      minVersion: "TLSv1.2",
-      ...(/^[\d.]+$|:/.test(host) && servername === undefined ? {} : { servername: servername ?? host }),
-      ...(alpn === undefined ? {} : { ALPNProtocols: [alpn] }),
-      ca: read(ca),
-      cert: read(cert),
-      key: read(key),
-    });
+    return connectTls({ host, port, ...tlsOptions(this.#options.tls, host) });
   }
 
   #ready(problems: readonly string[]): void {

@@ -6,6 +6,7 @@
 import mqtt, { type IClientPublishOptions, type IConnackPacket, type MqttClient } from "mqtt";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Outgoing, Uplink } from "../core/ports.ts";
+import { type TlsOptions, tlsOptions } from "../core/tls.ts";
 import type { UplinkOptions } from "./options.ts";
 
 /** MQTT 5 reason codes that will be the same however often the message is sent (MQTT5 3.4.2.1). */
@@ -150,7 +151,17 @@ export class MqttUplink implements Uplink {
   }
 
   #connect(): void {
-    const { url, version, username, password, clientId } = this.#options;
+    const { url, version, username, password, clientId, tls } = this.#options;
+    const { hostname, protocol } = new URL(url);
+    let security: Partial<TlsOptions> = {};
+    try {
+      if (protocol === "mqtts:") security = tlsOptions(tls, hostname.replace(/^\[|\]$/g, ""));
+    } catch (thrown) {
+      // A file that is being replaced, or has gone: the next try may find it.
+      this.#note(`tls: ${messageOf(thrown)}`);
+      this.#later(false);
+      return;
+    }
     const will = this.#parts.status(false);
     const client = mqtt.connect(url, {
       protocolVersion: version,
@@ -163,6 +174,7 @@ export class MqttUplink implements Uplink {
       keepalive: 30,
       queueQoSZero: false,
       resubscribe: false,
+      ...security,
       will: { topic: will.topic, payload: Buffer.from(will.payload), qos: 1, retain: true },
     });
     this.#connecting = client;
@@ -206,11 +218,16 @@ export class MqttUplink implements Uplink {
       for (const fail of session.fail) fail(error);
       for (const listener of this.#listeners) listener();
     }
+    this.#later(session !== undefined);
+  }
+
+  /** Tries again after a while; says so at the first failure, and when a connection was lost. */
+  #later(lost: boolean): void {
     if (this.#stopped) return;
     this.#attempts += 1;
     const most = Math.min(MOST_BACKOFF_MS, LEAST_BACKOFF_MS * 2 ** Math.min(this.#attempts - 1, 10));
     const waitMs = most / 2 + Math.random() * (most / 2);
-    if (this.#attempts === 1 || session !== undefined) {
+    if (this.#attempts === 1 || lost) {
       this.#parts.log(
         "warn",
         `uplink ${this.name}: ${this.lastError ?? "connection closed"}; trying again, batches wait in the outbox`,

@@ -25,6 +25,8 @@ export const topicsSchema = z.strictObject({
   alarm: template("weir/v1/{gateway}/alarm/{device}/{code}"),
 });
 
+const file = z.string().min(1).max(4096);
+
 /** One uplink. */
 export const uplinkSchema = z.strictObject({
   url: z
@@ -54,6 +56,17 @@ export const uplinkSchema = z.strictObject({
     .max(512)
     .optional()
     .describe("better given as an environment variable: see docs/configuration.md"),
+  tls: z
+    .strictObject({
+      ca: file.optional().describe("file of the authorities to trust, instead of the system's"),
+      cert: file.optional().describe("file of the client's certificate"),
+      key: file.optional().describe("file of its key"),
+      servername: z.string().min(1).max(255).optional().describe("default: the host of the url"),
+      alpn: z.string().min(1).max(64).optional(),
+    })
+    .prefault({})
+    .refine(({ cert, key }) => (cert === undefined) === (key === undefined), "cert and key go together")
+    .describe("for mqtts://; the files are read again at each connection"),
   window: z
     .number()
     .int()
