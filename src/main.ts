@@ -15,15 +15,16 @@ import type {
 import type { Config } from "./config/schema.ts";
 import { messageOf, WeirError } from "./core/errors.ts";
 import { Ledger, type LedgerLine } from "./core/ledger.ts";
-import type { DeviceMessage, Gap, Intake, Outgoing, Uplink } from "./core/ports.ts";
+import type { Gap, Intake, Outgoing, Uplink } from "./core/ports.ts";
 import { dataPaths, type HeldDataFolder, holdDataFolder } from "./outbox/data-folder.ts";
 import { WorkerOutbox } from "./outbox/outbox.ts";
 import type { OutboxPlan } from "./outbox/plan.ts";
+import { missingProbes, PROBE_TEXTS, pluginStatus, sourceStatus, uplinkStatus } from "./parts.ts";
+import { EarlyIntake } from "./pipeline/early-intake.ts";
 import { Effects } from "./pipeline/effects.ts";
 import { Forward } from "./pipeline/forward.ts";
 import { Ingest } from "./pipeline/ingest.ts";
 import { RejectedLog } from "./pipeline/rejected.ts";
-import type { PluginInfo } from "./plugins/account.ts";
 import { PluginManager } from "./plugins/manager.ts";
 import { Versions } from "./plugins/versions.ts";
 import { EmbeddedBroker } from "./sources/broker.ts";
@@ -92,7 +93,7 @@ export class Agent {
     this.#folder = folder;
 
     // Devices may connect from here on; what they send waits for the loop.
-    const early = new EarlyIntake();
+    const early = new EarlyIntake(this.#ledger.stage("source", "devices", "messages"));
     this.#broker = await this.#listen(early);
     const wanted = Object.entries(uplinks).filter(
       ([, { url }]) => url !== "embedded" || this.#broker !== undefined,
@@ -214,7 +215,7 @@ export class Agent {
       parts: [
         ...this.#parts.values(),
         ...this.#external.map(sourceStatus),
-        ...this.#uplinks.map(uplinkStatus),
+        ...this.#uplinks.map(({ uplink }) => uplinkStatus(uplink)),
         ...missingProbes(this.probes()),
       ],
     };
@@ -418,89 +419,6 @@ export class Agent {
   #part(name: string, state: PartStatus["state"], reason: string, remedy: string | undefined): void {
     this.#parts.set(name, { name, state, reason, remedy });
     this.#write("warn", `${name}: ${reason}${remedy === undefined ? "" : `; ${remedy}`}`);
-  }
-}
-
-const PROBE_TEXTS = {
-  runqlat: "how long tasks that can run wait for a CPU",
-  offcpu: "where threads spend their time: on a CPU, preempted, blocked, asleep",
-  softirq: "time in software interrupts, by vector",
-  block: "latency and size of disk requests",
-  tcp: "TCP connect latency and round-trip time",
-  tcploss: "TCP segments sent again, and resets",
-  drops: "packets dropped, by reason and interface",
-  exec: "processes that start and end, with exit codes",
-  coldstart: "from a program's start to listening, and to its first connection",
-  oom: "processes killed for want of memory",
-  fserror: "errors in ext4 file systems",
-  thermal: "thermal zones that crossed a trip point",
-} as const;
-
-/** A plugin in the words of the command line. */
-function pluginStatus({ binding, limits: _limits, order: _order, ...info }: PluginInfo): PluginStatus {
-  const metrics = binding.metrics.join(",");
-  const bind = `${binding.sources.join(",")}:${binding.devices.join(",")}${metrics === "*" ? "" : `:${metrics}`}`;
-  return { ...info, version: info.version ?? "", hash: info.hash ?? "", bind };
-}
-
-/** What is missing of the probes, one part for each reason. */
-function missingProbes(probes: readonly ProbeStatus[]): PartStatus[] {
-  const groups = new Map<string, ProbeStatus[]>();
-  for (const probe of probes) {
-    if (probe.state !== "unavailable") continue;
-    const key = `${probe.reason}\n${probe.remedy}`;
-    groups.set(key, [...(groups.get(key) ?? []), probe]);
-  }
-  return [...groups.values()].map((group) => ({
-    name: `kernel probe${group.length > 1 ? "s" : ""} ${group.map(({ name }) => name).join(", ")}`,
-    state: "unavailable",
-    reason: group[0]?.reason,
-    remedy: group[0]?.remedy,
-  }));
-}
-
-function sourceStatus({ name, state, reason }: MqttSource): PartStatus {
-  const remedy =
-    reason === undefined
-      ? undefined
-      : state === "stopped"
-        ? "give each client a clientId of its own, then restart"
-        : "check the broker's address, permissions and the network; it keeps what is not acknowledged";
-  return {
-    name: `source ${name}`,
-    state: state === "on" && reason === undefined ? "on" : "failed",
-    reason: state === "connecting" ? (reason ?? "connecting") : reason,
-    remedy,
-  };
-}
-
-function uplinkStatus({ uplink }: { readonly uplink: Uplink }): PartStatus {
-  const reason = uplink.connected ? undefined : (uplink.lastError ?? "connecting");
-  const remedy = uplink.connected
-    ? undefined
-    : "check the broker's address and the network; batches wait in the outbox";
-  return { name: `uplink ${uplink.name}`, state: uplink.connected ? "on" : "failed", reason, remedy };
-}
-
-/** Keeps what devices send before the loop runs. QoS 0 is not kept: nothing bounds it. */
-class EarlyIntake implements Intake {
-  #waiting: DeviceMessage[] = [];
-  #intake: Intake | undefined;
-
-  message(message: DeviceMessage): void {
-    if (this.#intake !== undefined) this.#intake.message(message);
-    else if (message.qos > 0) this.#waiting.push(message);
-    else message.settle?.("dropped");
-  }
-
-  frame(source: string, frame: Parameters<Intake["frame"]>[1]): boolean {
-    return this.#intake?.frame(source, frame) ?? false;
-  }
-
-  handOver(intake: Intake): void {
-    this.#intake = intake;
-    for (const message of this.#waiting) intake.message(message);
-    this.#waiting = [];
   }
 }
 
