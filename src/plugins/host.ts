@@ -3,13 +3,13 @@
  * instance takes one. A socketpair serves one instance, ever; when they run out, the next instance starts in a fresh
  * process, and the old one ends with its last instance.
  */
-import { extname, join } from "node:path";
 import type { Duplex } from "node:stream";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { HostCommand } from "./host-child.ts";
 import type { WorkerData } from "./host-worker.ts";
 import { type Jailed, spawnJailed } from "./jail.ts";
 import type { JailLayer, LayerReport } from "./jail-report.ts";
+import { type HostRuntime, sourceRuntime } from "./runtime.ts";
 
 /** A line on the control channel is at most this long. */
 const MOST_LINE = 4_096;
@@ -42,6 +42,8 @@ export interface HostOptions {
   /** what a process may hold in all */
   readonly memoryMiB: number;
   readonly onOutput: (line: string) => void;
+  /** its own code; by default as it lies in the source tree */
+  readonly runtime?: HostRuntime;
   /** tests only */
   readonly without?: readonly JailLayer[];
 }
@@ -125,11 +127,11 @@ class Host {
   #line = "";
 
   constructor(options: HostOptions, onEnd: () => void) {
-    const here = import.meta.dirname;
+    const { script, folders } = options.runtime ?? sourceRuntime();
     this.#free = options.slots;
     this.#jailed = spawnJailed({
-      script: join(here, `host-child${extname(import.meta.filename)}`),
-      readPaths: [here, join(here, "../core"), options.cacheDir],
+      script,
+      readPaths: [...folders, options.cacheDir],
       pipes: 1 + options.slots,
       memoryMiB: options.memoryMiB,
       allowWorker: true,

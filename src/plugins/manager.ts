@@ -18,6 +18,7 @@ import type { JailLayer, LayerReport } from "./jail-report.ts";
 import { mergeConfig, mergeLimits, type PluginLimits } from "./manifest.ts";
 import { bindingOf, defaultPluginOptions, type PluginOptions, type PluginsOptions } from "./options.ts";
 import { Runner, type RunnerSpec } from "./runner.ts";
+import { type HostRuntime, hostRuntime } from "./runtime.ts";
 import { type Decision, type Versions, versionOf } from "./versions.ts";
 import { pruneCache, type Vetted, vet } from "./vet.ts";
 import { FolderWatch } from "./watch.ts";
@@ -97,6 +98,7 @@ export class PluginManager {
   readonly #lines = new PluginLines();
   readonly #chain = new Chain([]);
   #options: PluginsOptions;
+  #runtime: HostRuntime | undefined;
   #pool: HostPool | undefined;
   #watch: FolderWatch | undefined;
   #work: Promise<void> = Promise.resolve();
@@ -289,6 +291,7 @@ export class PluginManager {
         if (last !== undefined) vetted.push({ ...last, reason: `what was dropped is refused: ${reason}` });
       }
     });
+    if (vetted.length > 0) this.#runtime ??= await hostRuntime(this.#parts.cacheDir);
     if (vetted.length > 0)
       this.#resize(vetted.map(({ wish, files }) => this.#memoryOf(wish.candidate, files)));
     const changes: Change[] = [];
@@ -462,6 +465,7 @@ export class PluginManager {
         slots: places,
         memoryMiB,
         onOutput: (line) => this.#log("host", "warn", line),
+        ...(this.#runtime === undefined ? {} : { runtime: this.#runtime }),
         ...(without === undefined ? {} : { without }),
       });
     } else this.#pool.resize(memoryMiB, places);

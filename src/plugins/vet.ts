@@ -15,6 +15,7 @@ import { z } from "zod";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { spawnJailed } from "./jail.ts";
 import type { JailLayer } from "./jail-report.ts";
+import { isRuntime } from "./runtime.ts";
 
 /** Changes when what vetting makes does, so that old cache entries are left behind: our own number and the transpiler's version. */
 export const VETTER = "1-0.15.0";
@@ -83,10 +84,12 @@ export async function vet(hash: string, component: Uint8Array, options: VetOptio
 /** Removes the oldest entries that are not in use. */
 export async function pruneCache(cacheDir: string, used: ReadonlySet<string>): Promise<void> {
   const entries = await Promise.all(
-    (await readdir(cacheDir)).map(async (name) => {
-      const path = join(cacheDir, name);
-      return { path, time: (await stat(path)).mtimeMs };
-    }),
+    (await readdir(cacheDir))
+      .filter((name) => !isRuntime(name))
+      .map(async (name) => {
+        const path = join(cacheDir, name);
+        return { path, time: (await stat(path)).mtimeMs };
+      }),
   );
   const spare = entries.filter(({ path }) => !used.has(path)).sort((a, b) => b.time - a.time);
   await Promise.all(spare.slice(SPARE_ENTRIES).map(({ path }) => rm(path, { recursive: true, force: true })));

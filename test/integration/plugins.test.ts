@@ -19,6 +19,7 @@ import { HostPool } from "../../src/plugins/host.ts";
 import { DEFAULT_LIMITS } from "../../src/plugins/manifest.ts";
 import { pluginsSchema } from "../../src/plugins/options.ts";
 import { Runner } from "../../src/plugins/runner.ts";
+import { hostRuntime } from "../../src/plugins/runtime.ts";
 import { vet } from "../../src/plugins/vet.ts";
 import { fixture, frameOf, hostile, Lane, openFolder, rowsOf, type Subject } from "../helpers/lane.ts";
 import { until } from "../helpers/until.ts";
@@ -355,6 +356,16 @@ describe("vetting", () => {
     expect((await vet(hash, bytes, options)).cached).toBe(false);
     expect(statSync(join(dir, "component.js")).size).toBeGreaterThan(1_000);
     expect(readdirSync(options.cacheDir)).toHaveLength(1);
+  });
+
+  test("the host's own code is made again when a file of it is damaged", async () => {
+    const cache = join(folder, "runtime-cache");
+    mkdirSync(cache);
+    const { script } = await hostRuntime(cache);
+    const before = readFileSync(script, "utf8");
+    writeFileSync(script, "");
+    expect((await hostRuntime(cache)).script).toBe(script);
+    expect(readFileSync(script, "utf8")).toBe(before);
   });
 
   test("ends at its time limit", async () => {

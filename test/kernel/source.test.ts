@@ -1,6 +1,6 @@
 /** The kernel source over the real kernel: what reaches the pipeline, and its ledger. */
 import { spawnSync } from "node:child_process";
-import { describe, expect, test, vi } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { PROBES } from "../../src/addon/index.ts";
 import { type Frame, validate } from "../../src/core/frame.ts";
 import { imbalance, Ledger } from "../../src/core/ledger.ts";
@@ -25,11 +25,28 @@ class Collector implements Intake {
   }
 }
 
+const started = new Set<KernelSource>();
+// One that a failed test left running would fail the next: a thread loads each probe once.
+afterEach(async () => {
+  for (const source of started) await source.stop();
+  started.clear();
+});
+
+/** A source that ends with its test. */
+function newSource(options: ConstructorParameters<typeof KernelSource>[0]): KernelSource {
+  const source = new KernelSource(options);
+  started.add(source);
+  return source;
+}
+
+/** Other programs of this machine keep it busy meanwhile. */
+const PATIENCE = { timeout: 10_000, interval: 20 };
+
 describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped: ${missing})`}`, () => {
   test("processes, connections and waits arrive as rows of the gateway", async () => {
     const ledger = new Ledger();
     const intake = new Collector();
-    const source = new KernelSource({ intervalMs: 100, ledger });
+    const source = newSource({ intervalMs: 100, ledger, eventBudget: 1e6, ringBytes: 2 ** 22 });
     expect(new Set(source.probes().map(({ state }) => state))).toEqual(new Set(["stopped"]));
     await source.start(intake, new AbortController().signal);
     expect(source.probes().map(({ name, state }) => `${name} ${state}`)).toEqual(
@@ -47,7 +64,7 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
       expect(sum("tcp.connect.duration.count")).toBeGreaterThan(0);
       expect(sum("tcp.rtt.sum")).toBeGreaterThan(0);
       expect(intake.rows.some((row) => row.metric === "process.pid" && row.value === pid)).toBe(true);
-    });
+    }, PATIENCE);
     await source.stop();
 
     const rows = intake.rows;
@@ -67,7 +84,7 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
   test("its ledger accounts for a flood that the ring could not hold", async () => {
     const ledger = new Ledger();
     const intake = new Collector();
-    const source = new KernelSource({ intervalMs: 100, ledger, ringBytes: 1 });
+    const source = newSource({ intervalMs: 100, ledger, ringBytes: 1 });
     await source.start(intake, new AbortController().signal);
     // Nothing is drained while this thread waits for the shell.
     spawnSync("sh", ["-c", "i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i+1)); done"]);
@@ -76,7 +93,7 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
       expect(line()?.in).toBeGreaterThanOrEqual(600);
       expect(line()?.lost).toBeGreaterThan(0);
       expect(ledger.lines().map(imbalance)).toEqual(PROBES.map(() => 0));
-    });
+    }, PATIENCE);
     await source.stop();
     const events = intake.rows.filter(({ metric }) => metric === "event.name").length;
     expect(events).toBe(line()?.out);
@@ -85,11 +102,11 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
   test("events beyond the budget are dropped, and the counts by name still have them", async () => {
     const ledger = new Ledger();
     const intake = new Collector();
-    const source = new KernelSource({ intervalMs: 60_000, ledger, eventBudget: 10 });
+    const source = newSource({ intervalMs: 60_000, ledger, eventBudget: 10 });
     await source.start(intake, new AbortController().signal);
     spawnSync("sh", ["-c", "i=0; while [ $i -lt 40 ]; do /bin/false; i=$((i+1)); done"]);
     // Other processes of this machine come and go between a drain and a reading.
-    await vi.waitFor(() => expect(ledger.lines().map(imbalance)).toEqual(PROBES.map(() => 0)), 10_000);
+    await vi.waitFor(() => expect(ledger.lines().map(imbalance)).toEqual(PROBES.map(() => 0)), PATIENCE);
     await source.stop();
     const line = ledger.lines().find(({ name }) => name === "exec");
     expect(line?.out).toBe(10);
@@ -102,7 +119,7 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
   test("an abort stops it, and nothing stays in the kernel", async () => {
     const before = bpfHoldings();
     const abort = new AbortController();
-    const source = new KernelSource({ intervalMs: 100, ledger: new Ledger() });
+    const source = newSource({ intervalMs: 100, ledger: new Ledger() });
     await source.start(new Collector(), abort.signal);
     expect(bpfHoldings()).not.toEqual(before);
     abort.abort();
