@@ -44,7 +44,7 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
   test("softirq gives time by vector", async () => {
     const probe = open("softirq");
     const sum = reader(probe, new SoftirqRows());
-    await vi.waitFor(() => expect(sum(/softirq\.time;vector=/)).toBeGreaterThan(0));
+    await vi.waitFor(() => expect(sum(/softirq\.time;vector=/)).toBeGreaterThan(0), { timeout: 10_000 });
     probe.close();
   });
 
@@ -60,10 +60,13 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
       fsyncSync(file);
       closeSync(file);
       rmSync(folder, { recursive: true });
-      await vi.waitFor(() => {
-        expect(sum(/^system\.disk\.request\.duration\.count;system\.device=/)).toBeGreaterThan(0);
-        expect(sum(/^system\.disk\.request\.size\.sum;system\.device=/)).toBeGreaterThanOrEqual(1 << 20);
-      });
+      await vi.waitFor(
+        () => {
+          expect(sum(/^system\.disk\.request\.duration\.count;system\.device=/)).toBeGreaterThan(0);
+          expect(sum(/^system\.disk\.request\.size\.sum;system\.device=/)).toBeGreaterThanOrEqual(1 << 20);
+        },
+        { timeout: 10_000 },
+      );
       probe.close();
     },
   );
@@ -85,10 +88,12 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
     socket.on("error", () => {});
     for (let i = 0; i < 10; i++) await new Promise((done) => socket.send("x", 9, "127.0.0.1", done));
     socket.close();
-    await vi.waitFor(() =>
-      expect(
-        sum(/^system\.network\.packet\.dropped;network\.interface\.name=lo;reason=/),
-      ).toBeGreaterThanOrEqual(10),
+    await vi.waitFor(
+      () =>
+        expect(
+          sum(/^system\.network\.packet\.dropped;network\.interface\.name=lo;reason=/),
+        ).toBeGreaterThanOrEqual(10),
+      { timeout: 10_000 },
     );
     probe.close();
   });

@@ -20,7 +20,9 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
     try {
       const before = total(probe.read().buckets[0]);
       spawnSync("/bin/true");
-      await vi.waitFor(() => expect(total(probe.read().buckets[0])).toBeGreaterThan(before));
+      await vi.waitFor(() => expect(total(probe.read().buckets[0])).toBeGreaterThan(before), {
+        timeout: 10_000,
+      });
       // Counting goes on while the CPUs are read one after the other, so the parts agree up to what ran meanwhile.
       const { produced, lost, sumNs, buckets } = probe.read();
       const counted = total(buckets[0]) + lost;
