@@ -4,154 +4,127 @@
 
 #include "../hash/crc32c.h"
 
-namespace weir
-{
-namespace
-{
+namespace weir {
+namespace {
 
-Napi::Value Throw(const Napi::CallbackInfo &info, const char *message)
-{
-	Napi::TypeError::New(info.Env(), message).ThrowAsJavaScriptException();
-	return info.Env().Undefined();
+Napi::Value Throw(const Napi::CallbackInfo &info, const char *message) {
+  Napi::TypeError::New(info.Env(), message).ThrowAsJavaScriptException();
+  return info.Env().Undefined();
 }
 
-bool IsTypedArray(const Napi::Value &value, napi_typedarray_type type)
-{
-	return value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == type;
+bool IsTypedArray(const Napi::Value &value, napi_typedarray_type type) {
+  return value.IsTypedArray() && value.As<Napi::TypedArray>().TypedArrayType() == type;
 }
 
-double ClockUs(clockid_t clock)
-{
-	timespec now = {};
-	clock_gettime(clock, &now);
-	return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
+double ClockUs(clockid_t clock) {
+  timespec now = {};
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
 }
 
-} // namespace
+}  // namespace
 
-Module::Module(Napi::Env env, Napi::Object exports)
-{
-	DefineAddon(exports, {
-				 InstanceMethod("loadProbe", &Module::LoadProbe),
-				 InstanceMethod("closeProbe", &Module::CloseProbe),
-				 InstanceMethod("readCounters", &Module::ReadCounters),
-				 InstanceMethod("drain", &Module::Drain),
-				 InstanceMethod("probeMemory", &Module::ProbeMemory),
-				 InstanceMethod("crc32c", &Module::Crc32c),
-				 InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
-				 InstanceValue("crc32cImplementation",
-					       Napi::String::New(env, Crc32cImplementation())),
+Module::Module(Napi::Env env, Napi::Object exports) {
+  DefineAddon(exports,
+              {
+                  InstanceMethod("loadProbe", &Module::LoadProbe),
+                  InstanceMethod("closeProbe", &Module::CloseProbe),
+                  InstanceMethod("readCounters", &Module::ReadCounters),
+                  InstanceMethod("drain", &Module::Drain),
+                  InstanceMethod("probeMemory", &Module::ProbeMemory),
+                  InstanceMethod("crc32c", &Module::Crc32c),
+                  InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
+                  InstanceValue("crc32cImplementation", Napi::String::New(env, Crc32cImplementation())),
 #ifdef WEIR_BENCH
-				 InstanceMethod("startFlood", &Module::StartFlood),
-				 InstanceMethod("stopFlood", &Module::StopFlood),
-				 InstanceMethod("drainInC", &Module::DrainInC),
+                  InstanceMethod("startFlood", &Module::StartFlood),
+                  InstanceMethod("stopFlood", &Module::StopFlood),
+                  InstanceMethod("drainInC", &Module::DrainInC),
 #endif
-			     });
+              });
 }
 
 // loadProbe(name: string, ringBytes: number): null | { errno: number, step: string, log: string }
-Napi::Value Module::LoadProbe(const Napi::CallbackInfo &info)
-{
-	const Napi::Env env = info.Env();
-	if (!info[0].IsString() || !info[1].IsNumber())
-		return Throw(info, "loadProbe(name, ringBytes)");
-	std::string name = info[0].As<Napi::String>();
-	const weir_probe_kind *kind = FindProbeKind(name);
-	if (!kind)
-		return Throw(info, "loadProbe: no probe of that name");
-	if (probes_.contains(name))
-		return Throw(info, "loadProbe: already loaded");
+Napi::Value Module::LoadProbe(const Napi::CallbackInfo &info) {
+  const Napi::Env env = info.Env();
+  if (!info[0].IsString() || !info[1].IsNumber()) return Throw(info, "loadProbe(name, ringBytes)");
+  std::string name = info[0].As<Napi::String>();
+  const weir_probe_kind *kind = FindProbeKind(name);
+  if (!kind) return Throw(info, "loadProbe: no probe of that name");
+  if (probes_.contains(name)) return Throw(info, "loadProbe: already loaded");
 
-	weir_failure failure = {};
-	std::unique_ptr<Probe> probe =
-	    Probe::Open(kind, info[1].As<Napi::Number>().Uint32Value(), &failure);
-	if (probe) {
-		probes_.emplace(std::move(name), std::move(probe));
-		return env.Null();
-	}
-	Napi::Object result = Napi::Object::New(env);
-	result["errno"] = Napi::Number::New(env, failure.error);
-	result["step"] = Napi::String::New(env, failure.step);
-	result["log"] = Napi::String::New(env, failure.log);
-	return result;
+  weir_failure failure = {};
+  std::unique_ptr<Probe> probe = Probe::Open(kind, info[1].As<Napi::Number>().Uint32Value(), &failure);
+  if (probe) {
+    probes_.emplace(std::move(name), std::move(probe));
+    return env.Null();
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result["errno"] = Napi::Number::New(env, failure.error);
+  result["step"] = Napi::String::New(env, failure.step);
+  result["log"] = Napi::String::New(env, failure.log);
+  return result;
 }
 
 // closeProbe(name: string): boolean, false when it wasn't loaded
-Napi::Value Module::CloseProbe(const Napi::CallbackInfo &info)
-{
-	if (!info[0].IsString())
-		return Throw(info, "closeProbe(name)");
-	const std::string name = info[0].As<Napi::String>();
-	return Napi::Boolean::New(info.Env(), probes_.erase(name) > 0);
+Napi::Value Module::CloseProbe(const Napi::CallbackInfo &info) {
+  if (!info[0].IsString()) return Throw(info, "closeProbe(name)");
+  const std::string name = info[0].As<Napi::String>();
+  return Napi::Boolean::New(info.Env(), probes_.erase(name) > 0);
 }
 
-Probe *Module::LoadedProbe(const Napi::CallbackInfo &info)
-{
-	if (info[0].IsString()) {
-		const std::string name = info[0].As<Napi::String>();
-		if (const auto found = probes_.find(name); found != probes_.end())
-			return found->second.get();
-	}
-	Throw(info, "the probe is not loaded");
-	return nullptr;
+Probe *Module::LoadedProbe(const Napi::CallbackInfo &info) {
+  if (info[0].IsString()) {
+    const std::string name = info[0].As<Napi::String>();
+    if (const auto found = probes_.find(name); found != probes_.end()) return found->second.get();
+  }
+  Throw(info, "the probe is not loaded");
+  return nullptr;
 }
 
 // readCounters(name: string, into: BigUint64Array): number of words written, in the order of
 // bpf/layout.h
-Napi::Value Module::ReadCounters(const Napi::CallbackInfo &info)
-{
-	Probe *probe = LoadedProbe(info);
-	if (!probe)
-		return info.Env().Undefined();
-	if (!IsTypedArray(info[1], napi_biguint64_array))
-		return Throw(info, "readCounters: into is no BigUint64Array");
-	auto into = info[1].As<Napi::BigUint64Array>();
-	if (into.ElementLength() < probe->words())
-		return Throw(info, "readCounters: into is too short");
-	probe->ReadCounters({into.Data(), into.ElementLength()});
-	return Napi::Number::New(info.Env(), static_cast<double>(probe->words()));
+Napi::Value Module::ReadCounters(const Napi::CallbackInfo &info) {
+  Probe *probe = LoadedProbe(info);
+  if (!probe) return info.Env().Undefined();
+  if (!IsTypedArray(info[1], napi_biguint64_array))
+    return Throw(info, "readCounters: into is no BigUint64Array");
+  auto into = info[1].As<Napi::BigUint64Array>();
+  if (into.ElementLength() < probe->words()) return Throw(info, "readCounters: into is too short");
+  probe->ReadCounters({into.Data(), into.ElementLength()});
+  return Napi::Number::New(info.Env(), static_cast<double>(probe->words()));
 }
 
 // probeMemory(name: string): number of bytes that the kernel charges for its maps and programs
-Napi::Value Module::ProbeMemory(const Napi::CallbackInfo &info)
-{
-	Probe *probe = LoadedProbe(info);
-	if (!probe)
-		return info.Env().Undefined();
-	return Napi::Number::New(info.Env(), static_cast<double>(probe->raw().memory_bytes));
+Napi::Value Module::ProbeMemory(const Napi::CallbackInfo &info) {
+  Probe *probe = LoadedProbe(info);
+  if (!probe) return info.Env().Undefined();
+  return Napi::Number::New(info.Env(), static_cast<double>(probe->raw().memory_bytes));
 }
 
 // drain(name: string, into: Uint8Array): number of 64-byte records copied
-Napi::Value Module::Drain(const Napi::CallbackInfo &info)
-{
-	Probe *probe = LoadedProbe(info);
-	if (!probe)
-		return info.Env().Undefined();
-	if (!probe->has_ring())
-		return Throw(info, "drain: the probe has no ring");
-	if (!IsTypedArray(info[1], napi_uint8_array))
-		return Throw(info, "drain: into is no Uint8Array");
-	auto into = info[1].As<Napi::Uint8Array>();
-	return Napi::Number::New(
-	    info.Env(), static_cast<double>(probe->Drain({into.Data(), into.ElementLength()})));
+Napi::Value Module::Drain(const Napi::CallbackInfo &info) {
+  Probe *probe = LoadedProbe(info);
+  if (!probe) return info.Env().Undefined();
+  if (!probe->has_ring()) return Throw(info, "drain: the probe has no ring");
+  if (!IsTypedArray(info[1], napi_uint8_array)) return Throw(info, "drain: into is no Uint8Array");
+  auto into = info[1].As<Napi::Uint8Array>();
+  return Napi::Number::New(info.Env(),
+                           static_cast<double>(probe->Drain({into.Data(), into.ElementLength()})));
 }
 
 // crc32c(bytes: Uint8Array, seed: number): number
-Napi::Value Module::Crc32c(const Napi::CallbackInfo &info)
-{
-	if (!IsTypedArray(info[0], napi_uint8_array) || !info[1].IsNumber())
-		return Throw(info, "crc32c(bytes, seed)");
-	auto bytes = info[0].As<Napi::Uint8Array>();
-	const uint32_t seed = info[1].As<Napi::Number>().Uint32Value();
-	return Napi::Number::New(info.Env(),
-				 weir::Crc32c({bytes.Data(), bytes.ElementLength()}, seed));
+Napi::Value Module::Crc32c(const Napi::CallbackInfo &info) {
+  if (!IsTypedArray(info[0], napi_uint8_array) || !info[1].IsNumber())
+    return Throw(info, "crc32c(bytes, seed)");
+  auto bytes = info[0].As<Napi::Uint8Array>();
+  const uint32_t seed = info[1].As<Napi::Number>().Uint32Value();
+  return Napi::Number::New(info.Env(), weir::Crc32c({bytes.Data(), bytes.ElementLength()}, seed));
 }
 
 // bootTimeOffsetUs(): number; an event's time_ns / 1000 plus this is microseconds since the Unix
 // epoch
-Napi::Value Module::BootTimeOffsetUs(const Napi::CallbackInfo &info)
-{
-	return Napi::Number::New(info.Env(), ClockUs(CLOCK_REALTIME) - ClockUs(CLOCK_BOOTTIME));
+Napi::Value Module::BootTimeOffsetUs(const Napi::CallbackInfo &info) {
+  return Napi::Number::New(info.Env(), ClockUs(CLOCK_REALTIME) - ClockUs(CLOCK_BOOTTIME));
 }
 
-} // namespace weir
+}  // namespace weir
