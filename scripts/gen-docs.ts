@@ -1,7 +1,7 @@
 /** Writes docs/errors.md, docs/configuration.md and docs/plugin-manifest.md from the code; with --check only says whether they are up to date. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { z } from "zod";
-import { configSchema } from "../src/config/schema.ts";
+import { configJsonSchema, type SchemaNode } from "../src/config/json-schema.ts";
 import { ERRORS } from "../src/core/errors.ts";
 import { DEFAULT_LIMITS, manifestSchema } from "../src/plugins/manifest.ts";
 
@@ -25,21 +25,7 @@ function errorsPage(): string {
   ].join("\n");
 }
 
-interface Property {
-  readonly type?: string | readonly string[];
-  readonly description?: string;
-  readonly default?: unknown;
-  readonly enum?: readonly unknown[];
-  readonly const?: unknown;
-  readonly pattern?: string;
-  readonly minimum?: number;
-  readonly maximum?: number;
-  readonly items?: Property;
-  readonly anyOf?: readonly Property[];
-  readonly allOf?: readonly Property[];
-  readonly properties?: Readonly<Record<string, Property>>;
-  readonly additionalProperties?: Property | boolean;
-}
+type Property = SchemaNode;
 
 function typeOf(property: Property): string {
   if (property.enum !== undefined) return property.enum.map((value) => JSON.stringify(value)).join(", ");
@@ -82,16 +68,27 @@ function rows(path: string, property: Property): string[] {
 }
 
 function configurationPage(): string {
-  const schema = z.toJSONSchema(configSchema, { io: "input", unrepresentable: "any" }) as Property;
+  const schema = configJsonSchema();
   return [
     "# Configuration",
     MADE,
     "",
-    "`weir run` reads `--config FILE`, or `./weir.yaml` where there is one. Every key has a default; an empty file is a valid",
-    "one. Unknown keys are refused. `weir config validate` lists every error at once, `weir config print` shows what is in force.",
+    "Files: `--config FILE`, or `./weir.yaml`, or `/etc/weir/weir.yaml`, whichever there is first; then `conf.d/*.yaml` beside it in the",
+    "order of their names. Later ones win: mappings are merged key by key, lists and plain values are replaced. Every key has a",
+    "default; an empty file is a valid one. Unknown keys are refused.",
     "",
-    "Text may hold `${VAR}`, `${VAR:-default}` and `${VAR:?error}` from the environment; `$$` is a dollar.",
-    "`WEIR__BROKER__PORT=1884` overrides `broker.port`.",
+    "Text may hold `${VAR}`, `${VAR:-default}` and `${VAR:?error}` from the environment; `$$` is a dollar. `WEIR__BROKER__PORT=1884`",
+    "overrides `broker.port`.",
+    "",
+    "**Secrets** come from files: `password: ${file:/etc/weir/cloud.password}`. It works in every option, a plugin's own too. A relative name is",
+    "looked for in systemd's `$CREDENTIALS_DIRECTORY`, else beside the configuration; a final line end is not part of it. What came from a",
+    "file, and every value of a key such as `password` or `token`, is hidden in `weir config print`, the log and `weir diag`. No password has a default.",
+    "",
+    "`weir config validate` lists every error at once, with file, line, path and what was expected; `weir config print` shows what is in",
+    "force; `weir config schema` is for editors (`# yaml-language-server: $schema=weir.schema.json` as the first line of weir.yaml).",
+    "",
+    "What has taken effect is kept in the data folder (`last-good.json`). When the files are broken at a start (half-written, without a byte",
+    "after a write to a full disk), Weir starts with that one and says so; a file that is missing is not replaced by it.",
     "",
     "| key | type | default | meaning |",
     "| --- | --- | --- | --- |",

@@ -26,7 +26,7 @@ export interface Command {
 
 const config = { config: { type: "string", short: "c" }, "data-dir": { type: "string" } } as const;
 const configHelp = {
-  config: "the configuration file (default: ./weir.yaml)",
+  config: "the configuration file (default: ./weir.yaml, then /etc/weir/weir.yaml)",
   "data-dir": "the data folder (default: data.dir, ./.weir)",
 };
 const json = { json: { type: "boolean" } } as const;
@@ -269,6 +269,17 @@ export const COMMANDS: readonly Command[] = [
       positionals: 0,
     },
     async () => (await import("./config.ts")).printDefaults,
+  ),
+  command(
+    {
+      name: "config schema",
+      usage: "",
+      about: "the JSON Schema of weir.yaml, for editors",
+      options: {},
+      help: {},
+      positionals: 0,
+    },
+    async () => (await import("./config.ts")).printSchema,
   ),
 ];
 

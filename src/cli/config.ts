@@ -1,6 +1,7 @@
 import { stringify } from "yaml";
+import { configJsonSchema } from "../config/json-schema.ts";
 import { defaults, loadConfig } from "../config/load.ts";
-import type { Config } from "../config/schema.ts";
+import { withoutSecrets } from "../config/secrets.ts";
 import type { Invocation } from "./commands.ts";
 import { configOf } from "./context.ts";
 import { green, line, printJson } from "./output.ts";
@@ -14,29 +15,24 @@ export function validate({ positionals }: Invocation): Promise<number> {
 
 /** `weir config print` */
 export function print(invocation: Invocation): Promise<number> {
-  show(withoutSecrets(configOf(invocation).config), invocation);
+  const { config, secrets } = configOf(invocation);
+  show(withoutSecrets(config, secrets), invocation);
   return Promise.resolve(0);
 }
 
 /** `weir config default` */
 export function printDefaults(invocation: Invocation): Promise<number> {
-  show(defaults(), invocation);
+  show(withoutSecrets(defaults(), new Set()), invocation);
   return Promise.resolve(0);
 }
 
-function show(config: Config, { values }: Invocation): void {
-  if (values["json"] === true) printJson(config);
-  else process.stdout.write(stringify(config));
+/** `weir config schema` */
+export function printSchema(): Promise<number> {
+  process.stdout.write(`${JSON.stringify(configJsonSchema(), null, 2)}\n`);
+  return Promise.resolve(0);
 }
 
-/** The same with every password hidden. */
-function withoutSecrets<T>(value: T): T {
-  const hidden = JSON.stringify(value, (key, inner: unknown) =>
-    key === "password" && inner !== undefined
-      ? "(hidden)"
-      : inner instanceof Map
-        ? Object.fromEntries(inner)
-        : inner,
-  );
-  return JSON.parse(hidden);
+function show(config: unknown, { values }: Invocation): void {
+  if (values["json"] === true) printJson(config);
+  else process.stdout.write(stringify(config));
 }

@@ -1,5 +1,6 @@
 import { join, resolve } from "node:path";
 import { ApiClient } from "../api/client.ts";
+import { type Chosen, loadOrLastGood } from "../config/last-good.ts";
 import { type LoadedConfig, loadConfig } from "../config/load.ts";
 import type { Invocation } from "./commands.ts";
 
@@ -11,12 +12,22 @@ export function option(invocation: Invocation, name: string): string | undefined
 
 /** The configuration that the options name, with `--data-dir` applied. */
 export function configOf(invocation: Invocation): LoadedConfig {
-  const loaded = loadConfig(option(invocation, "config"), process.env);
+  return withDataDir(invocation, loadConfig(option(invocation, "config"), process.env));
+}
+
+/** The same, or the last good one when the files are broken: for commands that are to work all the same. */
+export function chosenConfigOf(invocation: Invocation): Chosen {
+  const named = option(invocation, "config");
+  const { loaded, fallback } = loadOrLastGood(named, process.env, option(invocation, "data-dir"));
+  return { loaded: withDataDir(invocation, loaded), fallback };
+}
+
+function withDataDir(invocation: Invocation, loaded: LoadedConfig): LoadedConfig {
   const dir = resolve(option(invocation, "data-dir") ?? loaded.config.data.dir);
   return { ...loaded, config: { ...loaded.config, data: { ...loaded.config.data, dir } } };
 }
 
 /** The running agent of that data folder. */
 export function agentOf(invocation: Invocation): ApiClient {
-  return new ApiClient(join(configOf(invocation).config.data.dir, "weir.sock"));
+  return new ApiClient(join(chosenConfigOf(invocation).loaded.config.data.dir, "weir.sock"));
 }

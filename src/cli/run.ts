@@ -3,11 +3,12 @@
 import { unwatchFile, watchFile } from "node:fs";
 import { isDeepStrictEqual } from "node:util";
 import type { AgentStatus } from "../api/types.ts";
+import { keepLastGood } from "../config/last-good.ts";
 import type { LoadedConfig } from "../config/load.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { Agent } from "../main.ts";
 import type { Invocation } from "./commands.ts";
-import { configOf, option } from "./context.ts";
+import { chosenConfigOf, configOf, option } from "./context.ts";
 import { bold, dim, line, yellow } from "./output.ts";
 import { version } from "./version.ts";
 
@@ -21,18 +22,20 @@ const CONFIG_MS = 500;
 export async function run(invocation: Invocation): Promise<number> {
   const level = option(invocation, "log-level") ?? "info";
   if (!LEVELS.includes(level)) throw new WeirError("cli.usage", `--log-level takes ${LEVELS.join(", ")}`);
-  const loaded = configOf(invocation);
+  const { loaded, fallback } = chosenConfigOf(invocation);
   const agent = new Agent(loaded.config, version(), { level, terminal: process.stderr.isTTY === true });
   const stopped = Promise.withResolvers<string>();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stopped.resolve(signal));
 
   try {
+    if (fallback !== undefined) agent.log.error(fallback);
     await agent.start();
   } catch (thrown) {
     await agent.stop();
     throw thrown;
   }
   greet(agent.status(), loaded.file);
+  if (fallback === undefined) keep(loaded, agent);
   const unwatch = followConfig(invocation, loaded, agent);
   const why = await Promise.race([stopped.promise, agent.failed]);
   unwatch();
@@ -46,6 +49,15 @@ export async function run(invocation: Invocation): Promise<number> {
       : "stopped: what was not acknowledged will be sent again by its devices",
   );
   return 0;
+}
+
+/** Keeps what has taken effect, for a start with broken files. */
+function keep(loaded: LoadedConfig, agent: Agent): void {
+  try {
+    keepLastGood(loaded.config.data.dir, loaded);
+  } catch (thrown) {
+    agent.log.warn(`the configuration could not be kept for a start with broken files: ${messageOf(thrown)}`);
+  }
 }
 
 /**

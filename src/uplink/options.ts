@@ -32,7 +32,7 @@ export const uplinkSchema = z.strictObject({
   url: z
     .string()
     .refine(
-      (url) => url === "embedded" || /^mqtts?:\/\/[^/\s]+$/.test(url),
+      (url) => url === "embedded" || /^mqtts?:\/\/[^/\s@]+$/.test(url),
       "expected `embedded`, mqtt://host:port or mqtts://host:port",
     )
     .describe("`embedded` for the agent's own broker, or mqtt:// or mqtts:// and the broker's address"),
@@ -111,7 +111,12 @@ export const uplinkSchema = z.strictObject({
 export const uplinksSchema = z
   .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -"), uplinkSchema)
   .default({})
-  .transform((uplinks) => ({ local: uplinkSchema.parse({ url: "embedded" }), ...uplinks }));
+  .transform(
+    (uplinks): Readonly<Record<string, UplinkOptions>> => ({
+      local: uplinkSchema.parse({ url: "embedded" }),
+      ...uplinks,
+    }),
+  );
 
 /** An uplink's options, every default filled in. */
 export type UplinkOptions = z.infer<typeof uplinkSchema>;

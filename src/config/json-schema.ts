@@ -1,0 +1,55 @@
+/** The configuration's JSON Schema: for editors, for docs/configuration.md, and to say what a wrong key may have meant. */
+import { z } from "zod";
+import { configSchema } from "./schema.ts";
+
+/** A node of a JSON Schema, as far as it is looked at here. */
+export interface SchemaNode {
+  readonly type?: string | readonly string[];
+  readonly description?: string;
+  readonly default?: unknown;
+  readonly enum?: readonly unknown[];
+  readonly const?: unknown;
+  readonly pattern?: string;
+  readonly minimum?: number;
+  readonly maximum?: number;
+  readonly items?: SchemaNode;
+  readonly anyOf?: readonly SchemaNode[];
+  readonly allOf?: readonly SchemaNode[];
+  readonly properties?: Readonly<Record<string, SchemaNode>>;
+  readonly additionalProperties?: SchemaNode | boolean;
+}
+
+let made: SchemaNode | undefined;
+
+/** The JSON Schema of weir.yaml (draft 2020-12), as it is written, before defaults. */
+export function configJsonSchema(): SchemaNode {
+  made ??= {
+    ...z.toJSONSchema(configSchema, { io: "input", unrepresentable: "any" }),
+    title: "Weir's configuration (weir.yaml)",
+  } as SchemaNode;
+  return made;
+}
+
+/** The keys that may stand under a path, without names that are free to choose. */
+export function knownKeys(path: readonly PropertyKey[]): readonly string[] {
+  let nodes: readonly SchemaNode[] = [configJsonSchema()];
+  for (const key of path) nodes = nodes.flatMap((node) => children(node, key));
+  return [
+    ...new Set(
+      nodes.flatMap((node) => alternatives(node)).flatMap(({ properties }) => Object.keys(properties ?? {})),
+    ),
+  ];
+}
+
+const alternatives = (node: SchemaNode): readonly SchemaNode[] => [
+  node,
+  ...[...(node.anyOf ?? []), ...(node.allOf ?? [])].flatMap(alternatives),
+];
+
+function children(node: SchemaNode, key: PropertyKey): readonly SchemaNode[] {
+  return alternatives(node).flatMap(({ properties, additionalProperties, items }) => {
+    const named = typeof key === "string" && properties !== undefined && Object.hasOwn(properties, key);
+    const found = named ? properties[key] : (items ?? additionalProperties);
+    return typeof found === "object" ? [found] : [];
+  });
+}

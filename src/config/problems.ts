@@ -1,0 +1,61 @@
+/** What a schema has against a configuration, in lines that a person can act on. */
+import type { z } from "zod";
+import { knownKeys } from "./json-schema.ts";
+
+/** One thing that is wrong, and where. */
+export interface Problem {
+  readonly keys: readonly PropertyKey[];
+  readonly message: string;
+}
+
+/** Every problem of a failed check of `input`, with a suggestion where something close exists. */
+export const problemsOf = (error: z.core.$ZodError, input: unknown): readonly Problem[] =>
+  error.issues.flatMap((issue) => flatten(issue, [], input));
+
+/** One entry a problem: a union's alternatives come down to the one that got furthest. */
+function flatten(issue: z.core.$ZodIssue, before: readonly PropertyKey[], input: unknown): Problem[] {
+  const keys = [...before, ...issue.path];
+  if (issue.code === "unrecognized_keys") {
+    return issue.keys.map((key) => ({
+      keys: [...keys, key],
+      message: `unknown key${didYouMean(key, knownKeys(keys))}`,
+    }));
+  }
+  if (issue.code === "invalid_union") {
+    const best = [...issue.errors].sort((a, b) => depth(b) - depth(a))[0];
+    if (best !== undefined) return best.flatMap((inner) => flatten(inner, keys, input));
+  }
+  const message = issue.message.replace(/^Invalid (?:input|option): /, "");
+  const values = issue.code === "invalid_value" ? issue.values.filter((one) => typeof one === "string") : [];
+  const given = keys.reduce<unknown>(
+    (value, key) => (typeof value === "object" && value !== null ? Reflect.get(value, key) : undefined),
+    input,
+  );
+  return [{ keys, message: `${message}${typeof given === "string" ? didYouMean(given, values) : ""}` }];
+}
+
+const depth = (issues: readonly z.core.$ZodIssue[]): number =>
+  Math.max(0, ...issues.map((issue) => issue.path.length));
+
+/** `; did you mean "x"?` for something close to what exists. */
+function didYouMean(given: string, known: readonly string[]): string {
+  const close = known
+    .map((name) => ({ name, far: distance(name.toLowerCase(), given.toLowerCase()) }))
+    .filter(({ far, name }) => far <= Math.min(2, Math.floor(name.length / 2)))
+    .sort((a, b) => a.far - b.far)[0];
+  return close === undefined ? "" : `; did you mean "${close.name}"?`;
+}
+
+/** Levenshtein's distance. */
+function distance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const change = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(change, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
+    }
+    row = next;
+  }
+  return row[b.length] ?? 0;
+}

@@ -1,0 +1,56 @@
+/** What is never shown: not in `weir config print`, the log, a support bundle. */
+
+/** Keys whose values are secrets, wherever they stand, in a plugin's own part too. */
+const SECRET_KEY = /password|passphrase|secret|token|credential|api_?key/i;
+/** Shorter ones are hidden where they stand, and not searched for in other text: they would hide half of it. */
+const LEAST_LENGTH = 4;
+const HIDDEN = "(hidden)";
+
+/** Every secret of a configuration. */
+export function secretsOf(value: unknown): string[] {
+  const found: string[] = [];
+  walk(value, (secret) => {
+    found.push(secret);
+    return secret;
+  });
+  return found;
+}
+
+/** A copy as plain objects, with every secret hidden. */
+export function withoutSecrets(value: unknown, secrets: ReadonlySet<string>): unknown {
+  const redact = redactor(secrets);
+  return walk(
+    value,
+    () => HIDDEN,
+    (text) => redact(text),
+  );
+}
+
+/** Hides secrets in text. */
+export function redactor(secrets: Iterable<string>): (text: string) => string {
+  // In JSON, as in the log, a secret stands escaped.
+  const forms = [...secrets].flatMap((secret) => [secret, JSON.stringify(secret).slice(1, -1)]);
+  const known = [...new Set(forms)]
+    .filter((form) => form.length >= LEAST_LENGTH)
+    .sort((a, b) => b.length - a.length);
+  return (text) => known.reduce((rest, secret) => rest.replaceAll(secret, HIDDEN), text);
+}
+
+function walk(
+  value: unknown,
+  onSecret: (secret: string) => string,
+  onText: (text: string) => string = (text) => text,
+): unknown {
+  if (typeof value === "string") return onText(value);
+  if (Array.isArray(value)) return value.map((item) => walk(item, onSecret, onText));
+  if (value instanceof Map) return walk(Object.fromEntries(value), onSecret, onText);
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(
+    Object.entries(value).map(([key, item]) => [
+      key,
+      typeof item === "string" && item !== "" && SECRET_KEY.test(key)
+        ? onSecret(item)
+        : walk(item, onSecret, onText),
+    ]),
+  );
+}
