@@ -1,7 +1,7 @@
 /** `weir check`: looks at the machine, the configuration and the running agent. Every finding that is not good has a remedy. */
 import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs";
 import { connect } from "node:net";
-import { dirname, join } from "node:path";
+import { dirname, extname, join } from "node:path";
 import { addonState, crc32cImplementation, kernelSupport, PROBES } from "./addon/index.ts";
 import { ApiClient } from "./api/client.ts";
 import type { LoadedConfig } from "./config/load.ts";
@@ -180,7 +180,7 @@ async function reach(name: string, url: string): Promise<Finding> {
 
 /** Starts an empty program in the jail, to see which layers stand here. */
 async function jail(): Promise<Finding[]> {
-  const script = join(import.meta.dirname, "plugins", "jail-probe.ts");
+  const script = join(import.meta.dirname, "plugins", `jail-probe${extname(import.meta.filename)}`);
   const { child, layers } = spawnJailed({
     script,
     readPaths: [],

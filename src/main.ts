@@ -1,4 +1,5 @@
 /** The agent, put together. Everything here is wiring: what things do is in their folders. */
+import { extname } from "node:path";
 import { ApiClient } from "./api/client.ts";
 import { ApiServer } from "./api/server.ts";
 import type {
@@ -99,7 +100,7 @@ export class Agent {
       ([, { url }]) => url !== "embedded" || this.#broker !== undefined,
     );
     const outbox = new WorkerOutbox(
-      new URL("./worker.ts", import.meta.url),
+      new URL(`./worker${extname(import.meta.filename)}`, import.meta.url),
       this.#outboxPlan(folder, wanted),
     );
     this.#outbox = outbox;

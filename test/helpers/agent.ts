@@ -58,9 +58,17 @@ export class Agent {
     this.exited = new Promise((done) => this.child.once("exit", (code) => done(code)));
   }
 
-  /** Starts an agent and waits until it is ready. `wrap` is put before the command. */
-  static async start(folder: AgentFolder, wrap: readonly string[] = []): Promise<Agent> {
-    const agent = new Agent(folder, [...wrap, WEIR, "run", "--config", folder.config], process.env);
+  /** Starts an agent and waits until it is ready. `wrap` is put before the command; `installed` is another than this tree's. */
+  static async start(
+    folder: AgentFolder,
+    wrap: readonly string[] = [],
+    installed: { readonly weir: string; readonly environment: NodeJS.ProcessEnv } = {
+      weir: WEIR,
+      environment: process.env,
+    },
+  ): Promise<Agent> {
+    const command = [...wrap, installed.weir, "run", "--config", folder.config];
+    const agent = new Agent(folder, command, installed.environment);
     const ended = agent.exited.then((code) => {
       throw new Error(`the agent ended with ${code} before it was ready:\n${agent.output}`);
     });

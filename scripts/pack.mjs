@@ -1,0 +1,106 @@
+// Makes the npm tarball, weir-<version>.tgz, in the folder given (by default build/): `npm run pack`.
+//
+// It installs without a compiler and without scripts: JavaScript from src/, the addon and the launcher prebuilt for x64 and
+// arm64, and of the transpiler the two wasm tools that vetting uses, without what they don't need (binaryen alone is 93 MB).
+// --only=x64 leaves the other architecture out; for tests.
+import { spawnSync } from "node:child_process";
+import { chmodSync, cpSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { dirname, join, relative, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { ARCHITECTURES, prebuild } from "./prebuild.mjs";
+
+const root = fileURLToPath(new URL("..", import.meta.url));
+const require = createRequire(import.meta.url);
+const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
+
+/** Taken along as they are. */
+const COPIED = ["bin", "deploy", "docs", "plugins", "wit", "CHANGELOG.md", "LICENSE", "README.md"];
+/** Needed to build from source only. */
+const BUILD_ONLY = ["node-addon-api", "node-gyp", "xxhash-addon"];
+const TRANSPILER = "@bytecodealliance/jco-transpile";
+const TRANSPILER_FILES = [
+  "LICENSE",
+  "README.md",
+  "dist/wasm-tools.js",
+  "vendor/js-component-bindgen-component.core.wasm",
+  "vendor/js-component-bindgen-component.core2.wasm",
+  "vendor/js-component-bindgen-component.js",
+  "vendor/wasm-tools.core.wasm",
+  "vendor/wasm-tools.core2.wasm",
+  "vendor/wasm-tools.js",
+];
+
+function run(command, args, cwd) {
+  const done = spawnSync(command, args, { cwd, encoding: "utf8" });
+  if (done.status !== 0)
+    throw new Error(`${command} ${args.join(" ")}: ${done.error ?? done.stdout + done.stderr}`);
+  return done.stdout;
+}
+
+const writeJson = (path, value) => writeFileSync(path, `${JSON.stringify(value, undefined, 2)}\n`);
+
+/** Lays the package out in `folder`, which is made anew. */
+export function layOut(folder, architectures = ARCHITECTURES) {
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  run("tsc", ["-p", join(root, "tsconfig.build.json"), "--outDir", join(folder, "dist")], root);
+  for (const name of COPIED) cpSync(join(root, name), join(folder, name), { recursive: true });
+  for (const arch of architectures) prebuild(arch, join(folder, "prebuilds"));
+  chmodSync(join(folder, "bin", "weir"), 0o755);
+  const xxhash = join(dirname(require.resolve("xxhash-addon/package.json")), "LICENSE");
+  cpSync(xxhash, join(folder, "prebuilds", "LICENSE-xxHash"));
+
+  const dependencies = Object.entries(manifest.dependencies).filter(([name]) => !BUILD_ONLY.includes(name));
+  const { scripts: _scripts, devDependencies: _dev, ...rest } = manifest;
+  writeJson(join(folder, "package.json"), {
+    ...rest,
+    cpu: architectures,
+    dependencies: Object.fromEntries(dependencies),
+    bundleDependencies: [TRANSPILER],
+  });
+  bundleTranspiler(join(folder, "node_modules", TRANSPILER));
+}
+
+/** The transpiler, its tools alone; its package.json says which files those are. */
+function bundleTranspiler(folder) {
+  const from = dirname(dirname(fileURLToPath(import.meta.resolve(`${TRANSPILER}/component`))));
+  for (const name of TRANSPILER_FILES) {
+    mkdirSync(dirname(join(folder, name)), { recursive: true });
+    cpSync(join(from, name), join(folder, name));
+  }
+  const { name, version, license, repository, exports } = JSON.parse(
+    readFileSync(join(from, "package.json"), "utf8"),
+  );
+  const kept = Object.entries(exports)
+    .filter(([path]) => ["./component", "./wasm-tools"].includes(path))
+    .map(([path, { default: file }]) => [path, file]);
+  const description =
+    "The component and wasm-tools parts of jco-transpile, as published; the rest is left out.";
+  writeJson(join(folder, "package.json"), {
+    name,
+    version,
+    description,
+    license,
+    repository,
+    type: "module",
+    exports: Object.fromEntries(kept),
+  });
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const { values, positionals } = parseArgs({
+    allowPositionals: true,
+    options: { only: { type: "string" } },
+  });
+  const into = resolve(positionals[0] ?? join(root, "build"));
+  const folder = join(root, "build", "package");
+  layOut(folder, values.only === undefined ? ARCHITECTURES : [values.only]);
+  mkdirSync(into, { recursive: true });
+  const [packed] = JSON.parse(run("npm", ["pack", "--json", "--pack-destination", into], folder));
+  const file = join(into, packed.filename);
+  process.stdout.write(
+    `${relative(process.cwd(), file)}: ${(statSync(file).size / 2 ** 20).toFixed(1)} MiB\n`,
+  );
+}
