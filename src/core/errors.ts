@@ -18,6 +18,11 @@ export const ERRORS = {
     what: "The embedded broker's port is taken by another program.",
     remedy: "Stop the other broker, or set broker.port in weir.yaml, or broker.enabled: false.",
   },
+  "broker.tls": {
+    disposition: "retry",
+    what: "The embedded broker's certificate, key or authority can't be used.",
+    remedy: "Check the files that broker.tls names, and that the key belongs to the certificate.",
+  },
   "cli.agent-unreachable": {
     disposition: "retry",
     what: "No running agent answers on the data folder's socket.",

@@ -18,6 +18,8 @@ const encoder = new TextEncoder();
  * check names (`nameProblem`, `deviceProblem`) and values, because rows are on the hot path.
  */
 export class FrameBuilder {
+  /** Changes with each {@link build}: indexes from before are void then. */
+  generation = 0;
   #capacity: number;
   #rows = 0;
   #time: Float64Array;
@@ -150,6 +152,7 @@ export class FrameBuilder {
     this.#units = [];
     this.#blobBytes = [];
     this.#rows = 0;
+    this.generation += 1;
 
     const { devices, metrics, units, texts, blobs } = dictionaries;
     const encoded = [

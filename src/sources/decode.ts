@@ -8,6 +8,7 @@ import { deviceTime } from "./device-time.ts";
 import { atPath, pathNames } from "./json-path.ts";
 import type { DeviceRule } from "./options.ts";
 import { PathTree, Samples } from "./samples.ts";
+import { JsonScanner } from "./scan.ts";
 
 /** The metric of a plain value whose topic names no channel. */
 const PLAIN_METRIC = "value";
@@ -34,6 +35,7 @@ export class DeviceDecoder implements MessageDecoder {
   readonly #rules: readonly RulePaths[];
   readonly #paths = new PathTree();
   readonly #samples = new Samples();
+  readonly #scanner: JsonScanner;
 
   /** `rules`: the list that the routes' `rule` points into. */
   constructor(rules: readonly DeviceRule[]) {
@@ -44,13 +46,15 @@ export class DeviceDecoder implements MessageDecoder {
         time !== undefined && time.length > values.length && values.every((name, i) => time[i] === name);
       return { values, time, omit: among ? time.slice(values.length) : undefined };
     });
+    this.#scanner = new JsonScanner(this.#rules);
   }
 
   decode(message: DeviceMessage, into: FrameBuilder): string | undefined {
-    const samples = this.#samples;
-    samples.clear();
     if (message.route.device === "") return "the device id in the topic is over 256 bytes";
     const { payload } = message;
+    if (payload[0] === BRACE && this.#scanner.scan(message, into)) return undefined;
+    const samples = this.#samples;
+    samples.clear();
     if (payload.byteLength === 0) return "the payload is empty";
     let timeUs: number | undefined | string;
     try {
@@ -69,6 +73,7 @@ export class DeviceDecoder implements MessageDecoder {
     let status: number = message.retained ? Status.retained : 0;
     if (timeUs === undefined) status |= Status.gatewayTime;
     samples.moveTo(into, message.route.device, timeUs ?? message.timeUs, status);
+    if (payload[0] === BRACE) this.#scanner.learn(message);
     return undefined;
   }
 

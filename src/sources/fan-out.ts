@@ -1,46 +1,82 @@
 /**
- * Delivery to subscribers: the message bus of an Aedes broker (the interface of its `mqemitter`). Unlike that, it does not
- * make publishers wait: a subscriber that does not read must not stop devices.
+ * Delivery to subscribers. Publishers are not made to wait: a subscriber that does not read must not stop devices. What it
+ * can't take is bounded where it is written.
  */
-import type { AedesPublishPacket } from "aedes";
+import type { RetainedMessages } from "./broker-retained.ts";
+import type { Delivery, Subscriber } from "./listener-subscriber.ts";
 import { TopicTree } from "./topic-tree.ts";
 
-type Deliver = (packet: AedesPublishPacket, done: () => void) => void;
+/** One client's wish for the topics that match a filter. */
+export interface Subscription {
+  readonly subscriber: Subscriber;
+  readonly filter: string;
+  readonly qos: 0 | 1 | 2;
+  readonly noLocal: boolean;
+  readonly asPublished: boolean;
+  /** the subscription identifier that the client gave [5: 3.8.2.1.2] */
+  readonly id: number | undefined;
+}
 
-/** Hands each message to every matching subscription. What a subscriber can't take is bounded where it is written. */
+/** Hands each message to every client with a matching subscription, once. */
 export class FanOut {
-  readonly #tree = new TopicTree<Deliver>();
-  #delivered = 0;
-  /** Read by Aedes: how many messages are being delivered. */
-  readonly current = 0;
-  readonly concurrency = 0;
+  readonly retained: RetainedMessages;
+  readonly #tree = new TopicTree<Subscription>();
+  /** Changes with every subscription: what was found for a topic before is out of date. */
+  generation = 0;
 
-  on(filter: string, deliver: Deliver, done?: () => void): this {
-    this.#tree.add(filter, deliver);
-    if (done !== undefined) setImmediate(done);
-    return this;
+  constructor(retained: RetainedMessages) {
+    this.retained = retained;
   }
 
-  removeListener(filter: string, deliver: Deliver, done?: () => void): this {
-    this.#tree.remove(filter, deliver);
-    if (done !== undefined) setImmediate(done);
-    return this;
+  add(subscription: Subscription): void {
+    this.generation += 1;
+    this.#tree.add(subscription.filter, subscription);
   }
 
-  emit(packet: AedesPublishPacket, done: (error: null) => void): this {
-    // A client takes a message whose number is not above the last one's for a second copy. Aedes numbers messages when they
-    // are published, and one that is retained or QoS 1 is overtaken on its way here: it would be lost without a word.
-    this.#delivered += 1;
-    Reflect.set(packet, "brokerCounter", this.#delivered);
-    for (const deliver of this.#tree.match(packet.topic)) deliver(packet, nothing);
-    done(null);
-    return this;
+  remove(subscription: Subscription): void {
+    this.generation += 1;
+    this.#tree.remove(subscription.filter, subscription);
   }
 
-  close(done: () => void): this {
-    setImmediate(done);
-    return this;
+  /** Whether anybody wants messages of the topic. */
+  isWanted(topic: string): boolean {
+    return this.#match(topic).length > 0;
+  }
+
+  /** Writes the message to everybody who wants it; `from`: the client that published it. */
+  deliver(message: Delivery, from: object | undefined): void {
+    const found = this.#match(message.topic);
+    if (found.length === 1 && found[0] !== undefined) deliver(found[0].subscriber, found, message, from);
+    else if (found.length > 1) {
+      const clients = Map.groupBy(found, ({ subscriber }) => subscriber);
+      for (const [subscriber, subscriptions] of clients) deliver(subscriber, subscriptions, message, from);
+    }
+  }
+
+  /** A filter that begins with a wildcard does not match topics that begin with `$` [MQTT-4.7.2-1]. */
+  #match(topic: string): Subscription[] {
+    const found = this.#tree.match(topic);
+    return topic.startsWith("$") ? found.filter(({ filter }) => !/^[+#]/.test(filter)) : found;
   }
 }
 
-const nothing = (): void => {};
+/** Subscriptions of one client that overlap get one message, with the greatest of their QoS [MQTT-3.3.5-1]. */
+function deliver(
+  subscriber: Subscriber,
+  subscriptions: readonly Subscription[],
+  message: Delivery,
+  from: object | undefined,
+): void {
+  let most: 0 | 1 | 2 = 0;
+  let any = false;
+  let asPublished = false;
+  const ids: number[] = [];
+  for (const { qos, noLocal, asPublished: kept, id } of subscriptions) {
+    if (noLocal && from === subscriber.connection) continue; // [5: MQTT-3.8.3-3]
+    any = true;
+    if (qos > most) most = qos;
+    asPublished ||= kept;
+    if (id !== undefined) ids.push(id);
+  }
+  if (any) subscriber.deliver(message, most, asPublished && message.retain, ids); // [MQTT-3.3.1-9]
+}

@@ -1,6 +1,8 @@
 /** The `broker` and `sources` sections of weir.yaml. */
 import { z } from "zod";
+import { isPasswordHash } from "./broker-access.ts";
 import { isJsonPath } from "./json-path.ts";
+import { filterProblem } from "./mqtt-wire.ts";
 import { patternProblem } from "./topic-pattern.ts";
 
 const pattern = (captures: boolean) =>
@@ -45,6 +47,47 @@ export const RULE_PRESETS = [
   { topic: "/neuron/+/{device}/{channel}", values: "$.values", time: "$.timestamp" },
 ];
 
+const file = z.string().min(1).max(4096);
+const filters = z
+  .array(
+    z
+      .string()
+      .max(1024)
+      .check((context) => {
+        const problem = filterProblem(context.value);
+        if (problem !== undefined)
+          context.issues.push({ code: "custom", message: `the filter ${problem}`, input: context.value });
+      }),
+  )
+  .max(256);
+
+/** Whether a host name or address can only be reached from this machine. */
+const isLoopback = (host: string): boolean =>
+  host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
+
+const userSchema = z
+  .strictObject({
+    passwordHash: z
+      .string()
+      .refine(
+        isPasswordHash,
+        "expected scrypt$N$r$p$salt$hash, see docs/specs/broker.md; a password itself never stands here",
+      )
+      .optional()
+      .describe("scrypt hash of the password"),
+    certificate: z
+      .string()
+      .min(1)
+      .max(256)
+      .optional()
+      .describe("common name of the client certificate that is this user's; *: any that tls.ca signed"),
+    publish: filters.default(["#"]).describe("topic filters it may publish on; {user} is its name"),
+    subscribe: filters.default(["#"]).describe("topic filters it may subscribe to"),
+  })
+  .refine(({ passwordHash, certificate }) => passwordHash !== undefined || certificate !== undefined, {
+    error: "needs a passwordHash or a certificate",
+  });
+
 /** The embedded broker. */
 export const brokerSchema = z
   .strictObject({
@@ -54,8 +97,87 @@ export const brokerSchema = z
       .min(1)
       .max(255)
       .default("127.0.0.1")
-      .describe("the address to listen on; it has no authentication yet"),
+      .describe("the address to listen on without TLS; beyond the loopback only with users"),
     port: z.number().int().min(0).max(65_535).default(1883).describe("0: any free one"),
+    anonymous: z
+      .boolean()
+      .optional()
+      .describe("whether clients may come without a name; default: when there are no users"),
+    users: z
+      .record(
+        z.string().regex(/^[^\u0000-\u001f\u007f]{1,128}$/, "expected 1-128 printable characters"),
+        userSchema,
+      )
+      .default({})
+      .describe("who may connect, and what they may do"),
+    tls: z
+      .strictObject({
+        host: z.string().min(1).max(255).default("0.0.0.0"),
+        port: z.number().int().min(0).max(65_535).default(8883),
+        cert: file.describe("file of the broker's certificate, with what it was signed by"),
+        key: file.describe("file of its key"),
+        ca: file.optional().describe("file of the authority that signs client certificates"),
+        clients: z
+          .enum(["none", "optional", "required"])
+          .default("none")
+          .describe("client certificates: not asked for, checked where there is one, or required"),
+      })
+      .refine(({ ca, clients }) => (clients === "none") === (ca === undefined), {
+        error: "ca goes with clients: optional or required",
+        path: ["ca"],
+      })
+      .optional()
+      .describe("a second port, with TLS"),
+    limits: z
+      .strictObject({
+        connections: z.number().int().min(1).max(100_000).default(1000),
+        packetKiB: z.number().int().min(1).max(260).default(260).describe("greatest packet"),
+        topicLevels: z.number().int().min(1).max(64).default(64),
+        subscriptions: z.number().int().min(0).max(4096).default(256).describe("of one client"),
+        messagesPerSecond: z
+          .number()
+          .int()
+          .min(0)
+          .max(10_000_000)
+          .default(0)
+          .describe("of one client: a faster one is slowed down; 0: no limit"),
+        retainedMessages: z.number().int().min(0).max(1_000_000).default(16_384).describe("of all clients"),
+        retainedMiB: z.number().int().min(0).max(1024).default(64),
+      })
+      .prefault({}),
+  })
+  .check((context) => {
+    const { anonymous, users, host, tls, enabled } = context.value;
+    const nobody = Object.keys(users).length === 0;
+    const open = anonymous ?? nobody;
+    const refuse = (path: string[]): void => {
+      context.issues.push({
+        code: "custom",
+        message:
+          "clients without a name are let in on the loopback only: add broker.users, set anonymous: false, or take 127.0.0.1",
+        input: context.value,
+        path,
+      });
+    };
+    if (!enabled) return;
+    if (!open && nobody)
+      context.issues.push({
+        code: "custom",
+        message: "nobody could connect: add broker.users",
+        input: context.value,
+        path: ["anonymous"],
+      });
+    if (open && !isLoopback(host)) refuse(["host"]);
+    if (open && tls !== undefined && tls.clients !== "required" && !isLoopback(tls.host))
+      refuse(["tls", "host"]);
+    const wantsCertificates = Object.values(users).some(({ certificate }) => certificate !== undefined);
+    if (wantsCertificates && (tls === undefined || tls.clients === "none"))
+      context.issues.push({
+        code: "custom",
+        message: "a user has a certificate: set broker.tls with ca and clients: optional or required",
+        input: context.value,
+        path: ["tls"],
+      });
   })
   .prefault({});
 
@@ -67,8 +189,6 @@ const everySchema = z
   .prefault({});
 
 const name = z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -");
-const file = z.string().min(1).max(4096);
-
 /** An external broker. */
 export const mqttSourceSchema = z
   .strictObject({
