@@ -28,12 +28,12 @@ const errorOf = (work: () => unknown): string => {
 
 describe("files of the configuration", () => {
   test("conf.d is merged in the order of names: mappings by key, lists as a whole", () => {
-    write("weir.yaml", "broker: {port: 1, host: 10.0.0.1}\nsources: {devices: [{topic: 'a/{device}'}]}\n");
+    write("weir.yaml", "broker: {port: 1, host: 127.0.0.9}\nsources: {devices: [{topic: 'a/{device}'}]}\n");
     write("conf.d/20-b.yaml", "broker: {port: 3}\n");
     write("conf.d/10-a.yaml", "broker: {port: 2}\nsources: {devices: [{topic: 'b/{device}'}]}\n");
     write("conf.d/ignored.txt", "broker: {port: 9}\n");
     const { config, files } = load();
-    expect(config.broker).toMatchObject({ port: 3, host: "10.0.0.1" });
+    expect(config.broker).toMatchObject({ port: 3, host: "127.0.0.9" });
     expect(config.sources.devices.map(({ topic }) => topic)).toEqual(["b/{device}"]);
     expect(files).toEqual(
       ["weir.yaml", "conf.d/10-a.yaml", "conf.d/20-b.yaml"].map((name) => join(dir, name)),
