@@ -12,6 +12,7 @@
         "native/bpf/probes.c",
         "native/hash/crc32c.cc",
         "native/ring/ring.cc",
+        "native/service/notify.cc",
       ],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")", "native/bpf/include"],
       "defines": ["NAPI_VERSION=8", "NAPI_DISABLE_CPP_EXCEPTIONS", "NODE_ADDON_API_DISABLE_DEPRECATED"],

@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "../hash/crc32c.h"
+#include "../service/notify.h"
 
 namespace weir {
 namespace {
@@ -34,6 +35,7 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("probeMemory", &Module::ProbeMemory),
                   InstanceMethod("crc32c", &Module::Crc32c),
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
+                  InstanceMethod("notifyService", &Module::NotifyService),
                   InstanceValue("crc32cImplementation", Napi::String::New(env, Crc32cImplementation())),
 #ifdef WEIR_BENCH
                   InstanceMethod("startFlood", &Module::StartFlood),
@@ -119,6 +121,14 @@ Napi::Value Module::Crc32c(const Napi::CallbackInfo &info) {
   auto bytes = info[0].As<Napi::Uint8Array>();
   const uint32_t seed = info[1].As<Napi::Number>().Uint32Value();
   return Napi::Number::New(info.Env(), weir::Crc32c({bytes.Data(), bytes.ElementLength()}, seed));
+}
+
+// notifyService(address: string, message: string): number; 0, or an errno
+Napi::Value Module::NotifyService(const Napi::CallbackInfo &info) {
+  if (!info[0].IsString() || !info[1].IsString()) return Throw(info, "notifyService(address, message)");
+  const std::string address = info[0].As<Napi::String>();
+  const std::string message = info[1].As<Napi::String>();
+  return Napi::Number::New(info.Env(), weir::NotifyService(address, message));
 }
 
 // bootTimeOffsetUs(): number; an event's time_ns / 1000 plus this is microseconds since the Unix

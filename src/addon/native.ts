@@ -22,6 +22,8 @@ export interface Native {
   probeMemory(name: string): number;
   crc32c(bytes: Uint8Array, seed: number): number;
   bootTimeOffsetUs(): number;
+  /** 0, or a positive errno */
+  notifyService(address: string, message: string): number;
   readonly crc32cImplementation: string;
 }
 
@@ -38,6 +40,7 @@ const FUNCTIONS = [
   "probeMemory",
   "crc32c",
   "bootTimeOffsetUs",
+  "notifyService",
 ];
 
 function isNative(loaded: unknown): loaded is Native {
