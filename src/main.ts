@@ -1,5 +1,6 @@
 /** The agent, put together. Everything here is wiring: what things do is in their folders. */
 import { extname } from "node:path";
+import { ServiceManager } from "./addon/service.ts";
 import { ApiClient } from "./api/client.ts";
 import { ApiServer } from "./api/server.ts";
 import type {
@@ -58,6 +59,7 @@ export class Agent {
   readonly #parts = new Map<string, PartStatus>();
   readonly #startedMs = Date.now();
   readonly #uplinks: { readonly uplink: Uplink; readonly forward: Forward }[] = [];
+  readonly #service = new ServiceManager(process.env);
   readonly #failed = Promise.withResolvers<WeirError>();
   #folder: HeldDataFolder | undefined;
   #outbox: WorkerOutbox | undefined;
@@ -169,6 +171,8 @@ export class Agent {
     await Promise.all(this.#external.map((source) => source.start(ingest, signal)));
     await this.#startHost(ingest);
     await this.#serve(folder);
+    const untold = this.#service.ready();
+    if (untold !== undefined) log("warn", `the service manager was not told that Weir is ready: ${untold}`);
   }
 
   /**
@@ -176,6 +180,7 @@ export class Agent {
    * @returns false when something that was not acknowledged had to be left: its senders will send it again
    */
   async stop(): Promise<boolean> {
+    this.#service.stopping();
     await this.#kernel?.stop();
     await this.#system?.stop();
     await this.#broker?.stop();
@@ -191,6 +196,7 @@ export class Agent {
     await this.#broker?.close();
     await this.#api?.stop();
     this.#folder?.release();
+    this.#service.close();
     return committed;
   }
 

@@ -22,8 +22,8 @@ int NotifyService(std::string_view address, std::string_view message) {
 
   const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return errno;
-  const ssize_t sent = sendto(fd, message.data(), message.size(), MSG_NOSIGNAL,
-                              reinterpret_cast<const sockaddr*>(&to), size);
+  const ssize_t sent =
+      sendto(fd, message.data(), message.size(), MSG_NOSIGNAL, reinterpret_cast<const sockaddr*>(&to), size);
   const int error = sent < 0 ? errno : 0;
   close(fd);
   return error;
