@@ -27,7 +27,7 @@ export interface Route {
 /** What became of a message: only `committed` and `rejected` may be acknowledged to the device. */
 export type Outcome = "committed" | "rejected" | "dropped";
 
-/** A message from a device, with the route that its topic has. */
+/** A message from a device, with the route that its topic has. Its members may be getters: not to be spread. */
 export interface DeviceMessage {
   readonly topic: string;
   readonly route: Route;

@@ -25,6 +25,11 @@ import { Store } from "./store.ts";
 const MOST_CALLS = 512;
 /** How often the database is tidied up, in milliseconds. */
 const MAINTAIN_MS = 1_000;
+/**
+ * Least time between two notices that there is something to lease, in milliseconds: a lease and its acknowledgement are a
+ * transaction each, and what comes in within it shares them.
+ */
+const READY_MS = 10;
 /** Longest timer, in milliseconds: clocks are set, so it is worth looking now and then. */
 const LONGEST_WAIT_MS = 60_000;
 
@@ -77,6 +82,8 @@ class Server {
   #timer: NodeJS.Timeout | undefined;
   #maintenance: NodeJS.Timeout | undefined;
   #idle = false;
+  /** when `ready` was said last, on the monotonic clock */
+  #readyAt = -READY_MS;
 
   constructor(port: MessagePort, store: Store, consumers: readonly Consumer[]) {
     this.#port = port;
@@ -268,6 +275,7 @@ class Server {
   #announce(): void {
     const now = Date.now();
     const monotonic = performance.now();
+    const quiet = this.#readyAt + READY_MS - monotonic;
     let wait = LONGEST_WAIT_MS;
     let ready = false;
     for (const consumer of this.#consumers) {
@@ -276,12 +284,15 @@ class Server {
         (this.#store.dueAt(consumer.name) ?? Number.POSITIVE_INFINITY) - now,
         (consumer.encoder.derivedDueMs ?? Number.POSITIVE_INFINITY) - monotonic,
       );
-      if (dueIn <= 0) {
+      if (dueIn <= 0 && quiet <= 0) {
         ready = true;
         consumer.hungry = false;
-      } else wait = Math.min(wait, dueIn);
+      } else wait = Math.min(wait, Math.max(dueIn, quiet));
     }
-    if (ready) this.#port.postMessage({ type: "ready" } satisfies Notice);
+    if (ready) {
+      this.#readyAt = monotonic;
+      this.#port.postMessage({ type: "ready" } satisfies Notice);
+    }
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#announce(), Math.ceil(wait));
   }

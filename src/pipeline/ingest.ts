@@ -20,7 +20,6 @@ import type {
   Intake,
   MessageDecoder,
   Outbox,
-  Outcome,
   PluginChain,
   Stream,
 } from "../core/ports.ts";
@@ -60,12 +59,6 @@ const TICK_MS = 50;
 /** Longest wait between tries of a commit that fails, in milliseconds. */
 const MOST_BACKOFF_MS = 5_000;
 
-/** A message's place in its chunk. */
-interface Waiting {
-  readonly message: DeviceMessage;
-  outcome: Outcome;
-}
-
 /** An input, kept until its output is committed or it is set aside. */
 interface Pending {
   readonly stream: Stream;
@@ -73,8 +66,11 @@ interface Pending {
   readonly frame: Frame;
   readonly messages: ReadonlyMap<string, Messages>;
   /** messages by decoder plugin, in the order of their columns */
-  readonly byPlugin: ReadonlyMap<string, readonly Waiting[]>;
-  readonly waiting: readonly Waiting[];
+  readonly byPlugin: ReadonlyMap<string, readonly DeviceMessage[]>;
+  /** messages that are to be settled; nobody waits for QoS 0 */
+  readonly waiting: readonly DeviceMessage[];
+  /** of all messages, those that turned out not to be valid */
+  readonly refused: Set<DeviceMessage>;
   readonly bytes: number;
   readonly without: Set<string>;
   readonly failures: Map<string, number>;
@@ -96,8 +92,10 @@ export class Ingest implements Intake {
   readonly #retry: Pending[] = [];
   #commitError: unknown;
   #builder = new FrameBuilder(4096);
-  #waiting: Waiting[] = [];
-  #byPlugin = new Map<string, { readonly builder: MessagesBuilder; readonly waiting: Waiting[] }>();
+  #waiting: DeviceMessage[] = [];
+  #refused = new Set<DeviceMessage>();
+  #byPlugin = new Map<string, { readonly builder: MessagesBuilder; readonly waiting: DeviceMessage[] }>();
+  #openMessages = 0;
   #openBytes = 0;
   #linger: NodeJS.Timeout | undefined;
   #ticker: NodeJS.Timeout | undefined;
@@ -152,16 +150,16 @@ export class Ingest implements Intake {
     }
     source.out += 1;
     this.#decode.in += 1;
-    const waiting: Waiting = { message, outcome: "committed" };
     const plugin = message.route.plugin;
-    if (plugin === undefined) this.#decodeNow(waiting);
-    else this.#decodeLater(plugin, waiting);
-    this.#waiting.push(waiting);
+    if (plugin === undefined) this.#decodeNow(message);
+    else this.#decodeLater(plugin, message);
+    if (message.settle !== undefined) this.#waiting.push(message);
+    this.#openMessages += 1;
     this.#openBytes += message.payload.byteLength + 64;
     const { chunkSamples, lingerMs } = this.#parts.options;
     if (
       this.#builder.rows >= chunkSamples ||
-      this.#waiting.length >= chunkSamples ||
+      this.#openMessages >= chunkSamples ||
       this.#openBytes > CHUNK_BYTES ||
       this.#builder.byteLength > FRAME_BYTES
     ) {
@@ -227,42 +225,42 @@ export class Ingest implements Intake {
     return drained;
   }
 
-  #decodeNow(waiting: Waiting): void {
+  #decodeNow(message: DeviceMessage): void {
     const before = this.#builder.rows;
-    const reason = this.#parts.decoder.decode(waiting.message, this.#builder);
+    const reason = this.#parts.decoder.decode(message, this.#builder);
     if (reason === undefined) {
       this.#decode.out += 1;
       this.#decode.note("made", this.#builder.rows - before);
     } else {
-      this.#refuse(waiting, reason);
+      this.#refuse(message, reason, this.#refused);
     }
   }
 
-  #decodeLater(plugin: string, waiting: Waiting): void {
+  #decodeLater(plugin: string, message: DeviceMessage): void {
     let group = this.#byPlugin.get(plugin);
     if (group === undefined) {
       group = { builder: new MessagesBuilder(), waiting: [] };
       this.#byPlugin.set(plugin, group);
     }
-    const { route, topic, timeUs, payload } = waiting.message;
+    const { route, topic, timeUs, payload } = message;
     group.builder.add(route.device, route.channel, topic, timeUs, payload);
-    group.waiting.push(waiting);
+    group.waiting.push(message);
     this.#heldMessages += 1;
   }
 
-  #refuse(waiting: Waiting, reason: string): void {
-    waiting.outcome = "rejected";
+  #refuse(message: DeviceMessage, reason: string, refused: Set<DeviceMessage>): void {
+    refused.add(message);
     this.#decode.rejected += 1;
-    this.#parts.rejected.add(waiting.message, reason);
+    this.#parts.rejected.add(message, reason);
   }
 
   #seal(): void {
     clearTimeout(this.#linger);
     this.#linger = undefined;
-    if (this.#waiting.length === 0) return;
+    if (this.#openMessages === 0) return;
     const frame = this.#builder.build();
     const messages = new Map<string, Messages>();
-    const byPlugin = new Map<string, readonly Waiting[]>();
+    const byPlugin = new Map<string, readonly DeviceMessage[]>();
     for (const [plugin, group] of this.#byPlugin) {
       messages.set(plugin, group.builder.build());
       byPlugin.set(plugin, group.waiting);
@@ -272,10 +270,13 @@ export class Ingest implements Intake {
       messages,
       byPlugin,
       waiting: this.#waiting,
+      refused: this.#refused,
       bytes: frame.byteLength + this.#openBytes,
     });
     this.#waiting = [];
+    this.#refused = new Set();
     this.#byPlugin = new Map();
+    this.#openMessages = 0;
     this.#openBytes = 0;
   }
 
@@ -362,7 +363,7 @@ export class Ingest implements Intake {
         if (thrown instanceof WeirError && thrown.disposition === "reject") {
           count.rejected += rows;
           this.#parts.log("error", `a chunk of ${rows} samples was rejected: ${thrown.message}`);
-          for (const waiting of pending.waiting) waiting.outcome = "rejected";
+          for (const message of pending.waiting) pending.refused.add(message);
           this.#finish(pending, { ...output, effects: [] });
           return true;
         }
@@ -384,12 +385,13 @@ export class Ingest implements Intake {
   #finish(pending: Pending, output: ChainOutput): void {
     const { ledger } = this.#parts;
     for (const { plugin, index, reason } of output.rejected) {
-      const waiting = pending.byPlugin.get(plugin)?.[index];
-      if (waiting !== undefined && waiting.outcome === "committed") this.#refuse(waiting, reason);
+      const message = pending.byPlugin.get(plugin)?.[index];
+      if (message !== undefined && !pending.refused.has(message))
+        this.#refuse(message, reason, pending.refused);
     }
     for (const group of pending.byPlugin.values()) {
       this.#heldMessages -= group.length;
-      for (const waiting of group) if (waiting.outcome === "committed") this.#decode.out += 1;
+      for (const message of group) if (!pending.refused.has(message)) this.#decode.out += 1;
     }
     for (const part of output.counts) {
       const count = ledger.stage("plugin", part.plugin, "samples");
@@ -402,7 +404,9 @@ export class Ingest implements Intake {
     }
     this.#queuedBytes -= pending.bytes;
     if (this.#careful > 0) this.#careful -= 1;
-    for (const { message, outcome } of pending.waiting) message.settle?.(outcome);
+    const { waiting, refused } = pending;
+    for (const message of waiting)
+      message.settle?.(refused.size > 0 && refused.has(message) ? "rejected" : "committed");
     if (output.effects.some((effect) => effect.type === "publish")) this.#parts.onEffects();
   }
 
@@ -481,6 +485,7 @@ function emptyPending(source: string, stream: Stream, frame: Frame): Omit<Pendin
     messages: new Map(),
     byPlugin: new Map(),
     waiting: [],
+    refused: new Set(),
     without: new Set(),
     failures: new Map(),
     tick: undefined,

@@ -205,15 +205,15 @@ export class EmbeddedBroker implements Source, LocalPublisher {
       admit: (connection, connect) => this.#admit(connection, connect),
       joined: (connection) => this.#joined(connection),
       unmatched: () => this.#count.note("unmatched", 1),
-      pass: (known, payload, qos, retain, from) => {
+      isWanted: (known) => {
         const fanOut = this.#fanOut;
         if (known.generation !== fanOut.generation) {
           known.generation = fanOut.generation;
           known.wanted = fanOut.isWanted(known.topic);
         }
-        if (!known.wanted && !retain) return;
-        this.#pass(deliveryOf(known, payload, qos, retain), from);
+        return known.wanted;
       },
+      pass: (known, payload, qos, retain, from) => this.#pass(deliveryOf(known, payload, qos, retain), from),
       refused: (connection, why) => this.#refused(connection, why),
       maySubscribe: ({ identity }, filter) =>
         identity?.maySubscribe(filter) === true ? undefined : Reason.notAuthorized,

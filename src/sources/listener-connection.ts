@@ -65,6 +65,8 @@ export interface ListenerHost extends SubscriberHost {
   joined(connection: ClientConnection): void;
   /** A message that no rule matches. */
   unmatched(): void;
+  /** Whether anybody wants messages of a topic. */
+  isWanted(known: KnownTopic): boolean;
   /** Passes a message on to subscribers, and keeps it when it is to be retained. */
   pass(
     known: KnownTopic,
@@ -77,45 +79,87 @@ export interface ListenerHost extends SubscriberHost {
   refused(connection: ClientConnection, why: string): void;
 }
 
-/** A message that is acknowledged once it is settled. */
-class HeldMessage implements DeviceMessage {
-  readonly topic: string;
-  readonly route: Route;
-  readonly payload: Uint8Array;
+/** What was read at once: its messages lie in it. */
+interface Piece {
+  readonly bytes: Buffer;
+  /** microseconds since the Unix epoch */
   readonly timeUs: number;
-  readonly qos: 1 | 2;
-  readonly retained = false;
+  /** the payload that was asked for last, and whose it is */
+  view: Uint8Array;
+  viewOf: HeldMessage | undefined;
+}
+
+/**
+ * A message that is acknowledged once it is settled. There are as many as are being committed, and they outlive a young
+ * generation: so it says where things are, and makes them when they are asked for.
+ */
+class HeldMessage implements DeviceMessage {
   readonly known: KnownTopic;
-  readonly retain: boolean;
-  readonly id: number;
+  readonly route: Route;
+  /** packet identifier, then a bit each for QoS 2 and retain */
+  readonly packed: number;
   readonly place: number;
   /** of what was read, what it keeps from being freed */
   bytes: number;
   readonly #connection: ClientConnection;
+  readonly #piece: Piece;
+  readonly #from: number;
+  readonly #to: number;
 
   constructor(
     connection: ClientConnection,
     known: KnownTopic,
     route: Route,
-    payload: Uint8Array,
-    timeUs: number,
-    qos: 1 | 2,
-    retain: boolean,
-    id: number,
+    piece: Piece,
+    from: number,
+    to: number,
+    packed: number,
     place: number,
     bytes: number,
   ) {
     this.#connection = connection;
-    this.topic = known.topic;
-    this.route = route;
-    this.payload = payload;
-    this.timeUs = timeUs;
-    this.qos = qos;
     this.known = known;
-    this.retain = retain;
-    this.id = id;
+    this.route = route;
+    this.#piece = piece;
+    this.#from = from;
+    this.#to = to;
+    this.packed = packed;
     this.place = place;
     this.bytes = bytes;
+  }
+
+  get topic(): string {
+    return this.known.topic;
+  }
+
+  get payload(): Uint8Array {
+    const piece = this.#piece;
+    if (piece.viewOf !== this) {
+      piece.viewOf = this;
+      piece.view = piece.bytes.subarray(this.#from, this.#to);
+    }
+    return piece.view;
+  }
+
+  get timeUs(): number {
+    return this.#piece.timeUs;
+  }
+
+  get qos(): 1 | 2 {
+    return (this.packed & 2) !== 0 ? 2 : 1;
+  }
+
+  get retained(): false {
+    return false;
+  }
+
+  get id(): number {
+    return this.packed >> 2;
+  }
+
+  /** It is to be kept for later subscribers. */
+  get retain(): boolean {
+    return (this.packed & 1) !== 0;
   }
 
   settle(outcome: Outcome): void {
@@ -153,7 +197,7 @@ export class ClientConnection {
   #lastHeld: HeldMessage | undefined;
   /** where what is charged to held messages ends, in the bytes at hand */
   #charged = 0;
-  #timeUs = 0;
+  #piece: Piece = { bytes: EMPTY, timeUs: 0, view: EMPTY, viewOf: undefined };
   #parts: Buffer[] = [];
   #partBytes = 0;
   #need = 0;
@@ -203,7 +247,9 @@ export class ClientConnection {
     this.#heldBytes -= message.bytes;
     this.#heldMessages -= 1;
     this.#host.hold(-message.bytes);
-    if (outcome !== "dropped") this.#pass(message.known, message.payload, message.qos, message.retain);
+    const { known, retain } = message;
+    if (outcome !== "dropped" && (retain || this.#host.isWanted(known)))
+      this.#host.pass(known, message.payload, message.qos, retain, this);
     if (this.ended) return;
     if (outcome === "dropped") {
       // Without an acknowledgement the connection has to end, and the client sends it again.
@@ -300,7 +346,7 @@ export class ClientConnection {
     const end = bytes.length;
     const most = this.#host.limits.packetBytes;
     this.#charged = 0;
-    this.#timeUs = Date.now() * 1000;
+    this.#piece = { bytes, timeUs: Date.now() * 1000, view: EMPTY, viewOf: undefined };
     let at = 0;
     this.#need = 2;
     while (end - at >= 2) {
@@ -452,7 +498,6 @@ export class ClientConnection {
       else this.end(Reason.notAuthorized);
       return;
     }
-    const payload = bytes.subarray(at, to);
     const retain = (first & 1) !== 0;
     if (qos === 2) {
       const acked = this.#open.get(id);
@@ -471,17 +516,18 @@ export class ClientConnection {
     if (route === undefined) {
       this.#host.unmatched();
       if (qos > 0) this.#ackNow(id, qos, Reason.success);
-      this.#pass(known, payload, qos === 0 ? 0 : qos === 1 ? 1 : 2, retain);
+      this.#pass(known, bytes.subarray(at, to), qos === 0 ? 0 : qos === 1 ? 1 : 2, retain);
       return;
     }
     if (qos === 0) {
+      const payload = bytes.subarray(at, to);
       // What a plugin decodes is kept until its chunk is sealed: alone, not with all that was read.
       const own = route.plugin === undefined ? payload : Buffer.from(payload);
       this.#host.intake?.message({
         topic: known.topic,
         route,
         payload: own,
-        timeUs: this.#timeUs,
+        timeUs: this.#piece.timeUs,
         qos: 0,
         retained: false,
         settle: undefined,
@@ -495,18 +541,8 @@ export class ClientConnection {
     this.#heldBytes += size;
     this.#heldMessages += 1;
     this.#host.hold(size);
-    const held = new HeldMessage(
-      this,
-      known,
-      route,
-      payload,
-      this.#timeUs,
-      qos === 1 ? 1 : 2,
-      retain,
-      id,
-      place,
-      size,
-    );
+    const packed = (id << 2) | (qos === 2 ? 2 : 0) | (retain ? 1 : 0);
+    const held = new HeldMessage(this, known, route, this.#piece, at, to, packed, place, size);
     this.#lastHeld = held;
     this.#host.intake?.message(held);
   }
@@ -528,7 +564,7 @@ export class ClientConnection {
   }
 
   #pass(known: KnownTopic, payload: Uint8Array, qos: 0 | 1 | 2, retain: boolean): void {
-    this.#host.pass(known, payload, qos, retain, this);
+    if (retain || this.#host.isWanted(known)) this.#host.pass(known, payload, qos, retain, this);
   }
 
   #ackNow(id: number, qos: number, reason: number): void {

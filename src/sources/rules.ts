@@ -24,7 +24,9 @@ export class RuleDecoder implements MessageDecoder {
       case "cbor": {
         const json = cborToJson(message.payload);
         if (typeof json !== "string") return json.reason;
-        return this.#json.decode({ ...message, payload: Buffer.from(json) }, into);
+        const { topic, route, timeUs, qos, retained } = message;
+        const payload = Buffer.from(json);
+        return this.#json.decode({ topic, route, payload, timeUs, qos, retained, settle: undefined }, into);
       }
       default:
         return this.#json.decode(message, into);
