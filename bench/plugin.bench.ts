@@ -147,6 +147,8 @@ try {
         version: "0",
         hash: "",
         order: 0,
+        lanes: 1,
+        perDevice: false,
         config,
         vetted,
         startMs: 5_000,

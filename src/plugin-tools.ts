@@ -108,6 +108,7 @@ async function runCase(folder: string, plugin: string, dir: string): Promise<str
   const config: unknown = existsSync(configFile) ? parse(readText(configFile)) : {};
   const options = pluginsSchema.parse({
     dir: join(folder, "plugins"),
+    lanes: 1,
     [plugin]: { bind: { devices: ["*"] }, config: config ?? {} },
   });
   const decisions = new Map<string, string>();

@@ -48,6 +48,8 @@ export interface PluginStatus {
   readonly bind: string;
   readonly failures: number;
   readonly restarts: number;
+  /** threads that it runs on, its devices divided among them */
+  readonly lanes: number;
   /** ids of the versions that are kept, newest first */
   readonly versions: readonly string[];
   /** it was rolled back: the dropped version does not run */

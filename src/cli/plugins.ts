@@ -75,6 +75,7 @@ function show(detail: PluginDetail): void {
   if (detail.reason !== undefined) row("reason", detail.reason);
   row("bound to", detail.bind);
   row("order", String(detail.order));
+  row("lanes", String(detail.lanes));
   row("exports", detail.exports.join(", "));
   row("failures", `${detail.failures}, restarted ${detail.restarts} times`);
   row("kept", detail.versions.map((id) => id.slice(0, 12)).join(", "));

@@ -64,6 +64,27 @@ export class MessagesBuilder {
   }
 }
 
+/** Some of the messages, by their indexes, in that order; the dictionaries stay whole. */
+export function pick(messages: Messages, indexes: readonly number[]): Messages {
+  const column = (from: Uint32Array): Uint32Array => Uint32Array.from(indexes, (index) => from[index] ?? 0);
+  const payloads = indexes.map((index) =>
+    messages.payload.subarray(index === 0 ? 0 : messages.end[index - 1], messages.end[index]),
+  );
+  let bytes = 0;
+  return {
+    ...messages,
+    device: column(messages.device),
+    channel: column(messages.channel),
+    topic: column(messages.topic),
+    time: Float64Array.from(indexes, (index) => messages.time[index] ?? 0),
+    end: Uint32Array.from(payloads, (payload) => {
+      bytes += payload.byteLength;
+      return bytes;
+    }),
+    payload: Buffer.concat(payloads),
+  };
+}
+
 function intern(entries: Map<string, number>, entry: string): number {
   let index = entries.get(entry);
   if (index === undefined) {

@@ -78,7 +78,7 @@ interface Pending {
   readonly tick: (() => Promise<ChainResult> | undefined) | undefined;
 }
 
-/** The ingest loop of one lane. */
+/** The ingest loop. */
 export class Ingest implements Intake {
   readonly #parts: IngestParts;
   readonly #source: StageCount;

@@ -17,6 +17,8 @@ export interface PluginInfo {
   /** why it isn't on, why it last failed, or why it isn't the version that was dropped */
   readonly reason: string | undefined;
   readonly order: number;
+  /** threads that it runs on, its devices divided among them */
+  readonly lanes: number;
   readonly exports: readonly string[];
   readonly binding: Binding;
   readonly limits: PluginLimits | undefined;

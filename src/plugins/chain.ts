@@ -1,5 +1,5 @@
 /**
- * The plugins of one lane, in their order: decoders over raw messages first, then every transform over the rows that are
+ * The plugins in their order: decoders over raw messages first, then every transform over the rows that are
  * bound to it, each followed by its timer when that is due.
  *
  * Several inputs are on their way at a time. An input enters a stage only after the one before it has: each stage hands
@@ -94,7 +94,7 @@ class Stopped {
   }
 }
 
-/** One lane's chain. The runners are started by their owner. */
+/** The chain. The runners are started by their owner. */
 export class Chain implements PluginChain {
   #stages: readonly Stage[] = [];
   #decoders: ReadonlySet<string> = new Set();

@@ -13,6 +13,7 @@ import {
   MOST_NAME,
   MOST_TEXT,
   type OpenRequest,
+  ownsScope,
   type ResultFields,
   SEVERITIES,
   STATE_ENTRY_BYTES,
@@ -115,13 +116,13 @@ export class GuestImports {
   #get(scope: unknown, key: unknown): Uint8Array | undefined {
     if (!this.#request.grants.state) this.#deny("state", "needs: { state: true } in its plugin.yaml");
     // A copy: what the component gets must not change what is kept.
-    return this.#state.get(`${name(scope)}\0${name(key)}`)?.slice();
+    return this.#state.get(`${this.#scope(scope)}\0${name(key)}`)?.slice();
   }
 
   #set(scope: unknown, key: unknown, value: unknown): void {
     if (!this.#request.grants.state) this.#deny("state", "needs: { state: true } in its plugin.yaml");
     if (!(value instanceof Uint8Array)) refuse("invalid");
-    const [inScope, inKey] = [name(scope), name(key)];
+    const [inScope, inKey] = [this.#scope(scope), name(key)];
     const id = `${inScope}\0${inKey}`;
     const before = this.#state.get(id);
     const more = weight(inScope, inKey, value) - (before === undefined ? 0 : weight(inScope, inKey, before));
@@ -133,13 +134,20 @@ export class GuestImports {
 
   #delete(scope: unknown, key: unknown): void {
     if (!this.#request.grants.state) this.#deny("state", "needs: { state: true } in its plugin.yaml");
-    const [inScope, inKey] = [name(scope), name(key)];
+    const [inScope, inKey] = [this.#scope(scope), name(key)];
     const id = `${inScope}\0${inKey}`;
     const before = this.#state.get(id);
     if (before === undefined) return;
     this.#stateBytes -= weight(inScope, inKey, before);
     this.#state.delete(id);
     this.#changed.set(id, { scope: inScope, key: inKey });
+  }
+
+  /** A scope that is this lane's to read and change. */
+  #scope(given: unknown): string {
+    const scope = name(given);
+    if (!ownsScope(this.#request, scope)) refuse("invalid");
+    return scope;
   }
 
   #publish(topic: unknown, payload: unknown, qos: unknown, retain: unknown): void {

@@ -10,6 +10,7 @@ import type { Messages } from "../core/messages.ts";
 import type { StateEntry } from "../core/ports.ts";
 import { topicMatches } from "./glob.ts";
 import type { Slot } from "./host.ts";
+import type { LanePlace } from "./lane-of.ts";
 import type { PluginLimits } from "./manifest.ts";
 import type { Vetted } from "./vet.ts";
 import {
@@ -25,6 +26,7 @@ import {
   MOST_EFFECT_BYTES,
   MOST_TEXT,
   type OpenRequest,
+  ownsScope,
   type ResultFields,
   STATE_ENTRY_BYTES,
   Wire,
@@ -42,6 +44,8 @@ export interface InstanceSpec {
   readonly vetted: Pick<Vetted, "dir" | "exports" | "files" | "memories">;
   readonly limits: PluginLimits;
   readonly grants: OpenRequest["grants"];
+  /** set where it keeps state for devices alone: the lane that this instance is */
+  readonly lane?: LanePlace;
   /** JSON */
   readonly config: string;
   /** how long loading and `configure` may take together */
@@ -74,6 +78,12 @@ interface Call {
 }
 
 const NOTHING = new Uint8Array(0);
+
+/** What the chain calls: one instance, or a plugin's lanes as one. */
+export type Callable = Pick<
+  Instance,
+  "failure" | "prepare" | "open" | "transform" | "decode" | "tick" | "stop"
+>;
 
 /** An instance; {@link Instance.prepare} comes first, then {@link Instance.open}. */
 export class Instance {
@@ -134,9 +144,15 @@ export class Instance {
     state: readonly StateEntry[],
     limitMs: number = this.#spec.startMs,
   ): Promise<InstanceResult | InstanceFailure> {
-    const { config, grants, limits } = this.#spec;
+    const { config, grants, lane, limits } = this.#spec;
     for (const { scope, key, value } of state) this.#account(scope, key, value.byteLength);
-    return this.#ask(Wire.open, encodeOpen({ config, grants, limits }, state), [], 0, limitMs);
+    return this.#ask(
+      Wire.open,
+      encodeOpen({ config, grants, limits, ...(lane === undefined ? {} : { lane }) }, state),
+      [],
+      0,
+      limitMs,
+    );
   }
 
   /** Runs `transform`. The frame's buffer must stay unchanged until the answer. */
@@ -271,7 +287,10 @@ export class Instance {
   #check({ state, effects, rejected }: ResultFields, messages: number): void {
     const { limits, grants } = this.#spec;
     if (state.length > 0 && !grants.state) throw brokenWire("state without a grant");
-    for (const { scope, key, value } of state) this.#account(scope, key, value?.byteLength);
+    for (const { scope, key, value } of state) {
+      if (!ownsScope(this.#spec, scope)) throw brokenWire("state that is not its lane's");
+      this.#account(scope, key, value?.byteLength);
+    }
     if (this.#stateBytes > limits.stateBytes) throw brokenWire("more state than its limit");
     if (effects.length > limits.effectsPerBatch) throw brokenWire("more effects than its limit");
     for (const effect of effects) {

@@ -74,6 +74,12 @@ interface Known {
   readonly reason: string | undefined;
 }
 
+/** What a plugin takes of a host. */
+interface Size {
+  readonly lanes: number;
+  readonly memoryMiB: number;
+}
+
 /** A version that is to run. */
 interface Wish {
   readonly candidate: Candidate;
@@ -109,7 +115,7 @@ export class PluginManager {
     this.#options = parts.options;
   }
 
-  /** The chain of the one lane; the same object for the manager's whole life. */
+  /** The chain; the same object for the manager's whole life. */
   get chain(): PluginChain {
     return this.#chain;
   }
@@ -244,7 +250,7 @@ export class PluginManager {
       const candidate =
         decision.pin === undefined ? dropped : await versions.load(decision.pin.to).catch(() => dropped);
       const by = options.enabled ? (decision.disabled ? "`weir plugin disable`" : undefined) : "weir.yaml";
-      const key = JSON.stringify([versionOf(candidate), options, by]);
+      const key = JSON.stringify([versionOf(candidate), options, this.#lanesOf(candidate), by]);
       if (this.#known.get(name)?.key === key) continue;
       if (by === undefined) wanted.push({ candidate, decision, key, dropped: id });
       else {
@@ -292,8 +298,7 @@ export class PluginManager {
       }
     });
     if (vetted.length > 0) this.#runtime ??= await hostRuntime(this.#parts.cacheDir);
-    if (vetted.length > 0)
-      this.#resize(vetted.map(({ wish, files }) => this.#memoryOf(wish.candidate, files)));
+    if (vetted.length > 0) this.#resize(vetted.map(({ wish, files }) => this.#sizeOf(wish.candidate, files)));
     const changes: Change[] = [];
     for (const { wish, files, reason } of vetted) {
       const old = this.#known.get(wish.candidate.name)?.runner;
@@ -418,6 +423,7 @@ export class PluginManager {
       version: candidate?.manifest.version,
       hash: candidate?.hash,
       order: options.order,
+      lanes: candidate === undefined ? 1 : this.#lanesOf(candidate),
       binding: bindingOf(name, options),
       limits: candidate === undefined ? undefined : this.#limitsOf(candidate),
       versions: decision?.history ?? [],
@@ -447,28 +453,35 @@ export class PluginManager {
     return mergeLimits(this.#optionsOf(name).limits, manifest.limits);
   }
 
-  #memoryOf(candidate: Candidate, { memories }: Pick<Vetted, "memories">): number {
-    return WORKER_MIB + memories * this.#limitsOf(candidate).memoryMiB;
+  /** In lanes run those that say they look at each device by itself. */
+  #lanesOf({ manifest }: Candidate): number {
+    return manifest.perDevice ? this.#options.lanes : 1;
+  }
+
+  #sizeOf(candidate: Candidate, { memories }: Pick<Vetted, "memories">): Size {
+    const lanes = this.#lanesOf(candidate);
+    return { lanes, memoryMiB: lanes * (WORKER_MIB + memories * this.#limitsOf(candidate).memoryMiB) };
   }
 
   /** Room in the host for all that run, and for new ones beside them. */
-  #resize(more: readonly number[]): void {
+  #resize(more: readonly Size[]): void {
     const { cacheDir, without, slots = SLOTS } = this.#parts;
     const running = [...this.#known.values()].flatMap(({ candidate, runner }) =>
-      runner === undefined || candidate === undefined ? [] : [this.#memoryOf(candidate, runner.spec.vetted)],
+      runner === undefined || candidate === undefined ? [] : [this.#sizeOf(candidate, runner.spec.vetted)],
     );
-    const memoryMiB = [...running, ...more].reduce((sum, mib) => sum + mib, HOST_BASE_MIB);
-    const places = Math.max(slots, running.length + more.length);
+    const all = [...running, ...more];
+    const memoryMiB = all.reduce((sum, size) => sum + size.memoryMiB, HOST_BASE_MIB);
+    const places = all.reduce((sum, { lanes }) => sum + lanes, 0);
     if (this.#pool === undefined) {
       this.#pool = new HostPool({
         cacheDir,
-        slots: places,
+        slots: Math.max(slots, places),
         memoryMiB,
         onOutput: (line) => this.#log("host", "warn", line),
         ...(this.#runtime === undefined ? {} : { runtime: this.#runtime }),
         ...(without === undefined ? {} : { without }),
       });
-    } else this.#pool.resize(memoryMiB, places);
+    } else this.#pool.resize(memoryMiB, Math.max(slots, places));
   }
 
   /** Takes a plugin out of what is known; gives back what ran. */
@@ -507,13 +520,15 @@ export class PluginManager {
     const { startMs = START_MS } = this.#parts;
     const { name, manifest } = candidate;
     const options = this.#optionsOf(name);
-    const { needs, onFailure, scheduleMs } = manifest;
+    const { needs, onFailure, perDevice, scheduleMs } = manifest;
     const { grant, order } = options;
     return {
       name,
       version: manifest.version,
       hash: candidate.hash,
       order,
+      perDevice,
+      lanes: this.#lanesOf(candidate),
       config: mergeConfig(manifest, options.config),
       startMs,
       onFailure,

@@ -5,14 +5,14 @@ import { parse } from "yaml";
 import { z } from "zod";
 import { messageOf, WeirError } from "../core/errors.ts";
 
-/** Names that weir.yaml's `plugins` section uses for itself. */
-const RESERVED = ["dir", "lanes"];
+/** Names that weir.yaml's `plugins` section uses for itself, and those of its own decoders. */
+export const RESERVED: readonly string[] = ["dir", "lanes", "json", "senml", "cbor", "plain"];
 
 /** A plugin's name: what it is called in weir.yaml, in the ledger and as a folder. */
 export const pluginName: z.ZodString = z
   .string()
   .regex(/^[a-z0-9][a-z0-9_-]{0,63}$/, "expected 1 to 64 of a-z 0-9 _ -")
-  .refine((name) => !RESERVED.includes(name), "`dir` and `lanes` are keys of the plugins section");
+  .refine((name) => !RESERVED.includes(name), `${RESERVED.join(", ")} are names of Weir's own`);
 
 /** What one instance of a plugin may take. The names carry their units. */
 export interface PluginLimits {
@@ -98,6 +98,12 @@ export const manifestSchema = z.strictObject({
   limits: z.strictObject(limitsShape).default({}),
   configSchema: z.record(z.string(), z.unknown()).optional().describe("JSON Schema of the configuration"),
   config: z.record(z.string(), z.unknown()).default({}).describe("default configuration"),
+  perDevice: z
+    .boolean()
+    .default(false)
+    .describe(
+      "it looks at each device by itself, and all it keeps is kept for a device: it may run in several lanes",
+    ),
   scheduleMs: z
     .number()
     .int()

@@ -1,6 +1,12 @@
 /** The `plugins` section of weir.yaml: where plugins lie, and what each of them gets. */
+import { availableParallelism } from "node:os";
 import { z } from "zod";
 import { limitsShape, pluginName, topicFilter } from "./manifest.ts";
+
+const MOST_LANES = 16;
+
+/** One lane for each core beyond the three that the path itself keeps busy, at most four. */
+export const autoLanes = (cores: number): number => Math.max(1, Math.min(4, cores - 3));
 
 const patterns = (what: string) =>
   z.array(z.string().min(1).max(256)).min(1).max(64).optional().describe(what);
@@ -36,15 +42,19 @@ export const pluginSchema = z.strictObject({
 /** What the operator says about one plugin, every default filled in. */
 export type PluginOptions = z.infer<typeof pluginSchema>;
 
-/** The whole section: `dir`, and a part for each plugin by its name. */
+/** The whole section: `dir`, `lanes`, and a part for each plugin by its name. */
 export const pluginsSchema = z
   .object({
     dir: z.string().min(1).max(4096).default("./plugins").describe("the folder that is looked into"),
+    lanes: z
+      .union([z.literal("auto"), z.number().int().min(1).max(MOST_LANES)])
+      .default("auto")
+      .describe("threads of each plugin that looks at devices one by one; auto: by the number of cores"),
   })
   .catchall(pluginSchema)
   .superRefine((section, context) => {
     for (const name of Object.keys(section)) {
-      if (name === "dir" || pluginName.safeParse(name).success) continue;
+      if (name === "dir" || name === "lanes" || pluginName.safeParse(name).success) continue;
       context.addIssue({
         code: "custom",
         path: [name],
@@ -53,8 +63,9 @@ export const pluginsSchema = z
     }
   })
   .prefault({})
-  .transform(({ dir, ...plugins }) => ({
+  .transform(({ dir, lanes, ...plugins }) => ({
     dir,
+    lanes: lanes === "auto" ? autoLanes(availableParallelism()) : lanes,
     plugins: new Map<string, PluginOptions>(Object.entries(plugins)),
   }));
 

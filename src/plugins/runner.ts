@@ -3,7 +3,8 @@ import { messageOf } from "../core/errors.ts";
 import type { StateEntry } from "../core/ports.ts";
 import { RowBinding } from "./binding.ts";
 import type { Slot } from "./host.ts";
-import { Instance, type InstanceFailure, type InstanceSpec } from "./instance.ts";
+import { type Callable, Instance, type InstanceFailure, type InstanceSpec } from "./instance.ts";
+import { Lanes } from "./lanes.ts";
 import type { Binding } from "./options.ts";
 import type { Exports } from "./vet-checks.ts";
 
@@ -16,13 +17,17 @@ const BACKOFF_MS = 50;
 const PROBATION_CALLS = 8;
 
 /** What a plugin is run from. */
-export interface RunnerSpec extends InstanceSpec {
+export interface RunnerSpec extends Omit<InstanceSpec, "lane"> {
   readonly name: string;
   /** as its manifest has it */
   readonly version: string;
   /** SHA-256 of the component */
   readonly hash: string;
   readonly order: number;
+  /** 1 where its manifest doesn't say `perDevice` */
+  readonly lanes: number;
+  /** all it keeps is kept for a device */
+  readonly perDevice: boolean;
   readonly binding: Binding;
   readonly onFailure: "bypass" | "drop";
   readonly scheduleMs: number;
@@ -49,7 +54,7 @@ export class Runner {
   #fallback: RunnerSpec | undefined;
   #revertedFor: string | undefined;
   #calls = 0;
-  #instance: Instance | undefined;
+  #instance: Callable | undefined;
   #state: RunnerState = "off";
   /** when it failed, within the window, in milliseconds of the monotonic clock */
   #failures: number[] = [];
@@ -109,7 +114,7 @@ export class Runner {
   }
 
   /** The instance to call; undefined while the plugin is out. */
-  get instance(): Instance | undefined {
+  get instance(): Callable | undefined {
     return this.#state === "on" ? this.#instance : undefined;
   }
 
@@ -122,7 +127,7 @@ export class Runner {
   /** The slow part of a start, which needs no state: a thread with the component compiled. Never throws. */
   async prepare(): Promise<void> {
     try {
-      this.#instance = new Instance(this.#parts.lease(), this.#spec);
+      this.#instance = this.#make();
       await this.#instance.prepare();
     } catch (thrown) {
       this.#lastError = messageOf(thrown);
@@ -197,6 +202,16 @@ export class Runner {
     this.#instance = undefined;
     this.#become("off");
     await instance?.stop("the agent stops");
+  }
+
+  #make(): Callable {
+    const { lanes: count, perDevice } = this.#spec;
+    const lanes = Array.from({ length: count }, (_, index) => {
+      const lane = perDevice ? { lane: { index, count } } : {};
+      return new Instance(this.#parts.lease(), { ...this.#spec, ...lane });
+    });
+    const [only] = lanes;
+    return lanes.length === 1 && only !== undefined ? only : new Lanes(lanes);
   }
 
   async #open(): Promise<InstanceFailure | undefined> {

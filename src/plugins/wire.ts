@@ -25,6 +25,7 @@
  */
 import { WeirError } from "../core/errors.ts";
 import type { Effect, StateChange, StateEntry } from "../core/ports.ts";
+import { type LanePlace, laneOf } from "./lane-of.ts";
 
 /** Bytes before meta. */
 export const WIRE_HEADER_BYTES = 16;
@@ -52,6 +53,13 @@ export interface OpenRequest {
     readonly logPerMin: number;
     readonly effectsPerBatch: number;
   };
+  /** set where the plugin keeps state for devices alone: its lane, whose devices' scopes are the only ones it has */
+  readonly lane?: LanePlace;
+}
+
+/** Whether state under this scope is the lane's to keep. */
+export function ownsScope({ lane }: Pick<OpenRequest, "lane">, scope: string): boolean {
+  return lane === undefined || (scope !== "" && laneOf(scope, lane.count) === lane.index);
 }
 
 /** Longest log line, reason and alarm text, in characters. */

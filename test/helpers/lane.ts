@@ -1,4 +1,4 @@
-/** A plugins folder and the real thing around it: vetting children, the jailed host, the chain of one lane. */
+/** A plugins folder and the real thing around it: vetting children, the jailed host, the chain. */
 import { chmodSync, copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
@@ -45,10 +45,11 @@ export class Lane {
     subjects: Readonly<Record<string, Subject>>,
     cacheDir: string,
     options: Partial<PluginManagerOptions>,
+    lanes: number,
   ) {
     const plugins = join(this.dir, "plugins");
     mkdirSync(plugins);
-    const section: Record<string, unknown> = { dir: plugins };
+    const section: Record<string, unknown> = { dir: plugins, lanes };
     for (const [name, { component, manifest, options: given }] of Object.entries(subjects)) {
       mkdirSync(join(plugins, name));
       copyFileSync(resolve(component), join(plugins, name, `${name}.wasm`));
@@ -75,8 +76,9 @@ export class Lane {
     subjects: Readonly<Record<string, Subject>>,
     cacheDir: string,
     options: Partial<PluginManagerOptions> = {},
+    lanes = 1,
   ): Promise<Lane> {
-    const lane = new Lane(subjects, cacheDir, options);
+    const lane = new Lane(subjects, cacheDir, options, lanes);
     await lane.manager.start(new AbortController().signal);
     return lane;
   }

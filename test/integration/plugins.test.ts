@@ -392,6 +392,8 @@ describe("code that took over a worker", () => {
         version: "1",
         hash: "",
         order: 0,
+        lanes: 1,
+        perDevice: false,
         config: "{}",
         startMs: 5_000,
         vetted: {

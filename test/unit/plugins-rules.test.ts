@@ -8,9 +8,10 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { COMPONENT_BYTES, discover } from "../../src/plugins/discover.ts";
 import { matcher, topicMatches } from "../../src/plugins/glob.ts";
+import { laneOf } from "../../src/plugins/lane-of.ts";
 import { mergeConfig, mergeLimits, parseManifest } from "../../src/plugins/manifest.ts";
 import { capMemories } from "../../src/plugins/memory-cap.ts";
-import { bindingOf, pluginsSchema } from "../../src/plugins/options.ts";
+import { autoLanes, bindingOf, pluginsSchema } from "../../src/plugins/options.ts";
 import { VETTER } from "../../src/plugins/vet.ts";
 import { checkContract, checkPreamble } from "../../src/plugins/vet-checks.ts";
 import { openFolder } from "../helpers/lane.ts";
@@ -31,7 +32,8 @@ describe("a manifest", () => {
     ["an unknown limit", `${minimal}limits: { cpu: 1 }`, "limits"],
     ["a limit out of range", `${minimal}limits: { memoryMiB: 99999 }`, "limits.memoryMiB"],
     ["a component elsewhere", minimal.replace("x.wasm", "../x.wasm"), "component"],
-    ["a reserved name", minimal.replace("name: x", "name: lanes"), "name"],
+    ["a key of the plugins section as its name", minimal.replace("name: x", "name: lanes"), "name"],
+    ["a decoder's name", minimal.replace("name: x", "name: cbor"), "name"],
     [
       "an alias bomb",
       `a: &a [1,1]\nb: &b [${"*a,".repeat(30)}1]\nc: [${"*b,".repeat(30)}1]\n${minimal}`,
@@ -74,8 +76,10 @@ describe("the plugins section", () => {
   });
 
   test.each([
-    { lanes: 2 },
+    { lanes: 0 },
+    { lanes: 17 },
     { lanes: {} },
+    { senml: {} },
     { "Bad Name": {} },
     { x: { colour: "red" } },
     { x: { grant: { publish: ["a/#/b"] } } },
@@ -226,4 +230,29 @@ test("the cache's name changes with the transpiler's version", () => {
   const entry = createRequire(import.meta.url).resolve("@bytecodealliance/jco-transpile/component");
   const { version } = JSON.parse(readFileSync(join(dirname(dirname(entry)), "package.json"), "utf8"));
   expect(VETTER.endsWith(`-${version}`)).toBe(true);
+});
+
+describe("lanes", () => {
+  const devices = Array.from({ length: 10_000 }, (_, i) => `hall/line-${i % 7}/press-${i}`);
+
+  test("get about as many devices each", () => {
+    for (const count of [2, 3, 4, 16]) {
+      const sizes = new Array<number>(count).fill(0);
+      for (const device of devices) sizes[laneOf(device, count)] = (sizes[laneOf(device, count)] ?? 0) + 1;
+      for (const size of sizes)
+        expect(Math.abs(size * count - devices.length)).toBeLessThan(devices.length / 5);
+    }
+  });
+
+  test("one more takes over its share, and moves no other device", () => {
+    for (const count of [1, 2, 3, 7]) {
+      const moved = devices.filter((device) => laneOf(device, count) !== laneOf(device, count + 1));
+      expect(moved.every((device) => laneOf(device, count + 1) === count)).toBe(true);
+      expect(Math.abs(moved.length * (count + 1) - devices.length)).toBeLessThan(devices.length / 5);
+    }
+  });
+
+  test("are one where the path itself needs every core, and at most four", () => {
+    expect([1, 2, 4, 6, 64].map(autoLanes)).toEqual([1, 1, 1, 3, 4]);
+  });
 });

@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
 import { deviceProblem } from "../../src/core/frame.ts";
 import { metricName } from "../../src/core/labels.ts";
+import { RESERVED } from "../../src/plugins/manifest.ts";
 import { RetainedMessages } from "../../src/sources/broker-retained.ts";
-import { brokerSchema, deviceRuleSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { brokerSchema, DECODERS, deviceRuleSchema, sourcesSchema } from "../../src/sources/options.ts";
 import { PacketGuard } from "../../src/sources/packet-guard.ts";
 import { RecentMap } from "../../src/sources/recent-map.ts";
 import { deviceId, Router } from "../../src/sources/router.ts";
@@ -13,6 +14,10 @@ const found = (topic: string) => {
   return route && [route.rule, route.device, route.channel];
 };
 const routerOf = (...rules: object[]) => new Router(rules.map((rule) => deviceRuleSchema.parse(rule)));
+
+it("no plugin can have a decoder's name", () => {
+  expect(DECODERS.filter((name) => !RESERVED.includes(name))).toEqual([]);
+});
 
 describe("the presets", () => {
   for (const [topic, expected] of [
