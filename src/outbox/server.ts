@@ -106,6 +106,8 @@ class Server {
     this.#idle = false;
     const stop = requests.find(({ op }) => op === "stop");
     const replies = this.#commit(requests);
+    // At once: at full rate, what waits for the collector would be tens of megabytes.
+    for (const request of requests) if (request.op === "append") request.args.frame.transfer(0);
     this.#reply(replies);
     if (this.#full && this.#store.roomy) this.#setFull(false);
     if (stop !== undefined) this.#stop(stop.id);
@@ -232,7 +234,11 @@ class Server {
     const { id, epoch, stream, seq, span } = batch;
     const key = { epoch, stream, seq, span };
     try {
-      encoded.push({ id, key, ...consumer.encoder.encode(key, this.#store.read(batch), id) });
+      const frames = this.#store.read(batch);
+      const { samples, messages } = consumer.encoder.encode(key, frames, id);
+      encoded.push({ id, key, samples, messages });
+      for (const { buffer } of frames)
+        if (messages.every(({ payload }) => payload.buffer !== buffer)) buffer.transfer(0);
     } catch (thrown) {
       if (!isDamage(thrown)) throw thrown;
       try {

@@ -404,6 +404,9 @@ export class Ingest implements Intake {
     }
     this.#queuedBytes -= pending.bytes;
     if (this.#careful > 0) this.#careful -= 1;
+    // Its memory is free at once: what waits for the collector would be tens of megabytes.
+    if (pending.source === "devices" && output.frame.buffer !== pending.frame.buffer)
+      pending.frame.buffer.transfer(0);
     const { waiting, refused } = pending;
     for (const message of waiting)
       message.settle?.(refused.size > 0 && refused.has(message) ? "rejected" : "committed");
