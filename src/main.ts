@@ -1,27 +1,43 @@
 /** The agent, put together. Everything here is wiring: what things do is in their folders. */
 import { extname } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 import { ServiceManager } from "./addon/service.ts";
 import { ApiClient } from "./api/client.ts";
+import { HttpServer } from "./api/http.ts";
 import { ApiServer } from "./api/server.ts";
 import type {
   AgentStatus,
+  ApiHandlers,
   LedgerReport,
   OutboxReport,
-  PartStatus,
   PluginAction,
   PluginDetail,
   PluginStatus,
   ProbeStatus,
   PurgeRequest,
+  Readiness,
+  ReloadReport,
 } from "./api/types.ts";
+import { keepLastGood } from "./config/last-good.ts";
+import type { LoadedConfig } from "./config/load.ts";
 import type { Config } from "./config/schema.ts";
+import { redactor } from "./config/secrets.ts";
 import { messageOf, WeirError } from "./core/errors.ts";
-import { Ledger, type LedgerLine } from "./core/ledger.ts";
-import type { Gap, Intake, Outgoing, Uplink } from "./core/ports.ts";
+import { Ledger } from "./core/ledger.ts";
+import type { DeviceMessage, Gap, MessageDecoder, Outgoing, Uplink } from "./core/ports.ts";
+import { metricsText, vitalsReport } from "./measure.ts";
 import { dataPaths, type HeldDataFolder, holdDataFolder } from "./outbox/data-folder.ts";
 import { WorkerOutbox } from "./outbox/outbox.ts";
-import type { OutboxPlan } from "./outbox/plan.ts";
-import { missingProbes, PROBE_TEXTS, pluginStatus, sourceStatus, uplinkStatus } from "./parts.ts";
+import {
+  gapMessage,
+  missingProbes,
+  outboxLine,
+  outboxPlan,
+  PROBE_TEXTS,
+  pluginStatus,
+  sourceStatus,
+  uplinkStatus,
+} from "./parts.ts";
 import { EarlyIntake } from "./pipeline/early-intake.ts";
 import { Effects } from "./pipeline/effects.ts";
 import { Forward } from "./pipeline/forward.ts";
@@ -29,14 +45,18 @@ import { Ingest } from "./pipeline/ingest.ts";
 import { RejectedLog } from "./pipeline/rejected.ts";
 import { PluginManager } from "./plugins/manager.ts";
 import { Versions } from "./plugins/versions.ts";
+import { fixedChanges, sectionsChanged } from "./reload.ts";
 import { EmbeddedBroker } from "./sources/broker.ts";
 import { KernelSource } from "./sources/kernel.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
-import { allRules, mqttSources } from "./sources/mqtt-sources.ts";
+import { mqttSource } from "./sources/mqtt-sources.ts";
+import { RuleTable } from "./sources/rule-table.ts";
 import { RuleDecoder } from "./sources/rules.ts";
 import { SystemSource } from "./sources/system.ts";
-import { createLogger, type Logger, type LogOptions } from "./telemetry/log.ts";
-import { statusMessage } from "./telemetry/status.ts";
+import { type Part, type PartSpec, Supervisor } from "./supervisor.ts";
+import { AgentLog, type Logger, type LogOptions } from "./telemetry/log.ts";
+import { type StatusFacts, statusMessage } from "./telemetry/status.ts";
+import { Vitals } from "./telemetry/vitals.ts";
 import { LocalUplink } from "./uplink/local.ts";
 import type { UplinkOptions } from "./uplink/options.ts";
 import { fillTopic } from "./uplink/topics.ts";
@@ -45,38 +65,59 @@ import { fillTopic } from "./uplink/topics.ts";
 const COMMIT_MS = 4_000;
 const SEND_MS = 1_500;
 
-type Named = readonly [name: string, options: UplinkOptions];
-
 /** A running agent. */
 export class Agent {
-  readonly #config: Config;
+  #loaded: LoadedConfig;
   readonly #version: string;
-  /** the agent's own log */
-  readonly log: Logger;
+  readonly #load: () => LoadedConfig;
+  readonly #log: AgentLog;
   readonly #ledger = new Ledger();
   readonly #rejected = new RejectedLog();
   readonly #controller = new AbortController();
-  readonly #parts = new Map<string, PartStatus>();
   readonly #startedMs = Date.now();
-  readonly #uplinks: { readonly uplink: Uplink; readonly forward: Forward }[] = [];
+  readonly #vitals = new Vitals();
   readonly #service = new ServiceManager(process.env);
+  readonly #rules = new RuleTable();
+  readonly #early = new EarlyIntake(this.#ledger.stage("source", "devices", "messages"));
   readonly #failed = Promise.withResolvers<WeirError>();
+  readonly #parts: Supervisor;
+  readonly #uplinks = new Map<string, Uplink>();
+  readonly #external = new Map<string, MqttSource>();
+  readonly #reloads = { accepted: 0, refused: 0, lastGood: true };
+  #reloading: Promise<unknown> = Promise.resolve();
+  #decoder: MessageDecoder = new RuleDecoder([]);
+  #epochs: StatusFacts["epochs"] = [];
   #folder: HeldDataFolder | undefined;
   #outbox: WorkerOutbox | undefined;
   #plugins: PluginManager | undefined;
   #broker: EmbeddedBroker | undefined;
-  #external: readonly MqttSource[] = [];
   #kernel: KernelSource | undefined;
-  #system: SystemSource | undefined;
+  #http: HttpServer | undefined;
   #ingest: Ingest | undefined;
   #effects: Effects | undefined;
-  #api: ApiServer | undefined;
 
-  /** Does nothing yet: {@link start}. */
-  constructor(config: Config, version: string, log: LogOptions) {
-    this.#config = config;
+  /** Does nothing yet: {@link start}. `load` reads the configuration again, for {@link reload}; it throws when that is not valid. */
+  constructor(loaded: LoadedConfig, version: string, log: LogOptions, load: () => LoadedConfig) {
+    this.#loaded = loaded;
     this.#version = version;
-    this.log = createLogger(log);
+    this.#load = load;
+    this.#log = new AgentLog(log);
+    this.#log.hide(redactor(loaded.secrets));
+    this.#parts = new Supervisor(this.#write);
+  }
+
+  /** the agent's own log */
+  get log(): Logger {
+    return this.#log.logger;
+  }
+
+  get #config(): Config {
+    return this.#loaded.config;
+  }
+
+  /** Files whose change may change the configuration. */
+  get configFiles(): readonly string[] {
+    return this.#loaded.files;
   }
 
   /** Resolves when the agent can't go on; stop it then. */
@@ -85,25 +126,22 @@ export class Agent {
   }
 
   /**
-   * Starts everything that can run here; what can't is in {@link status} with its reason and remedy.
+   * Starts everything that can run here; what can't is in {@link status} with its reason and remedy, and is tried again.
    * @throws WeirError when nothing can run: the data folder is held or unusable, the database is damaged
    */
   async start(): Promise<void> {
-    const { sources, pipeline, plugins, uplinks, data } = this.#config;
-    const signal = this.#controller.signal;
-    const log = this.#write;
+    const { plugins, data } = this.#config;
     const folder = await holdOrExplain(data.dir);
     this.#folder = folder;
+    this.#vitals.start();
 
     // Devices may connect from here on; what they send waits for the loop.
-    const early = new EarlyIntake(this.#ledger.stage("source", "devices", "messages"));
-    this.#broker = await this.#listen(early);
-    const wanted = Object.entries(uplinks).filter(
-      ([, { url }]) => url !== "embedded" || this.#broker !== undefined,
-    );
+    const places = this.#placeRules();
+    await this.#parts.apply(this.#brokerSpec(places));
     const outbox = new WorkerOutbox(
       new URL(`./worker${extname(import.meta.filename)}`, import.meta.url),
-      this.#outboxPlan(folder, wanted),
+      outboxPlan(folder.paths, this.#config),
+      (error) => this.#write("error", `${error.message}; it is started again`),
     );
     this.#outbox = outbox;
     const opened = outbox.start();
@@ -125,54 +163,46 @@ export class Agent {
       onLog: (plugin, level, message) => this.log[level](`plugin ${plugin}: ${message}`),
     });
     this.#plugins = manager;
-    await Promise.all([opened, manager.start(signal)]);
+    await Promise.all([opened, manager.start(this.#controller.signal)]);
     void outbox.ended.then((error) => {
       if (error !== undefined) this.#failed.resolve(error);
     });
+    outbox.onEpoch(() => void this.#announceEpoch());
+    await this.#startLoops(manager, outbox);
+    const { quarantined } = await outbox.info();
+    if (quarantined !== undefined)
+      this.#write("error", `outbox: the database was damaged; it is now ${quarantined}`);
+    await this.#learnEpochs(outbox);
+    await this.#parts.apply(this.#specs(places));
+    for (const { name, reason, remedy } of missingProbes(this.probes()))
+      this.#write("warn", `${name} off: ${reason}; ${remedy}`);
+    const untold = this.#service.ready();
+    if (untold !== undefined)
+      this.#write("warn", `the service manager was not told that Weir is ready: ${untold}`);
+  }
 
+  async #startLoops(manager: PluginManager, outbox: WorkerOutbox): Promise<void> {
     const effectsCount = this.#ledger.stage("effects", "publish", "messages");
-    const effects = new Effects(outbox, this.#broker, effectsCount, (message) => log("warn", message));
-    const decoder = new RuleDecoder(allRules(sources));
+    const publisher = () =>
+      this.#config.broker.enabled
+        ? { publish: (message: Outgoing): Promise<void> => this.#publish(message) }
+        : undefined;
+    const effects = new Effects(outbox, publisher, effectsCount, (message) => this.#write("warn", message));
     const ingest = new Ingest({
-      decoder,
+      decoder: { decode: (message, into) => this.#decoder.decode(message, into) },
       chain: manager.chain,
       outbox,
       ledger: this.#ledger,
       rejected: this.#rejected,
-      log,
+      log: this.#write,
       onEffects: () => effects.run(),
-      options: { ...pipeline, queueBytes: pipeline.queueMiB * 2 ** 20 },
+      options: ingestOptions(this.#config),
     });
     this.#effects = effects;
     this.#ingest = ingest;
     ingest.start();
-    early.handOver(ingest);
+    this.#early.handOver(ingest);
     effects.run();
-
-    // Only the latest: a consumer that was away longer reads gaps.
-    const { epochs: known, quarantined } = await outbox.info();
-    if (quarantined !== undefined) log("error", `outbox: the database was damaged; it is now ${quarantined}`);
-    const epochs = known.slice(-8);
-    for (const [name, options] of wanted) {
-      const uplink = await this.#makeUplink(name, options, epochs);
-      const gapMessage = (gap: Gap): Outgoing => this.#gapMessage(options, gap);
-      const forward = new Forward({ uplink, outbox, ledger: this.#ledger, log, gapMessage });
-      this.#uplinks.push({ uplink, forward });
-      await uplink.start(signal);
-      forward.start();
-    }
-    this.#external = mqttSources(sources, {
-      gateway: this.#config.gateway.name,
-      templates: Object.values(uplinks).flatMap(({ topics }) => Object.values(topics)),
-      decoder,
-      ledger: this.#ledger,
-      log,
-    });
-    await Promise.all(this.#external.map((source) => source.start(ingest, signal)));
-    await this.#startHost(ingest);
-    await this.#serve(folder);
-    const untold = this.#service.ready();
-    if (untold !== undefined) log("warn", `the service manager was not told that Weir is ready: ${untold}`);
   }
 
   /**
@@ -181,27 +211,331 @@ export class Agent {
    */
   async stop(): Promise<boolean> {
     this.#service.stopping();
-    await this.#kernel?.stop();
-    await this.#system?.stop();
+    await this.#reloading.catch(() => {});
+    await this.#parts.stop((name) => name === "kernel" || name === "system");
     await this.#broker?.stop();
-    await Promise.all(this.#external.map((source) => source.stop()));
+    await Promise.all([...this.#external.values()].map((source) => source.stop()));
     const committed = (await this.#ingest?.stop(COMMIT_MS)) ?? true;
-    await Promise.all(this.#external.map((source) => source.close()));
+    await this.#parts.stop((name) => name.startsWith("source "));
     await this.#effects?.idle();
-    await Promise.all(this.#uplinks.map(({ forward }) => forward.stop(SEND_MS)));
-    await Promise.all(this.#uplinks.map(({ uplink }) => uplink.stop()));
+    await this.#parts.stop((name) => name.startsWith("uplink "));
     this.#controller.abort();
     await this.#plugins?.stop();
     await this.#outbox?.stop().catch((thrown: unknown) => this.#write("error", messageOf(thrown)));
-    await this.#broker?.close();
-    await this.#api?.stop();
+    await this.#parts.stop();
+    this.#vitals.stop();
     this.#folder?.release();
     this.#service.close();
     return committed;
   }
 
+  // ------------------------------------------------------------------------------------------------ configuration
+
+  /**
+   * Reads the configuration again and makes what runs agree with it: only what changed restarts, nothing is lost. What is not
+   * valid is refused as a whole, and everything stays as it is.
+   * @throws WeirError `config.invalid`
+   */
+  reload(): Promise<ReloadReport> {
+    const turn = this.#reloading.then(() => this.#reloadNow());
+    this.#reloading = turn.catch(() => {});
+    return turn;
+  }
+
+  async #reloadNow(): Promise<ReloadReport> {
+    let next: LoadedConfig;
+    try {
+      next = this.#load();
+      if (next.empty && !this.#loaded.empty)
+        throw new WeirError("config.invalid", `${next.file}: has no byte, as after a write to a full disk`);
+    } catch (thrown) {
+      this.#reloads.refused += 1;
+      this.#reloads.lastGood = false;
+      this.#write("error", `the configuration is refused, what runs stays as it is: ${messageOf(thrown)}`);
+      throw thrown;
+    }
+    const before = this.#config;
+    const fixed = fixedChanges(before, next.config);
+    for (const what of fixed) this.#write("warn", `${what} has changed: that takes effect at the next start`);
+    this.#loaded = { ...next, config: { ...next.config, gateway: before.gateway, data: before.data } };
+    this.#log.hide(redactor(next.secrets));
+    const changed = await this.#apply(before);
+    this.#reloads.accepted += 1;
+    this.#reloads.lastGood = true;
+    this.keepConfig();
+    const sections = sectionsChanged(before, this.#config);
+    const restarted = changed.length === 0 ? "nothing restarts" : `restarted: ${changed.join(", ")}`;
+    if (sections.length > 0)
+      this.#write("info", `${sections.join(", ")} of the configuration changed; ${restarted}`);
+    return { sections, restarted: changed, atNextStart: fixed };
+  }
+
+  /** Keeps what has taken effect, for a start with broken files. */
+  keepConfig(): void {
+    try {
+      keepLastGood(dataPaths(this.#config.data.dir).dir, this.#loaded);
+    } catch (thrown) {
+      this.#write(
+        "warn",
+        `the configuration could not be kept for a start with broken files: ${messageOf(thrown)}`,
+      );
+    }
+  }
+
+  /** Makes what runs agree with the configuration; gives what was restarted. */
+  async #apply(before: Config): Promise<string[]> {
+    const { plugins, pipeline } = this.#config;
+    const folder = this.#folder;
+    const outbox = this.#outbox;
+    if (folder === undefined || outbox === undefined) return [];
+    if (!isDeepStrictEqual(before.pipeline, pipeline)) this.#ingest?.retune(ingestOptions(this.#config));
+    const changed: string[] = [];
+    const parts = await this.#parts.apply(this.#specs(this.#placeRules()), async () => {
+      const plan = outboxPlan(folder.paths, this.#config);
+      if (isDeepStrictEqual(plan, outboxPlan(folder.paths, before))) return;
+      await outbox.restart(plan);
+      await this.#learnEpochs(outbox);
+      changed.push("outbox");
+    });
+    if (!isDeepStrictEqual(before.plugins, plugins)) {
+      await this.#plugins?.reconfigure(plugins);
+      changed.push("plugins");
+    }
+    return [...changed, ...parts];
+  }
+
+  /** Gives every list of rules its place, and the decoder the list of all. */
+  #placeRules(): ReadonlyMap<string, number> {
+    const { devices, mqtt } = this.#config.sources;
+    const lists = Object.entries(mqtt).map(([key, { rules }]) => [`mqtt/${key}`, rules] as const);
+    const before = this.#rules.rules;
+    const places = this.#rules.place(new Map([["devices", devices], ...lists]));
+    if (before.length !== this.#rules.rules.length) this.#decoder = new RuleDecoder(this.#rules.rules);
+    return places;
+  }
+
+  // -------------------------------------------------------------------------------------------------------- parts
+
+  /** Every part that the configuration wants, in the order of their start. */
+  #specs(places: ReadonlyMap<string, number>): PartSpec[] {
+    return [
+      ...this.#brokerSpec(places),
+      ...Object.entries(this.#config.uplinks).flatMap(([name, options]) => this.#uplinkSpec(name, options)),
+      ...this.#externalSpecs(places),
+      ...this.#hostSpecs(),
+      ...this.#serverSpecs(),
+    ];
+  }
+
+  #brokerSpec(places: ReadonlyMap<string, number>): PartSpec[] {
+    const { broker, sources } = this.#config;
+    if (!broker.enabled) return [];
+    const first = places.get("devices") ?? 0;
+    const make = (): Part => {
+      const count = this.#ledger.stage("source", "devices", "messages");
+      const embedded = new EmbeddedBroker(broker, sources.devices, count, this.#write, first);
+      return {
+        start: async () => {
+          await embedded.start(this.#early, this.#controller.signal);
+          this.#broker = embedded;
+          this.#effects?.run();
+        },
+        stop: async () => {
+          await embedded.stop();
+          await this.#settled();
+          await embedded.close();
+          if (this.#broker === embedded) this.#broker = undefined;
+        },
+      };
+    };
+    return [{ name: "broker", key: JSON.stringify([broker, sources.devices, first]), make }];
+  }
+
+  #uplinkSpec(name: string, options: UplinkOptions): PartSpec[] {
+    const outbox = this.#outbox;
+    const embedded = options.url === "embedded";
+    const { broker, sources } = this.#config;
+    if (outbox === undefined || (embedded && !broker.enabled)) return [];
+    const make = async (): Promise<Part> => {
+      const uplink = await this.#makeUplink(name, options);
+      const { gateway } = this.#config;
+      const forward = new Forward({
+        uplink,
+        outbox,
+        ledger: this.#ledger,
+        log: this.#write,
+        gapMessage: (gap: Gap): Outgoing => gapMessage(options, gateway.name, gap),
+      });
+      return {
+        start: async () => {
+          await uplink.start(this.#controller.signal);
+          forward.start();
+          this.#uplinks.set(name, uplink);
+        },
+        stop: async () => {
+          await forward.stop(SEND_MS);
+          await uplink.stop();
+          this.#uplinks.delete(name);
+        },
+      };
+    };
+    // On the embedded broker it lives as long as that: a new one has none of its retained messages.
+    const key = JSON.stringify([options, embedded ? [broker, sources.devices] : []]);
+    return [{ name: `uplink ${name}`, key, make }];
+  }
+
+  #externalSpecs(places: ReadonlyMap<string, number>): PartSpec[] {
+    const { sources, uplinks, gateway } = this.#config;
+    const templates = Object.values(uplinks).flatMap(({ topics }) => Object.values(topics));
+    return Object.entries(sources.mqtt).map(([key, options]) => {
+      const first = places.get(`mqtt/${key}`) ?? 0;
+      const make = (): Part => {
+        const source = mqttSource(key, options, first, {
+          gateway: gateway.name,
+          templates,
+          decoder: { decode: (message: DeviceMessage, into) => this.#decoder.decode(message, into) },
+          ledger: this.#ledger,
+          log: this.#write,
+        });
+        return {
+          start: async () => {
+            await source.start(this.#early, this.#controller.signal);
+            this.#external.set(key, source);
+          },
+          stop: async () => {
+            await source.stop();
+            await this.#settled();
+            await source.close();
+            this.#external.delete(key);
+          },
+        };
+      };
+      return { name: `source mqtt/${key}`, key: JSON.stringify([options, first, templates]), make };
+    });
+  }
+
+  #hostSpecs(): PartSpec[] {
+    const { kernel, system } = this.#config.sources;
+    const signal = this.#controller.signal;
+    const specs: PartSpec[] = [];
+    if (kernel.enabled) {
+      const make = (): Part => {
+        const source = new KernelSource({ intervalMs: kernel.intervalMs, ledger: this.#ledger });
+        this.#kernel = source;
+        return {
+          start: () => source.start(this.#early, signal),
+          stop: async () => {
+            await source.stop();
+            this.#kernel = undefined;
+          },
+        };
+      };
+      specs.push({ name: "kernel", key: JSON.stringify(kernel), make });
+    }
+    if (system.enabled) {
+      const make = (): Part => {
+        const source = new SystemSource({ intervalMs: system.intervalMs }, (problem) =>
+          this.#write("warn", problem),
+        );
+        return { start: () => source.start(this.#early, signal), stop: () => source.stop() };
+      };
+      specs.push({ name: "system", key: JSON.stringify(system), make });
+    }
+    return specs;
+  }
+
+  #serverSpecs(): PartSpec[] {
+    const { http, data } = this.#config;
+    const socket = dataPaths(data.dir).socket;
+    const specs: PartSpec[] = [
+      { name: "socket", key: socket, make: () => new ApiServer(socket, this.#handlers) },
+    ];
+    if (http.enabled) {
+      const make = (): Part => {
+        const server = new HttpServer(http, this.#handlers);
+        this.#http = server;
+        return server;
+      };
+      specs.push({ name: "http", key: JSON.stringify(http), make });
+    }
+    return specs;
+  }
+
+  /** Resolves when what was sealed so far is committed and settled. */
+  async #settled(): Promise<void> {
+    await this.#ingest?.exclusively(async () => {});
+  }
+
+  async #publish(message: Outgoing): Promise<void> {
+    if (this.#broker === undefined)
+      throw new WeirError("uplink.unavailable", "the embedded broker is not running");
+    await this.#broker.publish(message);
+  }
+
+  async #makeUplink(name: string, options: UplinkOptions): Promise<Uplink> {
+    const gateway = this.#config.gateway.name;
+    const status = (online: boolean): Outgoing => this.#statusMessage(options, online);
+    if (options.url === "embedded")
+      return new LocalUplink(name, options, { publish: (message) => this.#publish(message) }, status);
+    // Loaded only where it is used: mqtt.js takes 8 MB.
+    const { MqttUplink } = await import("./uplink/mqtt.ts");
+    return new MqttUplink(name, options, { gateway, status, log: this.#write });
+  }
+
+  #statusMessage({ topics }: UplinkOptions, online: boolean): Outgoing {
+    const gateway = this.#config.gateway.name;
+    const facts = {
+      gateway,
+      version: this.#version,
+      epoch: this.#outbox?.epoch ?? "",
+      since: this.#startedMs,
+      uplinks: Object.keys(this.#config.uplinks),
+      epochs: this.#epochs,
+    };
+    return statusMessage(fillTopic(topics.status, { gateway }), facts, online);
+  }
+
+  /** Only the latest: a consumer that was away longer reads gaps. */
+  async #learnEpochs(outbox: WorkerOutbox): Promise<void> {
+    this.#epochs = (await outbox.info()).epochs.slice(-8);
+  }
+
+  /** Consumers learn a new epoch from the status. */
+  async #announceEpoch(): Promise<void> {
+    const outbox = this.#outbox;
+    if (outbox === undefined) return;
+    try {
+      await this.#learnEpochs(outbox);
+      for (const [name, uplink] of this.#uplinks) {
+        const options = this.#config.uplinks[name];
+        if (options !== undefined && uplink.connected)
+          await uplink.publish(this.#statusMessage(options, true));
+      }
+    } catch (thrown) {
+      // A connection that is lost says it at its next start.
+      this.#write("warn", `the status with the new epoch: ${messageOf(thrown)}`);
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------ answers
+
+  readonly #handlers: ApiHandlers = {
+    status: () => this.status(),
+    ledger: () => this.ledger(),
+    plugins: () => this.plugins(),
+    plugin: (name) => this.plugin(name),
+    pluginAction: (name, action) => this.pluginAction(name, action),
+    outbox: () => this.outbox(),
+    purge: (what) => this.purge(what),
+    probes: () => this.probes(),
+    rejected: () => this.#rejected.list(),
+    reload: () => this.reload(),
+    metrics: () => this.metrics(),
+    readiness: () => this.readiness(),
+    vitals: async () => vitalsReport(this.#ledger, this.#vitals, this.#pids()),
+  };
+
   status(): AgentStatus {
-    const address = this.#broker?.address;
     const local = Object.values(this.#config.uplinks).find(({ url }) => url === "embedded");
     const gateway = this.#config.gateway.name;
     return {
@@ -211,41 +545,80 @@ export class Agent {
       pid: process.pid,
       uptime: (Date.now() - this.#startedMs) / 1000,
       dataDir: dataPaths(this.#config.data.dir).dir,
-      broker: address === undefined ? undefined : `${address.host}:${address.port}`,
+      broker: addressText(this.#broker?.address),
+      http: addressText(this.#http?.address),
       topics:
-        local === undefined
+        local === undefined || !this.#config.broker.enabled
           ? []
           : [
               ...local.streams.map((stream) => fillTopic(local.topics.batch, { gateway, stream })),
               fillTopic(local.topics.gap, { gateway }),
             ],
       parts: [
-        ...this.#parts.values(),
-        ...this.#external.map(sourceStatus),
-        ...this.#uplinks.map(({ uplink }) => uplinkStatus(uplink)),
+        ...this.#parts.missing(),
+        ...[...this.#external.values()].map(sourceStatus),
+        ...[...this.#uplinks.values()].map(uplinkStatus),
         ...missingProbes(this.probes()),
       ],
     };
   }
 
-  async ledger(): Promise<LedgerReport> {
+  async readiness(): Promise<Readiness> {
+    const reasons: string[] = [];
+    const notes: string[] = [];
+    if (this.#ingest === undefined) reasons.push("starting");
+    if (this.#outbox?.full === true)
+      reasons.push("the outbox is full and an uplink says pause: send, purge, or raise outbox.maxBytes");
+    for (const { name, state, reason, remedy } of this.status().parts) {
+      if (state === "on" || state === "off") continue;
+      const text = `${name}: ${reason ?? state}${remedy === undefined ? "" : `; ${remedy}`}`;
+      if (name === "broker") reasons.push(text);
+      else notes.push(text);
+    }
+    for (const { name, state, reason } of this.plugins()) {
+      if (state !== "on" && state !== "disabled")
+        notes.push(`plugin ${name}: ${state}, ${reason ?? "no reason"}`);
+    }
+    if (!this.#reloads.lastGood)
+      notes.push("the latest configuration was refused: see `weir config validate`");
+    return { ready: reasons.length === 0, reasons, notes };
+  }
+
+  async metrics(): Promise<string> {
     const outbox = this.#outbox;
-    const counts = outbox === undefined ? [] : await outbox.counts();
-    const lines = counts.map(
-      ({ uplink, stream, committed, acked, ...rest }): LedgerLine => ({
-        stage: "outbox",
-        name: `${uplink}/${stream}`,
-        unit: "samples",
-        in: committed,
-        out: acked,
-        lost: rest.lost,
-        dropped: rest.dropped,
-        rejected: rest.rejected,
-        held: rest.held,
-        also: {},
-      }),
-    );
-    return { epoch: outbox?.epoch ?? "", lines: [...this.#ledger.lines(), ...lines] };
+    const [info, { lines }] = await Promise.all([outbox?.info(), this.ledger()]);
+    return metricsText({
+      version: this.#version,
+      startedMs: this.#startedMs,
+      ready: (await this.readiness()).ready,
+      parts: this.status().parts,
+      ledger: this.#ledger,
+      lines,
+      plugins: this.plugins(),
+      probes: this.probes(),
+      outbox: info,
+      outboxFull: outbox?.full ?? false,
+      outboxLimitBytes: this.#config.outbox.maxBytes,
+      outboxRestarts: outbox?.restarts ?? 0,
+      outboxBusy: outbox?.busy ?? 0,
+      reloads: this.#reloads,
+      suppressed: this.#log.suppressed,
+      vitals: this.#vitals,
+      pids: this.#pids(),
+    });
+  }
+
+  #pids(): ReadonlyMap<string, number> {
+    const hosts = this.#plugins?.pids ?? [];
+    return new Map([
+      ["weir", process.pid],
+      ...hosts.map((pid, i) => [i === 0 ? "plugin-host" : `plugin-host-${i + 1}`, pid] as const),
+    ]);
+  }
+
+  async ledger(): Promise<LedgerReport> {
+    const counts = (await this.#outbox?.counts()) ?? [];
+    return { epoch: this.#outbox?.epoch ?? "", lines: [...this.#ledger.lines(), ...counts.map(outboxLine)] };
   }
 
   async outbox(): Promise<OutboxReport> {
@@ -286,11 +659,6 @@ export class Agent {
     await this.#plugins?.[action](name);
   }
 
-  /** Takes another `plugins` section of the configuration; what it doesn't change goes on untouched. */
-  async reconfigurePlugins(plugins: Config["plugins"]): Promise<void> {
-    await this.#plugins?.reconfigure(plugins);
-  }
-
   probes(): readonly ProbeStatus[] {
     return (this.#kernel?.probes() ?? []).map(({ name, state, reason, remedy, memoryBytes }) => ({
       name,
@@ -303,131 +671,13 @@ export class Agent {
   }
 
   readonly #write = (level: "info" | "warn" | "error", message: string): void => this.log[level](message);
-
-  async #listen(intake: Intake): Promise<EmbeddedBroker | undefined> {
-    const { broker, sources } = this.#config;
-    if (!broker.enabled) return undefined;
-    const count = this.#ledger.stage("source", "devices", "messages");
-    const embedded = new EmbeddedBroker(broker, sources.devices, count, this.#write);
-    try {
-      await embedded.start(intake, this.#controller.signal);
-      return embedded;
-    } catch (thrown) {
-      const remedy = thrown instanceof WeirError ? thrown.remedy : undefined;
-      this.#part("broker", "unavailable", messageOf(thrown), remedy);
-      return undefined;
-    }
-  }
-
-  #outboxPlan({ paths }: HeldDataFolder, uplinks: readonly Named[]): OutboxPlan {
-    const { gateway, outbox } = this.#config;
-    return {
-      path: paths.database,
-      gateway: gateway.name,
-      sync: outbox.sync,
-      maxBytes: outbox.maxBytes,
-      uplinks: uplinks.map(([name, { streams, batch, topics, last, url, overflow, ttl, replay }]) => {
-        const keepsLast = last ?? url === "embedded";
-        return {
-          name,
-          streams,
-          batch,
-          overflow,
-          ttlMs: ttl,
-          replay: { share: Number.parseInt(replay.share, 10) / 100, afterMs: replay.after },
-          topics: {
-            batch: topics.batch,
-            last: keepsLast ? topics.last : undefined,
-            alarm: keepsLast ? topics.alarm : undefined,
-          },
-        };
-      }),
-    };
-  }
-
-  async #makeUplink(
-    name: string,
-    options: UplinkOptions,
-    epochs: Parameters<typeof statusMessage>[1]["epochs"],
-  ): Promise<Uplink> {
-    const gateway = this.#config.gateway.name;
-    const facts = {
-      gateway,
-      version: this.#version,
-      epoch: this.#outbox?.epoch ?? "",
-      since: this.#startedMs,
-      uplinks: Object.keys(this.#config.uplinks),
-      epochs,
-    };
-    const status = (online: boolean): Outgoing =>
-      statusMessage(fillTopic(options.topics.status, { gateway }), facts, online);
-    if (options.url === "embedded" && this.#broker !== undefined)
-      return new LocalUplink(name, options, this.#broker, status);
-    // Loaded only where it is used: mqtt.js takes 8 MB.
-    const { MqttUplink } = await import("./uplink/mqtt.ts");
-    return new MqttUplink(name, options, { gateway, status, log: this.#write });
-  }
-
-  /** `gap {epoch, stream, from, to, reason}`; both ends belong to it (docs/specs/json.md). */
-  #gapMessage({ topics }: UplinkOptions, { epoch, stream, from, to, reason }: Gap): Outgoing {
-    const gateway = this.#config.gateway.name;
-    return {
-      topic: fillTopic(topics.gap, { gateway }),
-      payload: Buffer.from(JSON.stringify({ v: 1, gateway, epoch, stream, from, to, reason })),
-      qos: 1,
-      retain: false,
-      contentType: "application/json",
-      userProperties: undefined,
-    };
-  }
-
-  async #startHost(intake: Intake): Promise<void> {
-    const { kernel, system } = this.#config.sources;
-    const signal = this.#controller.signal;
-    if (kernel.enabled) {
-      this.#kernel = new KernelSource({ intervalMs: kernel.intervalMs, ledger: this.#ledger });
-      await this.#kernel.start(intake, signal);
-      for (const { name, reason, remedy } of missingProbes(this.probes())) {
-        this.#write("warn", `${name} off: ${reason}; ${remedy}`);
-      }
-    }
-    if (system.enabled) {
-      this.#system = new SystemSource({ intervalMs: system.intervalMs }, (problem) =>
-        this.#write("warn", problem),
-      );
-      await this.#system.start(intake, signal);
-    }
-  }
-
-  async #serve({ paths }: HeldDataFolder): Promise<void> {
-    this.#api = new ApiServer(paths.socket, {
-      status: () => this.status(),
-      ledger: () => this.ledger(),
-      plugins: () => this.plugins(),
-      plugin: (name) => this.plugin(name),
-      pluginAction: (name, action) => this.pluginAction(name, action),
-      outbox: () => this.outbox(),
-      purge: (what) => this.purge(what),
-      probes: () => this.probes(),
-      rejected: () => this.#rejected.list(),
-    });
-    try {
-      await this.#api.start();
-    } catch (thrown) {
-      this.#part(
-        "socket",
-        "failed",
-        messageOf(thrown),
-        "choose a data.dir with a shorter path, on a file system that has sockets",
-      );
-    }
-  }
-
-  #part(name: string, state: PartStatus["state"], reason: string, remedy: string | undefined): void {
-    this.#parts.set(name, { name, state, reason, remedy });
-    this.#write("warn", `${name}: ${reason}${remedy === undefined ? "" : `; ${remedy}`}`);
-  }
 }
+
+const ingestOptions = ({ pipeline }: Config) => ({ ...pipeline, queueBytes: pipeline.queueMiB * 2 ** 20 });
+
+const addressText = (
+  address: { readonly host: string; readonly port: number } | undefined,
+): string | undefined => (address === undefined ? undefined : `${address.host}:${address.port}`);
 
 /** Takes the data folder; when another agent has it, asks that one who it is. */
 async function holdOrExplain(dir: string): Promise<HeldDataFolder> {

@@ -1,8 +1,14 @@
-/** The agent's parts in the words of the command line and of `weir check`. */
+/** The agent's parts in the words of each other, of the command line and of `weir check`. */
 import type { PartStatus, PluginStatus, ProbeStatus } from "./api/types.ts";
-import type { Uplink } from "./core/ports.ts";
+import type { Config } from "./config/schema.ts";
+import type { LedgerLine } from "./core/ledger.ts";
+import type { Gap, OutboxCount, Outgoing, Uplink } from "./core/ports.ts";
+import type { DataPaths } from "./outbox/data-folder.ts";
+import type { OutboxPlan } from "./outbox/plan.ts";
 import type { PluginInfo } from "./plugins/account.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
+import type { UplinkOptions } from "./uplink/options.ts";
+import { fillTopic } from "./uplink/topics.ts";
 
 /** What each probe measures. */
 export const PROBE_TEXTS = {
@@ -67,3 +73,57 @@ export function uplinkStatus(uplink: Uplink): PartStatus {
     : "check the broker's address and the network; batches wait in the outbox";
   return { name: `uplink ${uplink.name}`, state: uplink.connected ? "on" : "failed", reason, remedy };
 }
+
+/** What the outbox is told of a configuration. An uplink whose broker does not run keeps its place: what it is to get waits. */
+export function outboxPlan(paths: DataPaths, { gateway, outbox, uplinks, broker }: Config): OutboxPlan {
+  const wanted = Object.entries(uplinks).filter(([, { url }]) => url !== "embedded" || broker.enabled);
+  return {
+    path: paths.database,
+    gateway: gateway.name,
+    sync: outbox.sync,
+    maxBytes: outbox.maxBytes,
+    uplinks: wanted.map(([name, { streams, batch, topics, last, url, overflow, ttl, replay }]) => {
+      const keepsLast = last ?? url === "embedded";
+      return {
+        name,
+        streams,
+        batch,
+        overflow,
+        ttlMs: ttl,
+        replay: { share: Number.parseInt(replay.share, 10) / 100, afterMs: replay.after },
+        topics: {
+          batch: topics.batch,
+          last: keepsLast ? topics.last : undefined,
+          alarm: keepsLast ? topics.alarm : undefined,
+        },
+      };
+    }),
+  };
+}
+
+/** `gap {epoch, stream, from, to, reason}`; both ends belong to it (docs/specs/json.md). */
+export function gapMessage({ topics }: UplinkOptions, gateway: string, gap: Gap): Outgoing {
+  const { epoch, stream, from, to, reason } = gap;
+  return {
+    topic: fillTopic(topics.gap, { gateway }),
+    payload: Buffer.from(JSON.stringify({ v: 1, gateway, epoch, stream, from, to, reason })),
+    qos: 1,
+    retain: false,
+    contentType: "application/json",
+    userProperties: undefined,
+  };
+}
+
+/** The outbox's account as lines of the ledger. */
+export const outboxLine = ({ uplink, stream, committed, acked, ...rest }: OutboxCount): LedgerLine => ({
+  stage: "outbox",
+  name: `${uplink}/${stream}`,
+  unit: "samples",
+  in: committed,
+  out: acked,
+  lost: rest.lost,
+  dropped: rest.dropped,
+  rejected: rest.rejected,
+  held: rest.held,
+  also: {},
+});

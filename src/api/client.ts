@@ -10,11 +10,15 @@ import type {
   PluginStatus,
   ProbeStatus,
   PurgeRequest,
+  ReloadReport,
+  VitalsReport,
 } from "./types.ts";
 
 /** Answers larger than this are refused: 16 MiB. */
 const MOST_BYTES = 16 * 1024 * 1024;
 const TIMEOUT_MS = 10_000;
+/** Plugins may be vetted and started meanwhile. */
+const RELOAD_MS = 60_000;
 
 /** Asks the agent whose socket is at `path`. Every call throws `cli.agent-unreachable` when none answers. */
 export class ApiClient {
@@ -56,16 +60,23 @@ export class ApiClient {
   probes(): Promise<readonly ProbeStatus[]> {
     return this.#get("/api/v1/probes") as Promise<readonly ProbeStatus[]>;
   }
+  vitals(): Promise<VitalsReport> {
+    return this.#get("/api/v1/vitals") as Promise<VitalsReport>;
+  }
+  /** Has the configuration read again. Throws a WeirError `config.invalid` when it is refused. */
+  reload(): Promise<ReloadReport> {
+    return this.#get("/api/v1/reload", "POST", RELOAD_MS) as Promise<ReloadReport>;
+  }
   /** The latest refused messages, oldest first. */
   rejected(): Promise<readonly Record<string, unknown>[]> {
     return this.#get("/api/v1/rejected") as Promise<readonly Record<string, unknown>[]>;
   }
 
-  #get(url: string, method = "GET"): Promise<unknown> {
+  #get(url: string, method = "GET", timeoutMs = TIMEOUT_MS): Promise<unknown> {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     const unreachable = (cause: unknown): void =>
       reject(new WeirError("cli.agent-unreachable", `no agent answers on ${this.#path}`, { cause }));
-    const call = request({ socketPath: this.#path, path: url, method, timeout: TIMEOUT_MS }, (response) => {
+    const call = request({ socketPath: this.#path, path: url, method, timeout: timeoutMs }, (response) => {
       const parts: Buffer[] = [];
       let size = 0;
       response.on("data", (part: Buffer) => {

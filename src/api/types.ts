@@ -24,6 +24,8 @@ export interface AgentStatus {
   readonly dataDir: string;
   /** host and port of the embedded broker, when it runs */
   readonly broker: string | undefined;
+  /** host and port of the HTTP server, when it runs */
+  readonly http: string | undefined;
   /** what to subscribe to there for everything that Weir sends */
   readonly topics: readonly string[];
   readonly parts: readonly PartStatus[];
@@ -50,6 +52,10 @@ export interface PluginStatus {
   readonly restarts: number;
   /** threads that it runs on, its devices divided among them */
   readonly lanes: number;
+  /** time that it had a call to answer, in milliseconds, since the agent's start */
+  readonly busyMs: number;
+  /** bytes that it keeps */
+  readonly stateBytes: number;
   /** ids of the versions that are kept, newest first */
   readonly versions: readonly string[];
   /** it was rolled back: the dropped version does not run */
@@ -96,6 +102,49 @@ export interface PurgeRequest {
   readonly olderThanMs: number;
 }
 
+/** `POST /api/v1/reload` */
+export interface ReloadReport {
+  /** sections of the configuration that differ from before */
+  readonly sections: readonly string[];
+  /** parts that were stopped, started or both */
+  readonly restarted: readonly string[];
+  /** what differs and takes effect at the next start */
+  readonly atNextStart: readonly string[];
+}
+
+/** `GET /readyz` */
+export interface Readiness {
+  /** it takes in and can store */
+  readonly ready: boolean;
+  /** why not, a sentence each, with what to do */
+  readonly reasons: readonly string[];
+  /** what is missing and keeps it from nothing, such as an uplink that can't be reached: batches wait */
+  readonly notes: readonly string[];
+}
+
+/** A histogram, its counts by bound (the last: above all of them), for differences between two readings. */
+export interface LatencyCounts {
+  readonly bounds: readonly number[];
+  readonly counts: readonly number[];
+}
+
+/** `GET /api/v1/vitals`: what `weir top` draws from, beside the listings. */
+export interface VitalsReport {
+  /** seconds, monotonic: for rates between two readings */
+  readonly at: number;
+  /** the main loop's largest delay in the latest 10 s, in seconds */
+  readonly loopLag: number;
+  readonly loopBusy: number;
+  readonly openFds: number;
+  readonly processes: readonly {
+    readonly name: string;
+    readonly pid: number;
+    readonly pssBytes: number;
+    readonly cpuSeconds: number;
+  }[];
+  readonly latencies: Readonly<Record<string, LatencyCounts>>;
+}
+
 /** Answers by path; the server knows no more of the agent. */
 export interface ApiHandlers {
   status(): AgentStatus;
@@ -109,6 +158,12 @@ export interface ApiHandlers {
   /** Resolves to the samples that were dropped. */
   purge(what: PurgeRequest): Promise<number>;
   probes(): readonly ProbeStatus[];
+  /** Reads the configuration again; throws a WeirError `config.invalid` when it is refused. */
+  reload(): Promise<ReloadReport>;
+  /** the page in Prometheus' text format */
+  metrics(): Promise<string>;
+  readiness(): Promise<Readiness>;
+  vitals(): Promise<VitalsReport>;
   /** the latest refused messages, oldest first */
   rejected(): readonly unknown[];
 }

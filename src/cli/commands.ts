@@ -78,6 +78,17 @@ export const COMMANDS: readonly Command[] = [
   ),
   command(
     {
+      name: "reload",
+      usage: "",
+      about: "have the running agent read its configuration again; what is not valid is refused as a whole",
+      options: { ...config, ...json },
+      help: { ...configHelp, ...jsonHelp },
+      positionals: 0,
+    },
+    async () => (await import("./reload.ts")).reload,
+  ),
+  command(
+    {
       name: "check",
       usage: "",
       about: "look at this machine, the configuration and the running agent; say how to mend what is missing",

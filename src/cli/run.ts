@@ -1,12 +1,9 @@
 /** `weir run`: the agent in the foreground, until SIGINT or SIGTERM. */
 
-import { unwatchFile, watchFile } from "node:fs";
-import { isDeepStrictEqual } from "node:util";
 import type { AgentStatus } from "../api/types.ts";
-import { keepLastGood } from "../config/last-good.ts";
-import type { LoadedConfig } from "../config/load.ts";
-import { messageOf, WeirError } from "../core/errors.ts";
+import { WeirError } from "../core/errors.ts";
 import { Agent } from "../main.ts";
+import { ConfigWatch } from "../reload.ts";
 import type { Invocation } from "./commands.ts";
 import { chosenConfigOf, configOf, option } from "./context.ts";
 import { bold, dim, line, yellow } from "./output.ts";
@@ -15,15 +12,14 @@ import { version } from "./version.ts";
 const LEVELS = ["trace", "debug", "info", "warn", "error"];
 /** A stop that hangs is ended: whatever was acknowledged is on disk. */
 const MOST_STOP_MS = 9_500;
-/** How often the configuration file is looked at, in milliseconds. */
-const CONFIG_MS = 500;
 
 /** `weir run` */
 export async function run(invocation: Invocation): Promise<number> {
   const level = option(invocation, "log-level") ?? "info";
   if (!LEVELS.includes(level)) throw new WeirError("cli.usage", `--log-level takes ${LEVELS.join(", ")}`);
   const { loaded, fallback } = chosenConfigOf(invocation);
-  const agent = new Agent(loaded.config, version(), { level, terminal: process.stderr.isTTY === true });
+  const log = { level, terminal: process.stderr.isTTY === true };
+  const agent = new Agent(loaded, version(), log, () => configOf(invocation));
   const stopped = Promise.withResolvers<string>();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stopped.resolve(signal));
 
@@ -35,10 +31,14 @@ export async function run(invocation: Invocation): Promise<number> {
     throw thrown;
   }
   greet(agent.status(), loaded.file);
-  if (fallback === undefined) keep(loaded, agent);
-  const unwatch = followConfig(invocation, loaded, agent);
+  if (fallback === undefined) agent.keepConfig();
+  // What is refused is in the log, and in the answer of `weir reload`.
+  const reload = (): void => void agent.reload().catch(() => {});
+  const watch = new ConfigWatch(() => agent.configFiles, reload);
+  watch.start();
+  process.on("SIGHUP", reload);
   const why = await Promise.race([stopped.promise, agent.failed]);
-  unwatch();
+  watch.stop();
   setTimeout(() => process.exit(1), MOST_STOP_MS).unref();
   agent.log.info(why instanceof WeirError ? "stopping" : `${why}: stopping`);
   const clean = await agent.stop();
@@ -49,39 +49,6 @@ export async function run(invocation: Invocation): Promise<number> {
       : "stopped: what was not acknowledged will be sent again by its devices",
   );
   return 0;
-}
-
-/** Keeps what has taken effect, for a start with broken files. */
-function keep(loaded: LoadedConfig, agent: Agent): void {
-  try {
-    keepLastGood(loaded.config.data.dir, loaded);
-  } catch (thrown) {
-    agent.log.warn(`the configuration could not be kept for a start with broken files: ${messageOf(thrown)}`);
-  }
-}
-
-/**
- * Looks whether the configuration file has changed. The `plugins` section takes effect at once; a file that is not
- * valid is refused as a whole, and the rest of a valid one waits for a restart.
- */
-function followConfig(invocation: Invocation, { file, config }: LoadedConfig, agent: Agent): () => void {
-  if (file === undefined) return () => {};
-  let running = config;
-  const onChange = (): void => {
-    try {
-      const { config: next } = configOf(invocation);
-      const { plugins: _before, ...rest } = running;
-      const { plugins, ...nextRest } = next;
-      if (!isDeepStrictEqual(rest, nextRest))
-        agent.log.warn(`${file} has changed: all but plugins takes effect at the next start`);
-      running = { ...running, plugins };
-      void agent.reconfigurePlugins(plugins);
-    } catch (thrown) {
-      agent.log.error(`${file} is refused, what runs stays as it is: ${messageOf(thrown)}`);
-    }
-  };
-  watchFile(file, { interval: CONFIG_MS, persistent: false }, onChange);
-  return () => unwatchFile(file, onChange);
 }
 
 /** What a newcomer needs to know, on standard output. */

@@ -1,5 +1,6 @@
 /** The whole configuration: every section's schema is its own folder's, this page only puts them together. */
 import { z } from "zod";
+import { httpSchema } from "../api/options.ts";
 import { outboxSchema } from "../outbox/options.ts";
 import { pluginsSchema } from "../plugins/options.ts";
 import { brokerSchema, sourcesSchema } from "../sources/options.ts";
@@ -41,6 +42,7 @@ const pipelineSchema = z.strictObject({
 export const configSchema = z.strictObject({
   gateway: gatewaySchema.prefault({}),
   data: dataSchema.prefault({}),
+  http: httpSchema.prefault({}),
   broker: brokerSchema.prefault({}),
   sources: sourcesSchema.prefault({}),
   pipeline: pipelineSchema.prefault({}),

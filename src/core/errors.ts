@@ -53,6 +53,11 @@ export const ERRORS = {
     what: "A frame or block breaks an invariant of docs/specs/frame.md.",
     remedy: "The message names the row or entry; mend the plugin or sender that made it.",
   },
+  "http.port-in-use": {
+    disposition: "retry",
+    what: "The port of /metrics and /api/v1 is taken by another program.",
+    remedy: "Stop that one, or set http.port in weir.yaml, or http.enabled: false.",
+  },
   "outbox.closed": {
     disposition: "retry",
     what: "The outbox is stopping.",

@@ -3,6 +3,8 @@
  * not hold it. `dropped`: a policy chose to. `rejected`: not valid, or refused. Outbox counts live in its database.
  */
 
+import { Histogram } from "./histogram.ts";
+
 /** One line of the ledger. */
 export interface LedgerLine {
   /** `kernel`, `source`, `decode`, `plugin`, `commit` or `outbox` */
@@ -64,9 +66,10 @@ export class StageCount {
   }
 }
 
-/** All stages of this run. */
+/** All stages of this run, and how long things take. */
 export class Ledger {
   readonly #stages = new Map<string, StageCount>();
+  readonly #timings = new Map<string, Histogram>();
 
   /** The count of (stage, name), made at its first use. */
   stage(stage: string, name: string, unit: string, held?: () => number): StageCount {
@@ -77,6 +80,22 @@ export class Ledger {
       this.#stages.set(key, count);
     }
     return count;
+  }
+
+  /** The distribution of (thing, name) in seconds, made at its first use. */
+  timing(thing: string, name = ""): Histogram {
+    const key = `${thing}\0${name}`;
+    const found = this.#timings.get(key) ?? new Histogram();
+    this.#timings.set(key, found);
+    return found;
+  }
+
+  /** Every distribution. */
+  timings(): { readonly thing: string; readonly name: string; readonly histogram: Histogram }[] {
+    return [...this.#timings].map(([key, histogram]) => {
+      const [thing = "", name = ""] = key.split("\0");
+      return { thing, name, histogram };
+    });
   }
 
   lines(): LedgerLine[] {

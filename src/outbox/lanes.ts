@@ -187,6 +187,14 @@ export const lastChunk = (db: Connection): number =>
     .pluck()
     .get() ?? 0;
 
+/** The oldest chunk that a lane holds. */
+export interface OldestChunk {
+  readonly uplink: string;
+  readonly stream: Stream;
+  /** ms since the Unix epoch */
+  readonly createdMs: number;
+}
+
 /** All lanes of the configured uplinks. Every call that writes runs inside the caller's transaction. */
 export class Lanes {
   readonly #plans: readonly UplinkPlan[];
@@ -352,6 +360,14 @@ export class Lanes {
   /** The ledger of every lane that ever was, from the rows: call {@link flush} first. */
   counts(): OutboxCount[] {
     return this.#counts.all();
+  }
+
+  /** Of each lane that holds something: when the oldest chunk that it needs was stored. */
+  oldest(): OldestChunk[] {
+    return this.#lanes.flatMap(({ uplink, stream, needs }) => {
+      const chunk = this.#oldest.get(stream, needs - 1);
+      return chunk === undefined ? [] : [{ uplink, stream, createdMs: chunk.created }];
+    });
   }
 
   /** Every lane. */

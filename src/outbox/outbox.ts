@@ -15,6 +15,9 @@ import {
 } from "./protocol.ts";
 import type { Purge } from "./store.ts";
 
+/** Longest wait between tries to open the database again, in milliseconds. */
+const MOST_BACKOFF_MS = 30_000;
+
 /** Promises of calls that are under way. */
 interface Waiting<K extends Op> {
   readonly resolve: (value: Operations[K]["result"]) => void;
@@ -24,7 +27,8 @@ interface Waiting<K extends Op> {
 /** The durable queue; see the port for what each method promises. */
 export class WorkerOutbox implements Outbox {
   readonly #workerUrl: URL;
-  readonly #plan: OutboxPlan;
+  #plan: OutboxPlan;
+  readonly #onCrash: (error: WeirError) => void;
   readonly #waiting: { readonly [K in Op]: Map<number, Waiting<K>> } = {
     append: new Map(),
     resume: new Map(),
@@ -45,6 +49,15 @@ export class WorkerOutbox implements Outbox {
     stop: new Map(),
   };
   readonly #listeners = new Set<() => void>();
+  readonly #epochListeners = new Set<() => void>();
+  /** batches that uplinks have */
+  readonly #leased = new Set<number>();
+  /** calls that wait for a worker, in order; undefined while there is one */
+  #gate: (() => void)[] | undefined;
+  /** a worker ended with chunks that may not be stored: later ones are refused until {@link resume} */
+  #refusing = false;
+  #restarts = 0;
+  #retry: NodeJS.Timeout | undefined;
   readonly #fullListeners = new Set<(full: boolean) => void>();
   #full = false;
   readonly #ended = Promise.withResolvers<WeirError | undefined>();
@@ -55,10 +68,11 @@ export class WorkerOutbox implements Outbox {
   #closed: WeirError | undefined = new WeirError("outbox.closed", "the outbox has not been started");
   #stopped: Promise<void> | undefined;
 
-  /** `workerUrl`: the module that calls `serveOutbox` (src/worker.ts). Nothing runs before {@link start}. */
-  constructor(workerUrl: URL, plan: OutboxPlan) {
+  /** `workerUrl`: the module that calls `serveOutbox` (src/worker.ts). Nothing runs before {@link start}. `onCrash`: told why a worker ended unasked. */
+  constructor(workerUrl: URL, plan: OutboxPlan, onCrash: (error: WeirError) => void = () => {}) {
     this.#workerUrl = workerUrl;
     this.#plan = plan;
+    this.#onCrash = onCrash;
   }
 
   get epoch(): string {
@@ -66,7 +80,23 @@ export class WorkerOutbox implements Outbox {
     return this.#epoch;
   }
 
-  /** Resolves when the worker has ended: undefined after {@link stop}, else why, and no call is answered any more. */
+  /** Workers started after the first because one had ended unasked. */
+  get restarts(): number {
+    return this.#restarts;
+  }
+
+  /** The part of the time that the worker's loop was busy since its start. */
+  get busy(): number {
+    return this.#worker?.performance.eventLoopUtilization().utilization ?? 0;
+  }
+
+  /** Calls `listener` when a new worker has begun a new epoch. Returns how to stop it. */
+  onEpoch(listener: () => void): () => void {
+    this.#epochListeners.add(listener);
+    return () => this.#epochListeners.delete(listener);
+  }
+
+  /** Resolves when the outbox has ended: undefined after {@link stop}, else why, and no call is answered any more. */
   get ended(): Promise<WeirError | undefined> {
     return this.#ended.promise;
   }
@@ -77,21 +107,69 @@ export class WorkerOutbox implements Outbox {
    * @throws WeirError `outbox.corrupt`, `outbox.newer-schema` or `data.unusable` (fatal)
    */
   async start(): Promise<string> {
+    this.#epoch = await this.#open();
+    this.#closed = undefined;
+    return this.#epoch;
+  }
+
+  /**
+   * Takes another plan: what is committed stays, a fresh worker goes on with it in a new epoch. Calls wait meanwhile; uplinks
+   * keep what they have on lease.
+   * @throws WeirError when the database can't be opened again: then it is tried until it can
+   */
+  async restart(plan: OutboxPlan): Promise<void> {
+    if (this.#closed !== undefined) throw this.#closed;
+    const before = this.#worker;
+    const stopping = this.#call("stop", undefined);
+    this.#plan = plan;
+    this.#gate ??= [];
+    // Its end is asked for: not a crash.
+    this.#worker = undefined;
+    const ended = before === undefined ? undefined : new Promise((resolve) => before.once("exit", resolve));
+    await stopping.catch(() => {});
+    await ended;
+    await this.#reopen();
+  }
+
+  /** A fresh worker takes the place of one that has ended; tried again with back-off until it can. */
+  async #reopen(failures = 0): Promise<void> {
+    if (this.#stopped !== undefined) return;
+    try {
+      this.#epoch = await this.#open();
+    } catch (thrown) {
+      if (this.#stopped !== undefined) return;
+      const waitMs = Math.min(MOST_BACKOFF_MS, 100 * 2 ** Math.min(failures, 12));
+      this.#retry = setTimeout(() => void this.#reopen(failures + 1).catch(() => {}), waitMs);
+      throw thrown;
+    }
+    const waiting = this.#gate ?? [];
+    this.#gate = undefined;
+    this.#setFull(false);
+    for (const call of waiting) call();
+    for (const listener of this.#epochListeners) listener();
+    for (const listener of this.#listeners) listener();
+  }
+
+  async #open(): Promise<string> {
     const started = Promise.withResolvers<string>();
     const worker = new Worker(this.#workerUrl, {
-      workerData: this.#plan,
+      workerData: { ...this.#plan, leased: [...this.#leased] },
       name: "outbox",
       // What it makes is short-lived or outside the heap.
       resourceLimits: { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 128 },
     });
     this.#worker = worker;
     let cause: WeirError | undefined;
+    let running = false;
     worker.on("message", (notice: Notice) => {
       if (notice.type === "replies") for (const reply of notice.replies) this.#settle(reply);
       else if (notice.type === "ready") for (const listener of this.#listeners) listener();
       else if (notice.type === "full") this.#setFull(notice.full);
       else if (notice.type === "failed") cause = fromWire(notice.error);
-      else started.resolve(notice.epoch);
+      else {
+        running = true;
+        started.resolve(notice.epoch);
+      }
     });
     worker.on("error", (error) => {
       cause = new WeirError("outbox.closed", `the outbox's worker failed: ${messageOf(error)}`, {
@@ -100,20 +178,35 @@ export class WorkerOutbox implements Outbox {
     });
     worker.on("exit", (code) => {
       const error = cause ?? new WeirError("outbox.closed", `the outbox's worker ended (${code})`);
-      this.#closed = this.#stopped === undefined ? error : new WeirError("outbox.closed");
       started.reject(error);
-      for (const calls of Object.values(this.#waiting)) {
-        for (const { reject } of calls.values()) reject(error);
-        calls.clear();
-      }
-      this.#ended.resolve(this.#stopped === undefined ? error : undefined);
+      if (running) this.#lost(worker, error);
+      else this.#worker = undefined;
     });
-    this.#epoch = await started.promise;
-    this.#closed = undefined;
-    return this.#epoch;
+    return await started.promise;
+  }
+
+  /** A worker that ran has ended. Asked to: all is well. Damaged database: the next start sets it aside. Else it was a crash. */
+  #lost(worker: Worker, error: WeirError): void {
+    for (const calls of Object.values(this.#waiting)) {
+      for (const { reject } of calls.values()) reject(error);
+      calls.clear();
+    }
+    if (this.#worker !== worker) return;
+    this.#worker = undefined;
+    if (this.#stopped !== undefined || error.disposition === "fatal") {
+      this.#closed = this.#stopped === undefined ? error : new WeirError("outbox.closed");
+      this.#ended.resolve(this.#stopped === undefined ? error : undefined);
+      return;
+    }
+    this.#restarts += 1;
+    this.#gate ??= [];
+    this.#refusing = true;
+    this.#onCrash(error);
+    void this.#reopen().catch(() => {});
   }
 
   async append(chunk: Chunk, options?: { readonly transfer: boolean }): Promise<void> {
+    if (this.#refusing) throw new WeirError("outbox.commit", "an earlier chunk may not be stored");
     const state = packState(chunk.state);
     const effects = chunk.effects.map(own);
     const transfer: Transferable[] = [];
@@ -123,6 +216,7 @@ export class WorkerOutbox implements Outbox {
   }
 
   async resume(): Promise<void> {
+    this.#refusing = false;
     await this.#call("resume", undefined);
   }
 
@@ -130,19 +224,24 @@ export class WorkerOutbox implements Outbox {
     return this.#call("state", plugin);
   }
 
-  lease(uplink: string, count: number): Promise<readonly LeasedBatch[]> {
-    return this.#call("lease", { uplink, count });
+  async lease(uplink: string, count: number): Promise<readonly LeasedBatch[]> {
+    const batches = await this.#call("lease", { uplink, count });
+    for (const { id } of batches) if (id > 0) this.#leased.add(id);
+    return batches;
   }
 
   async ack(uplink: string, ids: readonly number[]): Promise<void> {
+    for (const id of ids) this.#leased.delete(id);
     await this.#call("ack", { uplink, ids });
   }
 
   async release(uplink: string, ids: readonly number[]): Promise<void> {
+    for (const id of ids) this.#leased.delete(id);
     await this.#call("release", { uplink, ids });
   }
 
   async reject(uplink: string, id: number, reason: string): Promise<void> {
+    this.#leased.delete(id);
     await this.#call("reject", { uplink, id, reason });
   }
 
@@ -216,8 +315,19 @@ export class WorkerOutbox implements Outbox {
 
   async #stop(): Promise<void> {
     if (this.#closed !== undefined) return;
+    clearTimeout(this.#retry);
+    const closed = new WeirError("outbox.closed");
+    if (this.#gate !== undefined) {
+      // No worker, or a new one that nobody waits for: nothing is open that would have to be closed in order.
+      this.#closed = closed;
+      for (const call of this.#gate.splice(0)) call();
+      this.#gate = undefined;
+      await this.#worker?.terminate();
+      this.#ended.resolve(undefined);
+      return;
+    }
     const stopping = this.#call("stop", undefined);
-    this.#closed = new WeirError("outbox.closed");
+    this.#closed = closed;
     await stopping;
     await this.#ended.promise;
   }
@@ -227,13 +337,20 @@ export class WorkerOutbox implements Outbox {
     args: Operations[K]["args"],
     transfer: readonly Transferable[] = [],
   ): Promise<Operations[K]["result"]> {
-    const worker = this.#worker;
-    if (this.#closed !== undefined || worker === undefined) return Promise.reject(this.#closed);
-    this.#calls += 1;
-    const id = this.#calls;
+    if (this.#closed !== undefined) return Promise.reject(this.#closed);
     const { promise, resolve, reject } = Promise.withResolvers<Operations[K]["result"]>();
-    worker.postMessage({ id, op, args }, transfer);
-    this.#waiting[op].set(id, { resolve, reject });
+    const send = (): void => {
+      const worker = this.#worker;
+      if (this.#closed !== undefined || worker === undefined) {
+        reject(this.#closed ?? new WeirError("outbox.closed"));
+        return;
+      }
+      this.#calls += 1;
+      worker.postMessage({ id: this.#calls, op, args }, transfer);
+      this.#waiting[op].set(this.#calls, { resolve, reject });
+    };
+    if (this.#gate === undefined) send();
+    else this.#gate.push(send);
     return promise;
   }
 

@@ -53,6 +53,8 @@ export interface OutboxPlan {
   /** size of the database file, in bytes */
   readonly maxBytes: number;
   readonly uplinks: readonly UplinkPlan[];
+  /** batches that uplinks have from the worker before this one: on lease from the start */
+  readonly leased?: readonly number[];
 }
 
 /** A batch in its uplink's encoding. */

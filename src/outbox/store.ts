@@ -19,7 +19,7 @@ import { type AlarmEffect, alarmFrame } from "./alarms.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
 import { Discard } from "./discard.ts";
 import { Gaps } from "./gaps.ts";
-import { type Batch, type Lane, Lanes, lastChunk } from "./lanes.ts";
+import { type Batch, type Lane, Lanes, lastChunk, type OldestChunk } from "./lanes.ts";
 import type { OutboxPlan } from "./plan.ts";
 import { markDamaged, type Salvage } from "./quarantine.ts";
 import { Reserve } from "./reserve.ts";
@@ -64,6 +64,8 @@ export interface StoreInfo {
   readonly effectsDropped: number;
   /** where a damaged database was moved at this start */
   readonly quarantined: string | undefined;
+  /** when the oldest chunk that each lane holds was stored */
+  readonly oldest: readonly OldestChunk[];
 }
 
 /** Publish effects that may wait; beyond it the oldest are given up, and counted. */
@@ -146,6 +148,8 @@ export class Store {
       })();
       this.#lastChunk = lastChunk(db);
       this.#lanes.load();
+      const sealed = new Set(this.#lanes.all.flatMap(({ batches }) => batches.map(({ id }) => id)));
+      this.#lanes.leased = new Set((plan.leased ?? []).filter((id) => sealed.has(id)));
       this.#tellOfDamage(salvage);
     } catch (thrown) {
       db.close();
@@ -502,6 +506,7 @@ export class Store {
     return {
       epochs: this.#sql.epochs.all(this.epoch),
       quarantined: this.quarantined,
+      oldest: this.#lanes.oldest(),
       effectsDropped: this.#sql.getMeta.get("effects_dropped") ?? 0,
       ...this.#room.size(),
     };

@@ -1,20 +1,20 @@
-import { messageOf } from "../core/errors.ts";
+import { messageOf, WeirError } from "../core/errors.ts";
 import type { StageCount } from "../core/ledger.ts";
 import type { LocalPublisher, Outbox } from "../core/ports.ts";
 
 /** Does committed publish effects on the embedded broker, at least once each, oldest first. */
 export class Effects {
   readonly #outbox: Outbox;
-  readonly #publisher: LocalPublisher | undefined;
+  readonly #publisher: () => LocalPublisher | undefined;
   readonly #count: StageCount;
   readonly #log: (message: string) => void;
   #running: Promise<void> | undefined;
   #again = false;
 
-  /** Without a publisher (the embedded broker is off) effects are dropped and counted. */
+  /** Without a publisher (the embedded broker is off) effects are dropped and counted; while it can't be reached they wait. */
   constructor(
     outbox: Outbox,
-    publisher: LocalPublisher | undefined,
+    publisher: () => LocalPublisher | undefined,
     count: StageCount,
     log: (message: string) => void,
   ) {
@@ -43,14 +43,15 @@ export class Effects {
         this.#again = false;
         const waiting = await this.#outbox.effects();
         const done: number[] = [];
-        for (const { id, effect } of waiting) {
-          await this.#do(effect);
-          done.push(id);
+        try {
+          for (const { id, effect } of waiting) {
+            await this.#do(effect);
+            done.push(id);
+          }
+        } finally {
+          if (done.length > 0) await this.#outbox.effectsDone(done);
         }
-        if (done.length > 0) {
-          await this.#outbox.effectsDone(done);
-          this.#again = true;
-        }
+        if (done.length > 0) this.#again = true;
       }
     } catch (thrown) {
       this.#log(`effects wait for the next commit: ${messageOf(thrown)}`);
@@ -60,13 +61,14 @@ export class Effects {
   async #do(effect: Awaited<ReturnType<Outbox["effects"]>>[number]["effect"]): Promise<void> {
     if (effect.type !== "publish") return;
     this.#count.in += 1;
-    if (this.#publisher === undefined) {
+    const publisher = this.#publisher();
+    if (publisher === undefined) {
       this.#count.dropped += 1;
       return;
     }
     const { topic, payload, qos, retain } = effect;
     try {
-      await this.#publisher.publish({
+      await publisher.publish({
         topic,
         payload,
         qos,
@@ -76,6 +78,10 @@ export class Effects {
       });
       this.#count.out += 1;
     } catch (thrown) {
+      if (thrown instanceof WeirError && thrown.disposition === "retry") {
+        this.#count.in -= 1;
+        throw thrown;
+      }
       this.#count.rejected += 1;
       this.#log(`plugin ${effect.plugin} publishes to ${topic}: ${messageOf(thrown)}`);
     }

@@ -8,6 +8,7 @@
  * One loop for each uplink: a dead one holds no other up.
  */
 import { messageOf, WeirError } from "../core/errors.ts";
+import type { Histogram } from "../core/histogram.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Gap, LeasedBatch, Outbox, Outgoing, Uplink } from "../core/ports.ts";
 
@@ -30,6 +31,7 @@ const GAPS_EVERY_MS = 1_000;
 export class Forward {
   readonly #parts: ForwardParts;
   readonly #count: StageCount;
+  readonly #seconds: Histogram;
   readonly #outstanding = new Map<number, Promise<void>>();
   #acked: number[] = [];
   #released: number[] = [];
@@ -47,6 +49,7 @@ export class Forward {
     this.#parts = parts;
     this.#count = parts.ledger.stage("forward", parts.uplink.name, "batches", () => this.#outstanding.size);
     this.#count.note("retried", 0);
+    this.#seconds = parts.ledger.timing("publish", parts.uplink.name);
   }
 
   /** Runs until {@link stop}. */
@@ -108,16 +111,18 @@ export class Forward {
 
   #send(batch: LeasedBatch): void {
     this.#count.in += 1;
+    const sentMs = performance.now();
     const sent = this.#publish(batch).then(
       () => {
         this.#acked.push(batch.id);
+        this.#seconds.observe((performance.now() - sentMs) / 1000);
         this.#count.out += 1;
         this.#attempts = 0;
       },
       async (thrown: unknown) => {
         if (thrown instanceof WeirError && thrown.disposition === "reject") {
           this.#count.rejected += 1;
-          await this.#parts.outbox.reject(this.#parts.uplink.name, batch.id, thrown.message);
+          await this.#reject(batch, thrown.message);
           return;
         }
         this.#released.push(batch.id);
@@ -135,6 +140,17 @@ export class Forward {
     settled.catch((thrown: unknown) => {
       this.#parts.log("warn", `uplink ${this.#parts.uplink.name}: ${messageOf(thrown)}`);
     });
+  }
+
+  /** Sets a batch aside; where the outbox can't take that now, it is sent once more and refused again. */
+  async #reject({ id }: LeasedBatch, reason: string): Promise<void> {
+    try {
+      await this.#parts.outbox.reject(this.#parts.uplink.name, id, reason);
+    } catch (thrown) {
+      this.#released.push(id);
+      this.#failed = true;
+      throw thrown;
+    }
   }
 
   async #publish(batch: LeasedBatch): Promise<void> {
@@ -155,10 +171,22 @@ export class Forward {
   /** Tells the outbox what has become of batches; called once for many. */
   async #settle(): Promise<void> {
     const { uplink, outbox } = this.#parts;
-    if (this.#acked.length > 0) await outbox.ack(uplink.name, this.#acked.splice(0));
+    const acked = this.#acked.splice(0);
+    try {
+      if (acked.length > 0) await outbox.ack(uplink.name, acked);
+    } catch (thrown) {
+      // The outbox is away: it is told once it is back.
+      this.#acked.unshift(...acked);
+      throw thrown;
+    }
     // What failed goes back only when nothing is out any more, so that it is leased again in order.
-    if (this.#released.length > 0 && this.#outstanding.size === 0) {
-      await outbox.release(uplink.name, this.#released.splice(0));
+    if (this.#released.length === 0 || this.#outstanding.size > 0) return;
+    const released = this.#released.splice(0);
+    try {
+      await outbox.release(uplink.name, released);
+    } catch (thrown) {
+      this.#released.unshift(...released);
+      throw thrown;
     }
   }
 

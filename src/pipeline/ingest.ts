@@ -10,6 +10,7 @@
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Frame } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
+import type { Histogram } from "../core/histogram.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import { type Messages, MessagesBuilder } from "../core/messages.ts";
 import type {
@@ -54,6 +55,8 @@ const IN_FLIGHT = 8;
 const CHUNK_BYTES = 1024 * 1024;
 /** … or its frame these: one more message of the longest names still fits a frame. */
 const FRAME_BYTES = 2 * 1024 * 1024;
+/** Of so many messages of a chunk, one is measured for all. */
+const MEASURE_EVERY = 16;
 /** How often due plugin timers are looked for, in milliseconds. */
 const TICK_MS = 50;
 /** Longest wait between tries of a commit that fails, in milliseconds. */
@@ -81,10 +84,18 @@ interface Pending {
 /** The ingest loop. */
 export class Ingest implements Intake {
   readonly #parts: IngestParts;
+  #options: IngestOptions;
   readonly #source: StageCount;
   readonly #decode: StageCount;
+  readonly #ackSeconds: Histogram;
+  readonly #chainSeconds: Histogram;
+  readonly #commitSeconds: Histogram;
   readonly #queue: Pending[] = [];
-  readonly #inFlight: { readonly pending: Pending; readonly result: Promise<ChainResult> }[] = [];
+  readonly #inFlight: {
+    readonly pending: Pending;
+    readonly result: Promise<ChainResult>;
+    readonly sentMs: number;
+  }[] = [];
   /** commits that were asked for and have not answered, in order */
   readonly #commits = new Set<Promise<boolean>>();
   readonly #idle: (() => void)[] = [];
@@ -117,9 +128,13 @@ export class Ingest implements Intake {
 
   constructor(parts: IngestParts) {
     this.#parts = parts;
+    this.#options = parts.options;
     this.#source = parts.ledger.stage("source", "devices", "messages");
     this.#decode = parts.ledger.stage("decode", "devices", "messages", () => this.#heldMessages);
     this.#decode.note("made", 0);
+    this.#ackSeconds = parts.ledger.timing("device_ack");
+    this.#chainSeconds = parts.ledger.timing("chain");
+    this.#commitSeconds = parts.ledger.timing("commit");
   }
 
   /** Starts looking for due timers. Messages are taken from the constructor on. */
@@ -132,9 +147,14 @@ export class Ingest implements Intake {
     this.#ticker.unref();
   }
 
+  /** Takes other sizes and times, from the next message on. */
+  retune(options: IngestOptions): void {
+    this.#options = options;
+  }
+
   /** Whether QoS 0 and host frames are being dropped because what is held has reached its limit. */
   get behind(): boolean {
-    return this.#parts.outbox.full || this.#queuedBytes + this.#openBytes > this.#parts.options.queueBytes;
+    return this.#parts.outbox.full || this.#queuedBytes + this.#openBytes > this.#options.queueBytes;
   }
 
   message(message: DeviceMessage): void {
@@ -156,7 +176,7 @@ export class Ingest implements Intake {
     if (message.settle !== undefined) this.#waiting.push(message);
     this.#openMessages += 1;
     this.#openBytes += message.payload.byteLength + 64;
-    const { chunkSamples, lingerMs } = this.#parts.options;
+    const { chunkSamples, lingerMs } = this.#options;
     if (
       this.#builder.rows >= chunkSamples ||
       this.#openMessages >= chunkSamples ||
@@ -310,7 +330,8 @@ export class Ingest implements Intake {
       (frame.rows === 0 && messages.size === 0
         ? Promise.resolve(untouched(frame))
         : this.#parts.chain.process({ source, frame, messages, without }));
-    this.#inFlight.push({ pending, result });
+    const sentMs = performance.now();
+    this.#inFlight.push({ pending, result, sentMs });
     void this.#drain();
   }
 
@@ -329,6 +350,7 @@ export class Ingest implements Intake {
         continue;
       }
       this.#inFlight.shift();
+      this.#chainSeconds.observe((performance.now() - head.sentMs) / 1000);
       const commit = this.#commit(head.pending, result.output);
       this.#commits.add(commit);
       void commit.then((committed) => {
@@ -356,6 +378,7 @@ export class Ingest implements Intake {
       };
       count.in += rows;
       this.#heldSamples += rows;
+      const sentMs = performance.now();
       try {
         // The input's own frame is kept until the commit: it may have to run again.
         await outbox.append(chunk, { transfer: output.frame !== pending.frame });
@@ -375,6 +398,7 @@ export class Ingest implements Intake {
         this.#heldSamples -= rows;
       }
       count.out += rows;
+      this.#commitSeconds.observe((performance.now() - sentMs) / 1000);
     }
     this.#backoffMs = 0;
     this.#finish(pending, output);
@@ -408,9 +432,19 @@ export class Ingest implements Intake {
     if (pending.source === "devices" && output.frame.buffer !== pending.frame.buffer)
       pending.frame.buffer.transfer(0);
     const { waiting, refused } = pending;
+    this.#measure(waiting);
     for (const message of waiting)
       message.settle?.(refused.size > 0 && refused.has(message) ? "rejected" : "committed");
     if (output.effects.some((effect) => effect.type === "publish")) this.#parts.onEffects();
+  }
+
+  /** How long messages waited for their settlement. */
+  #measure(waiting: readonly DeviceMessage[]): void {
+    const nowUs = Date.now() * 1000;
+    for (let i = 0; i < waiting.length; i += MEASURE_EVERY) {
+      const timeUs = waiting[i]?.timeUs ?? nowUs;
+      this.#ackSeconds.observe((nowUs - timeUs) / 1e6, Math.min(MEASURE_EVERY, waiting.length - i));
+    }
   }
 
   /** A plugin failed on the head of what is in flight. */

@@ -24,6 +24,10 @@ export interface PluginInfo {
   readonly limits: PluginLimits | undefined;
   readonly failures: number;
   readonly restarts: number;
+  /** time that it had a call to answer, in milliseconds */
+  readonly busyMs: number;
+  /** bytes that it keeps */
+  readonly stateBytes: number;
   /** versions that are kept, newest first; the running one is among them */
   readonly versions: readonly string[];
   /** it was rolled back */

@@ -82,7 +82,7 @@ const NOTHING = new Uint8Array(0);
 /** What the chain calls: one instance, or a plugin's lanes as one. */
 export type Callable = Pick<
   Instance,
-  "failure" | "prepare" | "open" | "transform" | "decode" | "tick" | "stop"
+  "failure" | "busyMs" | "stateBytes" | "prepare" | "open" | "transform" | "decode" | "tick" | "stop"
 >;
 
 /** An instance; {@link Instance.prepare} comes first, then {@link Instance.open}. */
@@ -96,6 +96,7 @@ export class Instance {
   #stateBytes = 0;
   #nextId = 1;
   #headSinceMs = 0;
+  #busyMs = 0;
   #timer: NodeJS.Timeout | undefined;
   readonly #prepared = Promise.withResolvers<void>();
   #failure: InstanceFailure | undefined;
@@ -116,6 +117,16 @@ export class Instance {
   /** Why it no longer answers; undefined while it does. */
   get failure(): InstanceFailure | undefined {
     return this.#failure;
+  }
+
+  /** Time that it had a call to answer, in milliseconds. */
+  get busyMs(): number {
+    return this.#busyMs;
+  }
+
+  /** Bytes of state that it keeps. */
+  get stateBytes(): number {
+    return this.#stateBytes;
   }
 
   /** Calls that were sent and are not answered. */
@@ -272,7 +283,9 @@ export class Instance {
     const frame = opens ? Frame.empty() : Frame.fromRaw(message.block);
     if (frame.rows > this.#spec.limits.outputRows) throw brokenWire("more rows than its limit");
     this.#calls.shift();
-    this.#headSinceMs = performance.now();
+    const nowMs = performance.now();
+    this.#busyMs += nowMs - this.#headSinceMs;
+    this.#headSinceMs = nowMs;
     if (opens) {
       // Set for the start's longer limit.
       clearTimeout(this.#timer);

@@ -31,6 +31,15 @@ export class Lanes implements Callable {
     return this.#lanes.find(({ failure }) => failure !== undefined)?.failure;
   }
 
+  /** Of all threads together. */
+  get busyMs(): number {
+    return this.#lanes.reduce((sum, lane) => sum + lane.busyMs, 0);
+  }
+
+  get stateBytes(): number {
+    return this.#lanes.reduce((sum, lane) => sum + lane.stateBytes, 0);
+  }
+
   async prepare(): Promise<void> {
     await Promise.all(this.#lanes.map((lane) => lane.prepare()));
   }

@@ -429,8 +429,9 @@ export class PluginManager {
       versions: decision?.history ?? [],
       pinned: decision?.pin !== undefined,
     };
-    if (runner === undefined) return { ...common, state, reason, exports: [], failures: 0, restarts: 0 };
-    const { lastError, failures, restarts } = runner;
+    if (runner === undefined)
+      return { ...common, state, reason, exports: [], failures: 0, restarts: 0, busyMs: 0, stateBytes: 0 };
+    const { lastError, failures, restarts, busyMs, stateBytes } = runner;
     const exports = Object.keys(runner.spec.exports).filter((one) => one !== "lifecycle");
     const { version, hash } = runner.spec;
     return {
@@ -442,6 +443,8 @@ export class PluginManager {
       exports,
       failures,
       restarts,
+      busyMs,
+      stateBytes,
     };
   }
 

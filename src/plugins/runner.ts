@@ -60,6 +60,7 @@ export class Runner {
   #failures: number[] = [];
   #failureCount = 0;
   #restarts = 0;
+  #busyBeforeMs = 0;
   #lastError: string | undefined;
   #opening = false;
   /** the instance has been given input since its start */
@@ -113,6 +114,16 @@ export class Runner {
     return this.#restarts;
   }
 
+  /** Time that its instances had a call to answer, in milliseconds. */
+  get busyMs(): number {
+    return this.#busyBeforeMs + (this.#instance?.busyMs ?? 0);
+  }
+
+  /** Bytes of state that it keeps. */
+  get stateBytes(): number {
+    return this.#instance?.stateBytes ?? 0;
+  }
+
   /** The instance to call; undefined while the plugin is out. */
   get instance(): Callable | undefined {
     return this.#state === "on" ? this.#instance : undefined;
@@ -127,6 +138,7 @@ export class Runner {
   /** The slow part of a start, which needs no state: a thread with the component compiled. Never throws. */
   async prepare(): Promise<void> {
     try {
+      this.#busyBeforeMs = this.busyMs;
       this.#instance = this.#make();
       await this.#instance.prepare();
     } catch (thrown) {

@@ -84,12 +84,19 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   /**
    * `count` is the source's stage: the broker adds, beside its identity, `unmatched` (no rule), `refused` (connections
    * closed over what they sent), `unkept` (retained messages without room) and `shed` (deliveries to subscribers that
-   * don't read). `rules` is the list that the routes' `rule` points into.
+   * don't read). The routes' `rule` counts `rules` from
+   * `firstRule` on.
    */
-  constructor(options: BrokerOptions, rules: readonly DeviceRule[], count: StageCount, log: BrokerLog) {
+  constructor(
+    options: BrokerOptions,
+    rules: readonly DeviceRule[],
+    count: StageCount,
+    log: BrokerLog,
+    firstRule = 0,
+  ) {
     const { limits, users, anonymous } = options;
     this.#options = options;
-    this.#router = new Router(rules, (topic) => refuse(topic, limits.topicLevels));
+    this.#router = new Router(rules, (topic) => refuse(topic, limits.topicLevels), firstRule);
     this.#access = new Access(users, anonymous ?? Object.keys(users).length === 0);
     this.#count = count;
     this.#log = log;

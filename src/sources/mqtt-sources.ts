@@ -1,19 +1,10 @@
-/** The external brokers of a configuration, each with its place in the one list of rules that the decoder has. */
+/** An external broker of the configuration, with its place in the one list of rules that the decoder has. */
 import { Status } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import type { Ledger } from "../core/ledger.ts";
 import type { DeviceMessage, MessageDecoder } from "../core/ports.ts";
 import { MqttSource } from "./mqtt-source.ts";
-import type { DeviceRule, SourcesOptions } from "./options.ts";
-
-/** Every mapping rule: those of the embedded broker, then those of each external one. Routes point into this list. */
-export const allRules = ({
-  devices,
-  mqtt,
-}: Pick<SourcesOptions, "devices" | "mqtt">): readonly DeviceRule[] => [
-  ...devices,
-  ...Object.values(mqtt).flatMap(({ rules }) => rules),
-];
+import type { MqttSourceOptions } from "./options.ts";
 
 /** What the sources have in common. */
 export interface MqttSourcesParts {
@@ -27,26 +18,24 @@ export interface MqttSourcesParts {
   readonly random?: () => number;
 }
 
-/** One source for each entry of `sources.mqtt`, named `mqtt/<name>`; none is connected yet. */
-export function mqttSources(sources: SourcesOptions, parts: MqttSourcesParts): MqttSource[] {
-  const { gateway, decoder, ledger, log, random = Math.random } = parts;
-  const own = [...new Set(parts.templates.map((template) => ownPattern(template, gateway)))];
-  let firstRule = sources.devices.length;
-  return Object.entries(sources.mqtt).map(([key, options]) => {
-    const name = `mqtt/${key}`;
-    const source = new MqttSource(options, {
-      name,
-      rules: options.rules,
-      firstRule,
-      clientId: `weir-${gateway}-${key}`,
-      own,
-      retained: (message) => isTimed(message, decoder),
-      count: ledger.stage("source", name, "messages"),
-      log,
-      random,
-    });
-    firstRule += options.rules.length;
-    return source;
+/** The source of one entry of `sources.mqtt`, named `mqtt/<key>`, not connected yet. `firstRule`: where its rules begin in the list that the decoder has. */
+export function mqttSource(
+  key: string,
+  options: MqttSourceOptions,
+  firstRule: number,
+  { gateway, templates, decoder, ledger, log, random = Math.random }: MqttSourcesParts,
+): MqttSource {
+  const name = `mqtt/${key}`;
+  return new MqttSource(options, {
+    name,
+    rules: options.rules,
+    firstRule,
+    clientId: `weir-${gateway}-${key}`,
+    own: [...new Set(templates.map((template) => ownPattern(template, gateway)))],
+    retained: (message) => isTimed(message, decoder),
+    count: ledger.stage("source", name, "messages"),
+    log,
+    random,
   });
 }
 

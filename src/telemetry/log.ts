@@ -1,4 +1,10 @@
-/** The agent's log: JSON lines on standard error, or readable ones on a terminal. */
+/**
+ * The agent's log: JSON lines on standard error, or readable ones on a terminal.
+ *
+ * Levels by rule: `error`: data was lost, or a person is needed. `warn`: something is wrong and Weir deals with it. `info`: the
+ * life of the agent and its parts. `debug`: the rest. What is said again and again is left out and counted; secrets never
+ * reach the output.
+ */
 import { type Logger, pino } from "pino";
 
 export type { Logger } from "pino";
@@ -11,10 +17,79 @@ export interface LogOptions {
   readonly terminal: boolean;
 }
 
-/** Levels by rule: error = data lost or a person is needed; warn = something is wrong and Weir deals with it; info = life cycle. */
-export function createLogger({ level, terminal }: LogOptions): Logger {
-  if (!terminal) return pino({ level, base: null, timestamp: pino.stdTimeFunctions.isoTime }, process.stderr);
-  return pino({ level, base: null }, { write: (line) => void process.stderr.write(readable(line)) });
+/** Lines of one kind that are written in {@link WINDOW_MS}; what differs in numbers and quoted names alone is of one kind. */
+const MOST_LINES = 10;
+const WINDOW_MS = 60_000;
+const MOST_KINDS = 512;
+
+interface Kind {
+  sinceMs: number;
+  lines: number;
+  left: number;
+}
+
+/** The log of one agent. */
+export class AgentLog {
+  /** writes; every level is rate-limited */
+  readonly logger: Logger;
+  readonly #kinds = new Map<string, Kind>();
+  #suppressed = 0;
+  #redact: (text: string) => string = (text) => text;
+
+  constructor({ level, terminal }: LogOptions) {
+    const write = (line: string): void => {
+      const safe = this.#redact(line);
+      process.stderr.write(terminal ? readable(safe) : safe);
+    };
+    const log = this;
+    const options = {
+      level,
+      base: null,
+      ...(terminal ? {} : { timestamp: pino.stdTimeFunctions.isoTime }),
+      hooks: {
+        logMethod(this: Logger, args: Parameters<pino.LogFn>, method: pino.LogFn, at: number): void {
+          const [first, ...rest] = args;
+          const text = typeof first === "string" ? log.#pass(first, at) : first;
+          if (text !== undefined) Reflect.apply(method, this, [text, ...rest]);
+        },
+      },
+    };
+    this.logger = pino(options, { write });
+  }
+
+  /** Lines left out so far. */
+  get suppressed(): number {
+    return this.#suppressed;
+  }
+
+  /** How secrets are hidden from here on. */
+  hide(redact: (text: string) => string): void {
+    this.#redact = redact;
+  }
+
+  /** What is to be written, or undefined. */
+  #pass(message: string, level: number): string | undefined {
+    const key = `${level} ${message.replace(/"[^"]*"|\d+/g, "#").slice(0, 120)}`;
+    const now = performance.now();
+    let kind = this.#kinds.get(key);
+    if (kind === undefined || now - kind.sinceMs >= WINDOW_MS) {
+      const left = kind?.left ?? 0;
+      if (kind === undefined && this.#kinds.size >= MOST_KINDS) {
+        const [oldest] = this.#kinds.keys();
+        if (oldest !== undefined) this.#kinds.delete(oldest);
+      }
+      kind = { sinceMs: now, lines: 1, left: 0 };
+      this.#kinds.set(key, kind);
+      return left === 0 ? message : `${message} (and ${left} more like it before, left out)`;
+    }
+    if (kind.lines < MOST_LINES) {
+      kind.lines += 1;
+      return message;
+    }
+    kind.left += 1;
+    this.#suppressed += 1;
+    return undefined;
+  }
 }
 
 const COLOURS: Readonly<Record<number, readonly [label: string, colour: number]>> = {

@@ -24,6 +24,7 @@ export class AgentFolder {
       gateway: { name: "gw" },
       data: { dir: join(this.dir, "data") },
       broker: { port: 0 },
+      http: { port: 0 },
       plugins: { dir: join(this.dir, "plugins") },
     };
     writeFileSync(this.config, stringify({ ...base, ...config }));

@@ -11,8 +11,8 @@ import { Ledger } from "../../src/core/ledger.ts";
 import type { DeviceMessage, Intake } from "../../src/core/ports.ts";
 import { DeviceDecoder } from "../../src/sources/decode.ts";
 import type { MqttSource } from "../../src/sources/mqtt-source.ts";
-import { allRules, mqttSources } from "../../src/sources/mqtt-sources.ts";
-import { sourcesSchema } from "../../src/sources/options.ts";
+import { mqttSource } from "../../src/sources/mqtt-sources.ts";
+import { mqttSourceSchema, sourcesSchema } from "../../src/sources/options.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
@@ -27,24 +27,20 @@ async function startSource(port: number, options: object = {}) {
   const intake: Intake = { message: (message) => messages.push(message), frame: () => true };
   const ledger = new Ledger();
   const log: string[] = [];
-  const sources = sourcesSchema.parse({
-    mqtt: {
-      plant: {
-        url: `mqtt://127.0.0.1:${port}`,
-        rules: [{ topic: "factory/{device}/data", time: "$.t" }],
-        ...options,
-      },
-    },
+  const plant = mqttSourceSchema.parse({
+    url: `mqtt://127.0.0.1:${port}`,
+    rules: [{ topic: "factory/{device}/data", time: "$.t" }],
+    ...options,
   });
-  const [source] = mqttSources(sources, {
+  const { devices } = sourcesSchema.parse({});
+  const source = mqttSource("plant", plant, devices.length, {
     gateway: "gw",
     templates: ["weir/v1/{gateway}/{stream}", "factory/{gateway}/data"],
-    decoder: new DeviceDecoder(allRules(sources)),
+    decoder: new DeviceDecoder([...devices, ...plant.rules]),
     ledger,
     log: (_level, message) => log.push(message),
     random: () => 0,
   });
-  if (source === undefined) throw new Error("no source");
   await source.start(intake, new AbortController().signal);
   cleanups.push(() => source.close());
   return { source, messages, log, ledger };
