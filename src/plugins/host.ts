@@ -1,7 +1,7 @@
 /**
  * The plugin host from the agent's side: one jailed process, a control channel, and a pool of socketpairs of which each
  * instance takes one. A socketpair serves one instance, ever; when they run out, the next instance starts in a fresh
- * process, and the old one ends with its last instance.
+ * process, the others move there between two chunks (manager.ts), and the old one ends with its last instance.
  */
 import type { Duplex } from "node:stream";
 import { messageOf, WeirError } from "../core/errors.ts";
@@ -23,6 +23,8 @@ export type ThreadData = Omit<WorkerData, "fd">;
 export interface Slot {
   /** its socketpair; bytes from it are untrusted */
   readonly pipe: Duplex;
+  /** whether its host starts nothing more: the instance should move to another */
+  readonly retired: boolean;
   /** whether we killed the host, for something that another plugin did */
   readonly killed: boolean;
   /** starts the thread */
@@ -42,6 +44,8 @@ export interface HostOptions {
   /** what a process may hold in all */
   readonly memoryMiB: number;
   readonly onOutput: (line: string) => void;
+  /** a process starts nothing more, and still runs something */
+  readonly onRetired?: () => void;
   /** its own code; by default as it lies in the source tree */
   readonly runtime?: HostRuntime;
   /** tests only */
@@ -121,6 +125,7 @@ class Host {
   #free: number;
   #next = 1;
   #retired = false;
+  readonly #onRetired: (() => void) | undefined;
   #dead = false;
   #killed = false;
   #end: string | undefined;
@@ -129,6 +134,7 @@ class Host {
   constructor(options: HostOptions, onEnd: () => void) {
     const { script, folders } = options.runtime ?? sourceRuntime();
     this.#free = options.slots;
+    this.#onRetired = options.onRetired;
     this.#jailed = spawnJailed({
       script,
       readPaths: [...folders, options.cacheDir],
@@ -176,6 +182,9 @@ class Host {
     const host = this;
     return {
       pipe,
+      get retired() {
+        return host.#retired;
+      },
       get killed() {
         return host.#killed;
       },
@@ -190,8 +199,10 @@ class Host {
 
   /** Nothing more is started here; it ends with its last thread. */
   retire(): void {
+    if (this.#retired) return;
     this.#retired = true;
     if (this.#running.size === 0) void this.kill("it has no places left");
+    else this.#onRetired?.();
   }
 
   async kill(why: string): Promise<void> {

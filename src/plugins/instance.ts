@@ -82,7 +82,16 @@ const NOTHING = new Uint8Array(0);
 /** What the chain calls: one instance, or a plugin's lanes as one. */
 export type Callable = Pick<
   Instance,
-  "failure" | "busyMs" | "stateBytes" | "prepare" | "open" | "transform" | "decode" | "tick" | "stop"
+  | "failure"
+  | "retired"
+  | "busyMs"
+  | "stateBytes"
+  | "prepare"
+  | "open"
+  | "transform"
+  | "decode"
+  | "tick"
+  | "stop"
 >;
 
 /** An instance; {@link Instance.prepare} comes first, then {@link Instance.open}. */
@@ -127,6 +136,11 @@ export class Instance {
   /** Bytes of state that it keeps. */
   get stateBytes(): number {
     return this.#stateBytes;
+  }
+
+  /** Whether its host starts nothing more: it should move to another. */
+  get retired(): boolean {
+    return this.#slot.retired;
   }
 
   /** Calls that were sent and are not answered. */

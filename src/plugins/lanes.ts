@@ -40,6 +40,10 @@ export class Lanes implements Callable {
     return this.#lanes.reduce((sum, lane) => sum + lane.stateBytes, 0);
   }
 
+  get retired(): boolean {
+    return this.#lanes.some(({ retired }) => retired);
+  }
+
   async prepare(): Promise<void> {
     await Promise.all(this.#lanes.map((lane) => lane.prepare()));
   }

@@ -28,7 +28,7 @@ import type { LogLevel } from "./wire.ts";
 const START_MS = 5_000;
 /** `configure` of a plugin with state runs between two chunks: data waits for it, so it gets no longer than this. */
 const SWITCH_MS = 1_000;
-/** Instances that one host can start in its life: restarts use them up, then a fresh host takes over. */
+/** Instances that one host can start in its life beyond those it begins with: restarts use them up, then a fresh host takes over. */
 const SLOTS = 24;
 /** Node itself, the host's main thread, and what is on its way. */
 const HOST_BASE_MIB = 160;
@@ -54,7 +54,7 @@ export interface PluginManagerOptions {
   readonly onLog: (plugin: string, level: LogLevel, message: string) => void;
   /** default 5 s */
   readonly startMs?: number;
-  /** instances that one host process can start; default 24 */
+  /** instances that one host process can start beyond those it begins with; default 24 */
   readonly slots?: number;
   /** layers of the jail to leave out: tests only */
   readonly without?: readonly JailLayer[];
@@ -211,12 +211,16 @@ export class PluginManager {
     await this.#reconcile();
   }
 
-  /** One at a time, and never an exception: what goes wrong is some plugin's reason, or logged. */
   #reconcile(): Promise<void> {
+    return this.#inTurn(() => this.#reconcileNow());
+  }
+
+  /** One at a time, and never an exception: what goes wrong is some plugin's reason, or logged. */
+  #inTurn(action: () => Promise<void>): Promise<void> {
     const run = this.#work.then(async () => {
       if (this.#stopped) return;
       try {
-        await this.#reconcileNow();
+        await action();
       } catch (thrown) {
         this.#log("plugins", "error", messageOf(thrown));
       }
@@ -282,6 +286,17 @@ export class PluginManager {
     const used = [...this.#known.values()].flatMap(({ runner }) => runner?.spec.vetted.dir ?? []);
     await pruneCache(cacheDir, new Set(used)).catch(() => {});
     await versions.prune([...this.#known.keys()]).catch(() => {});
+  }
+
+  /** What is left in a host that starts nothing more goes on in a fresh one, so that the old one can end. */
+  async #moveFromRetired(): Promise<void> {
+    const leaving = [...this.#known.values()].flatMap(({ runner }) =>
+      runner?.retired === true ? [runner] : [],
+    );
+    await inTurns(STARTS_AT_A_TIME, leaving, (runner) => runner.prepareMove());
+    await this.#parts.exclusively(() =>
+      inTurns(STARTS_AT_A_TIME, leaving, (runner) => runner.move(SWITCH_MS)),
+    );
   }
 
   /** Vets, and starts threads beside those that run. Nothing in the chain changes yet. */
@@ -474,17 +489,18 @@ export class PluginManager {
     );
     const all = [...running, ...more];
     const memoryMiB = all.reduce((sum, size) => sum + size.memoryMiB, HOST_BASE_MIB);
-    const places = all.reduce((sum, { lanes }) => sum + lanes, 0);
+    const places = all.reduce((sum, { lanes }) => sum + lanes, slots);
     if (this.#pool === undefined) {
       this.#pool = new HostPool({
         cacheDir,
-        slots: Math.max(slots, places),
+        slots: places,
         memoryMiB,
         onOutput: (line) => this.#log("host", "warn", line),
+        onRetired: () => this.#inTurn(() => this.#moveFromRetired()),
         ...(this.#runtime === undefined ? {} : { runtime: this.#runtime }),
         ...(without === undefined ? {} : { without }),
       });
-    } else this.#pool.resize(memoryMiB, Math.max(slots, places));
+    } else this.#pool.resize(memoryMiB, places);
   }
 
   /** Takes a plugin out of what is known; gives back what ran. */

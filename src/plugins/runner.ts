@@ -55,6 +55,8 @@ export class Runner {
   #revertedFor: string | undefined;
   #calls = 0;
   #instance: Callable | undefined;
+  /** in a fresh host, to take the instance's place */
+  #next: Callable | undefined;
   #state: RunnerState = "off";
   /** when it failed, within the window, in milliseconds of the monotonic clock */
   #failures: number[] = [];
@@ -197,6 +199,44 @@ export class Runner {
       if (failure === undefined) return;
       this.fail({ ...failure, blame: true });
     }
+  }
+
+  /** Whether it should move: its host starts nothing more, and ends when nothing is left in it. */
+  get retired(): boolean {
+    return this.instance?.retired === true;
+  }
+
+  /** The slow part of a move to a fresh host, beside the instance that runs. Never throws. */
+  async prepareMove(): Promise<void> {
+    try {
+      this.#next = this.#make();
+      await this.#next.prepare();
+      if (!this.#spec.grants.state) await this.#next.open([]);
+    } catch (thrown) {
+      this.#lastError = messageOf(thrown);
+    }
+  }
+
+  /** The quick part, between two chunks: it goes on in the fresh host from committed state, or stays where it can't. */
+  async move(limitMs: number): Promise<void> {
+    const next = this.#next;
+    const before = this.#instance;
+    this.#next = undefined;
+    if (next === undefined) return;
+    try {
+      const opens = this.#spec.grants.state && this.#state === "on" && next.failure === undefined;
+      if (opens) await next.open(await this.#parts.loadState(this.name), limitMs);
+    } catch (thrown) {
+      this.#lastError = messageOf(thrown);
+      await next.stop("it could not move");
+    }
+    const moves = this.#state === "on" && before?.failure === undefined && next.failure === undefined;
+    if (moves) {
+      this.#instance = next;
+      this.used = false;
+    }
+    // Nobody waits for its end.
+    void (moves ? before : next)?.stop("moved to another host");
   }
 
   /** Lets a plugin in again that was out. */

@@ -40,6 +40,9 @@ export class Lane {
   readonly committed = new Map<string, Map<string, StateEntry>>();
   readonly decisions = new Map<string, string>();
   readonly manager: PluginManager;
+  readonly #onTheWay = new Set<Promise<ChainResult>>();
+  /** set while an action runs between chunks, or waits to */
+  #hold: Promise<void> | undefined;
 
   private constructor(
     subjects: Readonly<Record<string, Subject>>,
@@ -64,7 +67,7 @@ export class Lane {
         load: async (key) => this.decisions.get(key),
         save: async (key, value) => void this.decisions.set(key, value),
       }),
-      exclusively: (action) => action(),
+      exclusively: (action) => this.#exclusively(action),
       loadState: async (plugin) => [...(this.committed.get(plugin)?.values() ?? [])],
       onLog: (plugin, level, text) => this.logs.push({ plugin, level, text }),
       ...options,
@@ -88,8 +91,26 @@ export class Lane {
     frame: Frame,
     more: { without?: string[]; messages?: Map<string, Messages>; source?: string } = {},
   ): Promise<ChainResult> {
+    if (this.#hold !== undefined) return this.#hold.then(() => this.send(frame, more));
     const { without = [], messages = new Map(), source = "devices" } = more;
-    return this.manager.chain.process({ source, frame, messages, without: new Set(without) });
+    const result = this.manager.chain.process({ source, frame, messages, without: new Set(without) });
+    this.#onTheWay.add(result);
+    void result.finally(() => this.#onTheWay.delete(result));
+    return result;
+  }
+
+  /** As the pipeline does: when nothing is on its way, and nothing goes in meanwhile. */
+  async #exclusively(action: () => Promise<void>): Promise<void> {
+    while (this.#hold !== undefined) await this.#hold;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#hold = promise;
+    try {
+      await Promise.all(this.#onTheWay);
+      await action();
+    } finally {
+      this.#hold = undefined;
+      resolve();
+    }
   }
 
   /** Sends one that must go through, and commits its state. */

@@ -1,6 +1,7 @@
 import { copyFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { family, memoryMiB } from "../../bench/tools/processes.ts";
 import { readJsonBatch, type SampleObject } from "../../src/consume/batch.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder } from "../helpers/agent.ts";
@@ -12,6 +13,8 @@ const CASES = [
   { name: "trap", rows: "rejected" },
   { name: "recursion", rows: "rejected" },
   { name: "grow", rows: "rejected" },
+  { name: "alias-blobs", rows: "rejected" },
+  { name: "giant-list", rows: "rejected" },
   { name: "exit", rows: "rejected" },
   { name: "err", rows: "rejected" },
   { name: "nan", rows: "rejected" },
@@ -33,6 +36,8 @@ describe("hostile plugins in a whole agent", () => {
   const samples: SampleObject[] = [];
   let agent: Agent;
   let pid = 0;
+  /** memory of all its processes before anything misbehaved */
+  let restMiB = 0;
 
   beforeAll(async () => {
     const plugins = join(folder.dir, "plugins");
@@ -45,6 +50,7 @@ describe("hostile plugins in a whole agent", () => {
     const reader = await agent.client();
     reader.on("message", (_topic, payload) => samples.push(...(readJsonBatch(payload)?.samples ?? [])));
     await reader.subscribeAsync("weir/v1/gw/data");
+    restMiB = memoryMiB(family(pid), "Rss");
   });
   afterAll(async () => {
     await agent.kill();
@@ -82,6 +88,7 @@ describe("hostile plugins in a whole agent", () => {
       }
       for (const one of lines) expect(imbalance(one), `${one.stage} ${one.name}`).toBe(0);
       expect((await folder.api.status()).pid).toBe(pid);
+      await until("its memory to be given back", () => memoryMiB(family(pid), "Rss") < restMiB + 64, 20_000);
     },
   );
 
