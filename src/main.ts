@@ -1,6 +1,7 @@
 /** The agent, put together. Everything here is wiring: what things do is in their folders. */
 import { extname } from "node:path";
 import { isDeepStrictEqual } from "node:util";
+import { keyedSliceHash } from "./addon/hash.ts";
 import { ServiceManager } from "./addon/service.ts";
 import { ApiClient } from "./api/client.ts";
 import { HttpServer } from "./api/http.ts";
@@ -161,6 +162,7 @@ export class Agent {
         return await outbox.state(plugin);
       },
       onLog: (plugin, level, message) => this.log[level](`plugin ${plugin}: ${message}`),
+      hashSlices: keyedSliceHash(),
     });
     this.#plugins = manager;
     await Promise.all([opened, manager.start(this.#controller.signal)]);

@@ -4,6 +4,7 @@
 
 #include "../hash/crc32c.h"
 #include "../service/notify.h"
+#include "hash.h"
 
 namespace weir {
 namespace {
@@ -36,6 +37,8 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("crc32c", &Module::Crc32c),
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
                   InstanceMethod("notifyService", &Module::NotifyService),
+                  InstanceValue("openHash", Napi::Function::New<OpenHash>(env, "openHash")),
+                  InstanceValue("HashStream", HashStreamObject::Define(env)),
                   InstanceValue("crc32cImplementation", Napi::String::New(env, Crc32cImplementation())),
 #ifdef WEIR_BENCH
                   InstanceMethod("startFlood", &Module::StartFlood),

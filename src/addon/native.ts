@@ -13,6 +13,19 @@ export interface NativeFailure {
   readonly log: string;
 }
 
+/** A hash under a key. */
+export interface NativeHash {
+  of(bytes: Uint8Array): bigint;
+  /** false when a start is out of order or `into` too short */
+  slices(bytes: Uint8Array, starts: Uint32Array, into: BigUint64Array): boolean;
+}
+
+/** A hash of parts. */
+export interface NativeHashStream {
+  update(bytes: Uint8Array): void;
+  digest(): bigint;
+}
+
 /** What the binding exports. State is per environment: each worker thread has probes of its own. */
 export interface Native {
   loadProbe(name: string, ringBytes: number): NativeFailure | null;
@@ -24,6 +37,9 @@ export interface Native {
   bootTimeOffsetUs(): number;
   /** 0, or a positive errno */
   notifyService(address: string, message: string): number;
+  /** `kind` as src/addon/hash.ts numbers it; `key` has two words, which are copied */
+  openHash(kind: number, key: BigUint64Array): NativeHash;
+  readonly HashStream: new (kind: number, key: BigUint64Array) => NativeHashStream;
   readonly crc32cImplementation: string;
 }
 
@@ -41,6 +57,8 @@ const FUNCTIONS = [
   "crc32c",
   "bootTimeOffsetUs",
   "notifyService",
+  "openHash",
+  "HashStream",
 ];
 
 function isNative(loaded: unknown): loaded is Native {

@@ -146,20 +146,41 @@ const CLASSES = Uint8Array.from({ length: 256 }, (_, byte) => {
   return byte === 0x2f || byte === 0x2b || byte === 0x23 ? TOPIC_BYTE : 0;
 });
 
+/**
+ * Fills `into` with a hash of each slice `starts[i]` to `starts[i + 1]` of `bytes`. Whoever chose the bytes must not be able to tell
+ * which slices share a hash, as under a random key.
+ */
+export type SliceHash = (bytes: Uint8Array, starts: Uint32Array, into: BigUint64Array) => void;
+
 /** Differs in every process, so that nobody can prepare entries that share a hash. */
 const SEED = Math.trunc(Math.random() * 2 ** 32);
 /** Probes after which entries are taken to be made to collide; in a half-full table of honest ones it hardly happens. */
 const MOST_PROBES = 64;
 
+/** Hashes in JavaScript: FNV-1a from a random seed, and a nanosecond for each byte. */
+export const fnvSlices: SliceHash = (bytes, starts, into) => {
+  const words = new Int32Array(into.buffer, into.byteOffset, 2 * into.length);
+  for (let i = 0; i + 1 < starts.length; i++) {
+    let h = SEED | 0;
+    const end = starts[i + 1] ?? 0;
+    for (let at = starts[i] ?? 0; at < end; at++) h = Math.imul(h ^ (bytes[at] ?? 0), 0x0100_0193);
+    words[2 * i] = h ^ (h >>> 15);
+  }
+};
+
 /**
- * Checks every entry of a frame's dictionaries: UTF-8, names, sizes, no duplicates. `seed` starts the hashes.
+ * Checks every entry of a frame's dictionaries: UTF-8, names, sizes, no duplicates.
+ * @param hashSlices for finding duplicates; it may be weak: entries that collide cost time, and are still told apart
  * @throws WeirError `frame.invalid`, which names the offending entry
  */
-export function checkDictionaries(index: DictionaryIndex, seed: number = SEED): void {
+export function checkDictionaries(index: DictionaryIndex, hashSlices: SliceHash = fnvSlices): void {
   const { devices, metrics, texts, blobs } = index;
+  const digests = new BigUint64Array(index.starts.length - 1);
+  hashSlices(index.bytes, index.starts, digests);
+  const hashes = new Int32Array(digests.buffer);
   let from = 0;
   checkNames(index, "device", from, devices, deviceProblem, CONTROL_BYTE | TOPIC_BYTE, 1);
-  checkUnique(index, "devices", from, devices, 0, seed);
+  checkUnique(index, "devices", from, devices, 0, hashes);
   from += devices;
   checkNames(index, "metric", from, metrics, nameProblem, CONTROL_BYTE, 1);
   checkNames(
@@ -172,14 +193,14 @@ export function checkDictionaries(index: DictionaryIndex, seed: number = SEED): 
     0,
   );
   // A metric's entry is its name and its unit together.
-  checkUnique(index, "metrics", from, metrics, metrics, seed);
+  checkUnique(index, "metrics", from, metrics, metrics, hashes);
   from += 2 * metrics;
   checkSizes(index, "text", from, texts, FrameLimits.textBytes);
   decodeStrings(index.bytes, index.starts, from, texts);
-  checkUnique(index, "texts", from, texts, 0, seed);
+  checkUnique(index, "texts", from, texts, 0, hashes);
   from += texts;
   checkSizes(index, "blob", from, blobs, FrameLimits.blobBytes);
-  checkUnique(index, "blobs", from, blobs, 0, seed);
+  checkUnique(index, "blobs", from, blobs, 0, hashes);
 }
 
 function checkNames(
@@ -217,7 +238,8 @@ function checkSizes(index: DictionaryIndex, what: string, from: number, count: n
 
 /**
  * Refuses a dictionary with two equal entries. `partner` is how far from each entry its second part lies (a metric's
- * unit), 0 when it has none. A hash table over the bytes: FNV-1a, open addressing, at most half full.
+ * unit), 0 when it has none. `hashes` has two words for each entry, of which the first counts. A hash table over the bytes:
+ * open addressing, at most half full.
  */
 function checkUnique(
   index: DictionaryIndex,
@@ -225,15 +247,13 @@ function checkUnique(
   from: number,
   count: number,
   partner: number,
-  seed: number,
+  hashes: Int32Array,
 ): void {
   if (count < 2) return;
   const { bytes, starts } = index;
-  const hash = (state: number, entry: number): number => {
-    let h = state;
-    const end = starts[entry + 1] ?? 0;
-    for (let at = starts[entry] ?? 0; at < end; at++) h = Math.imul(h ^ (bytes[at] ?? 0), 0x0100_0193);
-    return h;
+  const hashOf = (entry: number): number => {
+    const h = hashes[2 * entry] ?? 0;
+    return partner === 0 ? h : Math.imul(h, 0x9e37_79b1) ^ (hashes[2 * (entry + partner)] ?? 0);
   };
   const equal = (a: number, b: number): boolean => {
     const start = starts[a] ?? 0;
@@ -245,18 +265,15 @@ function checkUnique(
   };
   const mask = 2 ** Math.ceil(Math.log2(2 * count)) - 1;
   const table = new Uint32Array(mask + 1); // entry - from + 1; 0 is free
-  const hashes = new Int32Array(count);
   for (let i = 0; i < count; i++) {
     const entry = from + i;
-    let h = hash(seed | 0, entry);
-    if (partner !== 0) h = hash(h, entry + partner);
-    hashes[i] = h;
-    let slot = (h ^ (h >>> 15)) & mask;
+    const h = hashOf(entry);
+    let slot = h & mask;
     for (let probes = 0; ; probes++) {
       const taken = (table[slot] ?? 0) - 1;
       if (taken < 0) break;
       if (
-        hashes[taken] === h &&
+        hashOf(from + taken) === h &&
         equal(from + taken, entry) &&
         (partner === 0 || equal(from + taken + partner, entry + partner))
       ) {

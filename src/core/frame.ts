@@ -13,7 +13,13 @@ import {
   readHeader,
   writeHeader,
 } from "./block-header.ts";
-import { checkDictionaries, type Dictionaries, indexDictionaries, readDictionaries } from "./dictionary.ts";
+import {
+  checkDictionaries,
+  type Dictionaries,
+  indexDictionaries,
+  readDictionaries,
+  type SliceHash,
+} from "./dictionary.ts";
 
 export * from "./block-header.ts";
 export * from "./dictionary.ts";
@@ -114,9 +120,10 @@ export class Frame {
   /**
    * A frame over bytes from outside, which must be one whole raw block. Checks structure and every invariant of
    * docs/specs/frame.md. The frame takes the buffer over when the bytes fill it, else copies.
+   * @param hashSlices for finding equal entries of dictionaries; see {@link checkDictionaries}
    * @throws WeirError `frame.invalid` (reject)
    */
-  static fromRaw(bytes: Uint8Array<ArrayBuffer>): Frame {
+  static fromRaw(bytes: Uint8Array<ArrayBuffer>, hashSlices?: SliceHash): Frame {
     const header = readHeader(bytes);
     if (header.flags !== 0) throw invalidFrame("a raw block without a checksum was expected");
     if (header.encodings.some((encoding) => encoding !== 0))
@@ -124,7 +131,7 @@ export class Frame {
     const whole = bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength;
     // Not bytes.slice(): a Buffer's is a view on the same memory.
     const frame = new Frame(whole ? bytes.buffer : new Uint8Array(bytes).buffer);
-    validate(frame);
+    validate(frame, hashSlices);
     return frame;
   }
 }
@@ -134,13 +141,13 @@ export class Frame {
  * dictionaries.
  * @throws WeirError `frame.invalid`, which names the first offending row or entry
  */
-export function validate(frame: Frame): void {
+export function validate(frame: Frame, hashSlices?: SliceHash): void {
   if (frame.byteLength > FrameLimits.bytes)
     throw invalidFrame(`${frame.byteLength} bytes, the limit is ${FrameLimits.bytes}`);
   if (frame.rows > FrameLimits.rows)
     throw invalidFrame(`${frame.rows} rows, the limit is ${FrameLimits.rows}`);
   const index = indexDictionaries(frame.buffer);
-  checkDictionaries(index);
+  checkDictionaries(index, hashSlices);
   validateRows(frame, index.devices, index.metrics, index.texts, index.blobs);
 }
 

@@ -5,7 +5,7 @@
 
 import { deviceProblem } from "../core/dictionary.ts";
 import { messageOf } from "../core/errors.ts";
-import { Frame } from "../core/frame.ts";
+import { Frame, type SliceHash } from "../core/frame.ts";
 import type { Messages } from "../core/messages.ts";
 import type { StateEntry } from "../core/ports.ts";
 import { topicMatches } from "./glob.ts";
@@ -51,6 +51,8 @@ export interface InstanceSpec {
   /** how long loading and `configure` may take together */
   readonly startMs: number;
   readonly onLog: (level: LogLevel, text: string) => void;
+  /** for the check of what it returns; by default one in JavaScript */
+  readonly hashSlices?: SliceHash | undefined;
 }
 
 /** Why a call failed. */
@@ -294,7 +296,7 @@ export class Instance {
     if (message.type !== (opens ? Wire.ready : Wire.result)) throw brokenWire("an answer of another kind");
     const result = decodeResult(message.meta);
     this.#check(result, call.messages);
-    const frame = opens ? Frame.empty() : Frame.fromRaw(message.block);
+    const frame = opens ? Frame.empty() : Frame.fromRaw(message.block, this.#spec.hashSlices);
     if (frame.rows > this.#spec.limits.outputRows) throw brokenWire("more rows than its limit");
     this.#calls.shift();
     const nowMs = performance.now();

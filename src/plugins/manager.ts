@@ -9,6 +9,7 @@
 import { chmod, mkdir } from "node:fs/promises";
 import { resolve } from "node:path";
 import { messageOf, WeirError } from "../core/errors.ts";
+import type { SliceHash } from "../core/frame.ts";
 import type { PluginChain, StateEntry } from "../core/ports.ts";
 import { type PluginInfo, type PluginLine, PluginLines } from "./account.ts";
 import { Chain } from "./chain.ts";
@@ -52,6 +53,8 @@ export interface PluginManagerOptions {
   readonly exclusively: (action: () => Promise<void>) => Promise<void>;
   /** a plugin's log line, within its limit; or what happened to it */
   readonly onLog: (plugin: string, level: LogLevel, message: string) => void;
+  /** for the check of what plugins return; by default one in JavaScript */
+  readonly hashSlices?: SliceHash | undefined;
   /** default 5 s */
   readonly startMs?: number;
   /** instances that one host process can start beyond those it begins with; default 24 */
@@ -562,6 +565,7 @@ export class PluginManager {
       },
       exports: vetted.exports,
       onLog: (level, text) => this.#log(name, level, text),
+      hashSlices: this.#parts.hashSlices,
     };
   }
 }
