@@ -12,8 +12,7 @@ import { fillTopic } from "./uplink/topics.ts";
 
 /** What each probe measures. */
 export const PROBE_TEXTS = {
-  runqlat: "how long tasks that can run wait for a CPU",
-  offcpu: "where threads spend their time: on a CPU, preempted, blocked, asleep",
+  sched: "how long threads wait for a CPU; where they spend their time: on a CPU, preempted, blocked, asleep",
   softirq: "time in software interrupts, by vector",
   block: "latency and size of disk requests",
   tcp: "TCP connect latency and round-trip time",

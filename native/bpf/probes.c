@@ -14,9 +14,8 @@
 #include "exec.lskel.h"
 #include "fserror.lskel.h"
 #include "layout.h"
-#include "offcpu.lskel.h"
 #include "oom.lskel.h"
-#include "runqlat.lskel.h"
+#include "sched.lskel.h"
 #include "softirq.lskel.h"
 #include "tcp.lskel.h"
 #include "tcploss.lskel.h"
@@ -94,9 +93,8 @@ WEIR_LOADER(block, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(coldstart, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(drops, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(fserror, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
-WEIR_LOADER(offcpu, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(oom, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
-WEIR_LOADER(runqlat, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(sched, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(softirq, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(tcp, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(tcploss, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
@@ -107,11 +105,10 @@ WEIR_LOADER(flood, WEIR_RING_SIZE, WEIR_RING_FD)
 #endif
 
 const struct weir_probe_kind weir_probe_kinds[] = {
-    {"runqlat", 1, 0, false, load_runqlat, destroy_runqlat},
-    {"offcpu", 0, 128, false, load_offcpu, destroy_offcpu},
+    {"sched", 1, 128, false, load_sched, destroy_sched},
     {"softirq", 1, 0, false, load_softirq, destroy_softirq},
     {"block", 16, 8, false, load_block, destroy_block},
-    {"tcp", 2, 0, false, load_tcp, destroy_tcp},
+    {"tcp", 2, 128, false, load_tcp, destroy_tcp},
     {"tcploss", 0, 128, false, load_tcploss, destroy_tcploss},
     {"drops", 0, 128, false, load_drops, destroy_drops},
     {"exec", 0, 128, true, load_exec, destroy_exec},

@@ -1,17 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /* TCP latency: histogram 0 is the time a connect() took (SYN_SENT to ESTABLISHED), histogram 1 the
- * smoothed round-trip time at each segment received on an established connection.
+ * smoothed round-trip time at each segment received on an established connection. Slots: labels of
+ * endpoint.bpf.h; value 0 sum of connect times, 1 their number, 2 and 3 the same of round trips.
  *
  * A socket's start time is kept in its own storage and goes with it: nothing to bound or to clean.
  * Both programs may interrupt one another on a CPU, so they add atomically.
  */
-#include "common.bpf.h"
+#include "endpoint.bpf.h"
 
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT	2
 #define IPPROTO_TCP	6
+#define SLOTS		128
+
+struct sock_common {
+	__u32 skc_daddr;
+	__u16 skc_dport; /* network byte order */
+	__u16 skc_num;
+	__u16 skc_family;
+	struct {
+		unsigned char bytes[16];
+	} skc_v6_daddr;
+} __attribute__((preserve_access_index));
 
 struct sock {
+	struct sock_common __sk_common;
 	__u16 sk_protocol;
 } __attribute__((preserve_access_index));
 
@@ -23,6 +36,7 @@ struct tcp_cpu {
 	struct weir_head head;
 	struct weir_hist connect;
 	struct weir_hist rtt;
+	struct weir_slot slots[SLOTS + 1];
 };
 
 WEIR_CPUS(struct tcp_cpu);
@@ -34,11 +48,28 @@ struct {
 	__type(value, __u64);
 } started SEC(".maps");
 
+static __always_inline struct weir_slot *slot_for(struct tcp_cpu *cpu, struct sock *sk)
+{
+	struct endpoint end = {};
+	__u32 v4 = 0;
+
+	if (sk->__sk_common.skc_family == AF_INET6) {
+		const __u64 *v6 = (const __u64 *)&sk->__sk_common.skc_v6_daddr;
+
+		end.address[0] = v6[0];
+		end.address[1] = v6[1];
+	} else {
+		v4 = sk->__sk_common.skc_daddr;
+	}
+	label_endpoint(&end, v4, sk->__sk_common.skc_num, sk->__sk_common.skc_dport);
+	return slot_of(cpu->slots, SLOTS, end.address[0], end.address[1], end.ports);
+}
+
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(on_state, struct sock *sk, int before, int after)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct tcp_cpu *counters = bpf_map_lookup_elem(&cpus, &cpu);
+	struct tcp_cpu *counters = this_cpu(&cpus);
+	struct weir_slot *slot;
 	__u64 ns, *start;
 
 	if (!counters || sk->sk_protocol != IPPROTO_TCP)
@@ -48,8 +79,8 @@ int BPF_PROG(on_state, struct sock *sk, int before, int after)
 		if (start) {
 			*start = bpf_ktime_get_ns();
 		} else {
-			__sync_fetch_and_add(&counters->head.produced, 1);
-			__sync_fetch_and_add(&counters->head.lost, 1);
+			add(&counters->head.produced, 1);
+			add(&counters->head.lost, 1);
 		}
 		return 0;
 	}
@@ -60,9 +91,12 @@ int BPF_PROG(on_state, struct sock *sk, int before, int after)
 		return 0;
 	if (after == TCP_ESTABLISHED) {
 		ns = bpf_ktime_get_ns() - *start;
-		__sync_fetch_and_add(&counters->head.produced, 1);
-		__sync_fetch_and_add(&counters->head.sum_ns[0], ns);
-		__sync_fetch_and_add(&counters->connect.bucket[bucket_of(ns)], 1);
+		add(&counters->head.produced, 1);
+		add(&counters->head.sum_ns[0], ns);
+		add(&counters->connect.bucket[bucket_of(ns)], 1);
+		slot = slot_for(counters, sk);
+		add(&slot->value[0], ns);
+		add(&slot->value[1], 1);
 	}
 	bpf_sk_storage_delete(&started, sk);
 	return 0;
@@ -71,9 +105,9 @@ int BPF_PROG(on_state, struct sock *sk, int before, int after)
 SEC("tp_btf/tcp_probe")
 int BPF_PROG(on_segment, struct sock *sk)
 {
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct tcp_cpu *counters = bpf_map_lookup_elem(&cpus, &cpu);
+	struct tcp_cpu *counters = this_cpu(&cpus);
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
+	struct weir_slot *slot;
 	__u64 ns;
 
 	if (!counters || !tcp)
@@ -81,9 +115,12 @@ int BPF_PROG(on_segment, struct sock *sk)
 	ns = (__u64)tcp->srtt_us * 125; /* an eighth, in nanoseconds */
 	if (!ns)
 		return 0;
-	__sync_fetch_and_add(&counters->head.produced, 1);
-	__sync_fetch_and_add(&counters->head.sum_ns[1], ns);
-	__sync_fetch_and_add(&counters->rtt.bucket[bucket_of(ns)], 1);
+	add(&counters->head.produced, 1);
+	add(&counters->head.sum_ns[1], ns);
+	add(&counters->rtt.bucket[bucket_of(ns)], 1);
+	slot = slot_for(counters, sk);
+	add(&slot->value[2], ns);
+	add(&slot->value[3], 1);
 	return 0;
 }
 

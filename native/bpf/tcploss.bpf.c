@@ -1,15 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /* TCP going wrong: segments sent again, resets sent and received, by the local port and the peer.
- *
- * A client's local port says nothing and there is one for each connection, so from FIRST_EPHEMERAL
- * on it is left out, and the peer's port stands instead. Slots: label: peer address (IPv4 mapped
- * into IPv6), local port | peer's port << 16; value 0 sent again, 1 resets sent, 2 resets received.
+ * Slots: labels of endpoint.bpf.h; value 0 sent again, 1 resets sent, 2 resets received.
  */
-#include "common.bpf.h"
+#include "endpoint.bpf.h"
 
-#define AF_INET6	10
-#define FIRST_EPHEMERAL 32768
-#define SLOTS		128
+#define SLOTS 128
 
 struct sock_common {
 	__u32 skc_daddr;
@@ -35,31 +30,23 @@ WEIR_CPUS(struct tcploss_cpu);
 static __always_inline int count(const struct sock *sk, int what)
 {
 	struct tcploss_cpu *cpu = this_cpu(&cpus);
-	__u64 address[2] = {}, ports;
-	__u32 port, v4;
+	struct endpoint end = {};
 	struct weir_slot *slot;
+	__u32 v4 = 0;
 
 	if (!cpu)
 		return 0;
 	add(&cpu->head.produced, 1);
-	if (!sk) { /* a reset to nobody's segment: no socket to ask */
-		slot = slot_of(cpu->slots, SLOTS, 0, 0, 0);
-		add(&slot->value[what], 1);
-		return 0;
+	if (sk) { /* none: a reset to nobody's segment */
+		if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6)
+			bpf_core_read(end.address, sizeof(end.address),
+				      &sk->__sk_common.skc_v6_daddr);
+		else
+			v4 = BPF_CORE_READ(sk, __sk_common.skc_daddr);
+		label_endpoint(&end, v4, BPF_CORE_READ(sk, __sk_common.skc_num),
+			       BPF_CORE_READ(sk, __sk_common.skc_dport));
 	}
-	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
-		bpf_core_read(address, sizeof(address), &sk->__sk_common.skc_v6_daddr);
-	} else {
-		v4 = BPF_CORE_READ(sk, __sk_common.skc_daddr);
-		if (v4)
-			address[1] = (__u64)v4 << 32 | 0xffff0000;
-	}
-	port = BPF_CORE_READ(sk, __sk_common.skc_num);
-	if (port < FIRST_EPHEMERAL)
-		ports = port;
-	else
-		ports = (__u64)__builtin_bswap16(BPF_CORE_READ(sk, __sk_common.skc_dport)) << 16;
-	slot = slot_of(cpu->slots, SLOTS, address[0], address[1], ports);
+	slot = slot_of(cpu->slots, SLOTS, end.address[0], end.address[1], end.ports);
 	add(&slot->value[what], 1);
 	return 0;
 }

@@ -8,16 +8,16 @@ import { crc32cTable } from "./crc32c.ts";
 import { loadNative, type Native, type NativeState } from "./native.ts";
 import { explain, kernelSupport, obstacle, type Unavailable } from "./support.ts";
 
+export { kernelEnum } from "./btf.ts";
 export type { NativeState } from "./native.ts";
 export { type KernelSupport, kernelSupport, obstacle, type Unavailable } from "./support.ts";
 
 /** What a probe's counters hold (native/bpf/layout.h): histograms, and slots for labels. */
 const SHAPES = {
-  runqlat: { histograms: 1, slots: 0 },
-  offcpu: { histograms: 0, slots: 128 },
+  sched: { histograms: 1, slots: 128 },
   softirq: { histograms: 1, slots: 0 },
   block: { histograms: 16, slots: 8 },
-  tcp: { histograms: 2, slots: 0 },
+  tcp: { histograms: 2, slots: 128 },
   tcploss: { histograms: 0, slots: 128 },
   drops: { histograms: 0, slots: 128 },
   exec: { histograms: 0, slots: 128 },
@@ -31,8 +31,7 @@ const SHAPES = {
 export type ProbeName = keyof typeof SHAPES;
 /** Names of the probes. */
 export const PROBES: readonly ProbeName[] = [
-  "runqlat",
-  "offcpu",
+  "sched",
   "softirq",
   "block",
   "tcp",

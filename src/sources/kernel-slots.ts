@@ -1,5 +1,5 @@
 /** Rows of what the probes count by label (docs/probes.md). What has no place in the kernel's table is labelled `_other`. */
-import { type Counters, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
+import { type Counters, kernelEnum, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
 import { Kind, nameProblem, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
@@ -57,13 +57,38 @@ const startup = (phase: string): readonly SlotValue[] => [
   count("process.startup.count", "{process}", { phase }),
 ];
 
+/** Peer and port of a TCP connection (native/bpf/endpoint.bpf.h). */
+const byEndpoint = ([a = 0n, b = 0n, ports = 0n]: readonly bigint[]): Labels => ({
+  "network.peer.address": address(a, b) || OTHER,
+  "network.local.port": portText(ports & 0xffffn),
+  "network.peer.port": portText((ports >> 16n) & 0xffffn),
+});
+
+let reasons: ReadonlyMap<number, string> | undefined;
+/** The running kernel's name for a reason, such as `no_socket`; its number when it says none. */
+function dropReason(code: bigint): string {
+  reasons ??= kernelEnum("skb_drop_reason");
+  const name = reasons.get(Number(code));
+  return name === undefined ? String(code) : name.replace(/^SKB_(?:DROP_REASON_)?/, "").toLowerCase();
+}
+
 const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
-  offcpu: {
+  sched: {
     values: ["cpu", "preempted", "blocked", "sleeping"].map((state) =>
       time("process.thread.time", { state }),
     ),
     labels: byName,
     most: 40,
+  },
+  tcp: {
+    values: [
+      time("tcp.peer.connect.duration.sum"),
+      count("tcp.peer.connect.count", "{connection}"),
+      time("tcp.peer.rtt.sum"),
+      count("tcp.peer.rtt.count", "{segment}"),
+    ],
+    labels: byEndpoint,
+    most: 64,
   },
   tcploss: {
     values: [
@@ -71,18 +96,14 @@ const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
       count("tcp.resets", "{segment}", { "network.io.direction": "transmit" }),
       count("tcp.resets", "{segment}", { "network.io.direction": "receive" }),
     ],
-    labels: ([a = 0n, b = 0n, ports = 0n]) => ({
-      "network.peer.address": address(a, b) || OTHER,
-      "network.local.port": portText(ports & 0xffffn),
-      "network.peer.port": portText((ports >> 16n) & 0xffffn),
-    }),
+    labels: byEndpoint,
     most: 64,
   },
   drops: {
     values: [count("system.network.packet.dropped", "{packet}")],
     labels: ([a = 0n, b = 0n, reason = 0n]) => ({
       "network.interface.name": text(a, b) || OTHER,
-      reason: String(reason),
+      reason: dropReason(reason),
     }),
     most: 64,
   },

@@ -45,7 +45,7 @@ export interface KernelSourceOptions {
 
 /** The metrics of each probe's histograms, in the order of its counters. */
 const METRICS: Readonly<Partial<Record<ProbeName, readonly string[]>>> = {
-  runqlat: ["system.cpu.run_queue.latency"],
+  sched: ["system.cpu.run_queue.latency"],
   tcp: ["tcp.connect.duration", "tcp.rtt"],
 };
 

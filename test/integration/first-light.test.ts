@@ -134,7 +134,7 @@ describe("a whole agent with the sample plugins", () => {
         expect.objectContaining({ name: "scale", state: "on" }),
       ]),
     );
-    expect(weir("probe", "ls", "--config", folder.config).stdout).toContain("runqlat");
+    expect(weir("probe", "ls", "--config", folder.config).stdout).toContain("sched");
     expect(weir("ledger", "--config", folder.config).status).toBe(0);
     expect(weir("check", "--config", folder.config).stdout).toContain("kernel");
   });

@@ -73,7 +73,7 @@ describe.skipIf(missing !== "")(`addon environments${missing === "" ? "" : ` (sk
 
   test("a process ends promptly and well with its probes open", () => {
     const script = `import { openProbe } from ${JSON.stringify(index)};
-      console.log(openProbe("runqlat").on, openProbe("exec").on, openProbe("tcp").on); process.exitCode = 3;`;
+      console.log(openProbe("sched").on, openProbe("exec").on, openProbe("tcp").on); process.exitCode = 3;`;
     const started = performance.now();
     const ran = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" });
     expect(ran.stdout).toBe("true true true\n");

@@ -70,10 +70,10 @@ export function total(buckets: BigUint64Array | undefined): bigint {
   return sum;
 }
 
-/** Connects over loopback and sends `exchanges` bytes there and back, one at a time. */
-export async function exchangeOverTcp(exchanges: number): Promise<void> {
+/** Connects over loopback and sends `exchanges` bytes there and back, one at a time. Gives the port. */
+export async function exchangeOverTcp(exchanges: number, wanted = 0): Promise<number> {
   const server = createServer((socket) => socket.pipe(socket));
-  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  await new Promise<void>((resolve) => server.listen(wanted, "127.0.0.1", resolve));
   const { port } = server.address() as AddressInfo;
   const client = connect(port, "127.0.0.1");
   let left = exchanges;
@@ -88,6 +88,7 @@ export async function exchangeOverTcp(exchanges: number): Promise<void> {
   });
   client.destroy();
   await new Promise((resolve) => server.close(resolve));
+  return port;
 }
 
 /** What this process holds of BPF: descriptors with the kernel's ids of what they name, and mappings. */

@@ -9,7 +9,7 @@ import type { Probe } from "../../src/addon/index.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { BlockRows, SoftirqRows } from "../../src/sources/kernel-shapes.ts";
 import { SlotRows } from "../../src/sources/kernel-slots.ts";
-import { missing, open, rowsOf } from "./helpers.ts";
+import { exchangeOverTcp, missing, open, rowsOf } from "./helpers.ts";
 
 type Adder = Pick<SlotRows, "add">;
 
@@ -32,9 +32,9 @@ const refused = (): number | null =>
   spawnSync("bash", ["-c", "for i in $(seq 5); do echo > /dev/tcp/127.0.0.1/1; done"]).status;
 
 describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipped: ${missing})`}`, () => {
-  test("offcpu tells a process asleep from one that computes", async () => {
-    const probe = open("offcpu");
-    const sum = reader(probe, new SlotRows("offcpu"));
+  test("sched tells a process asleep from one that computes", async () => {
+    const probe = open("sched");
+    const sum = reader(probe, new SlotRows("sched"));
     spawnSync("sleep", ["0.1"]);
     expect(sum(/executable\.name=sleep;state=sleeping/)).toBeGreaterThan(0.09);
     expect(sum(/executable\.name=sleep;state=cpu/)).toBeLessThan(0.09);
@@ -71,6 +71,22 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
     },
   );
 
+  test("tcp gives connect time and round trips by peer and by the port that was served", async () => {
+    const probe = open("tcp");
+    const sum = reader(probe, new SlotRows("tcp"));
+    const port = await exchangeOverTcp(20, 18_474);
+    const served = new RegExp(
+      `^tcp\\.peer\\.rtt\\.count;network\\.local\\.port=${port};.*address=127\\.0\\.0\\.1$`,
+    );
+    const asked = new RegExp(
+      `^tcp\\.peer\\.connect\\.count;.*address=127\\.0\\.0\\.1;network\\.peer\\.port=${port}$`,
+    );
+    expect(sum(served)).toBeGreaterThanOrEqual(20);
+    expect(sum(asked)).toBe(1);
+    expect(sum(/^tcp\.peer\.rtt\.sum;/)).toBeGreaterThan(0);
+    probe.close();
+  });
+
   test("tcploss counts resets of a refused connection, by the peer", () => {
     const probe = open("tcploss");
     const sum = reader(probe, new SlotRows("tcploss"));
@@ -91,7 +107,7 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
     await vi.waitFor(
       () =>
         expect(
-          sum(/^system\.network\.packet\.dropped;network\.interface\.name=lo;reason=/),
+          sum(/^system\.network\.packet\.dropped;network\.interface\.name=lo;reason=no_socket$/),
         ).toBeGreaterThanOrEqual(10),
       { timeout: 10_000 },
     );

@@ -15,8 +15,8 @@ import {
 } from "./helpers.ts";
 
 describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped: ${missing})`}`, () => {
-  test("runqlat counts each wait for a CPU once, in a bucket or as lost", async () => {
-    const probe = open("runqlat");
+  test("sched counts each wait for a CPU once, in a bucket or as lost", async () => {
+    const probe = open("sched");
     try {
       const before = total(probe.read().buckets[0]);
       spawnSync("/bin/true");
