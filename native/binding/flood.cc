@@ -18,7 +18,8 @@ uint64_t ClockNs(clockid_t clock) {
 }
 
 void SleepNs(uint64_t ns) {
-  const timespec time = {static_cast<time_t>(ns / 1'000'000'000), static_cast<long>(ns % 1'000'000'000)};
+  const timespec time = {static_cast<time_t>(ns / 1'000'000'000),
+                         static_cast<decltype(timespec::tv_nsec)>(ns % 1'000'000'000)};
   nanosleep(&time, nullptr);
 }
 

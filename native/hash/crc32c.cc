@@ -58,7 +58,7 @@ __attribute__((target("sse4.2"))) uint32_t Crc32cHardware(std::span<const uint8_
   return ~tail;
 }
 
-bool HasHardware() { return __builtin_cpu_supports("sse4.2"); }
+bool HasHardware() noexcept { return __builtin_cpu_supports("sse4.2"); }
 constexpr const char* kHardwareName = "sse4.2";
 #elif defined(__aarch64__)
 __attribute__((target("+crc"))) uint32_t Crc32cHardware(std::span<const uint8_t> bytes, uint32_t seed) {
@@ -70,11 +70,11 @@ __attribute__((target("+crc"))) uint32_t Crc32cHardware(std::span<const uint8_t>
   return ~crc;
 }
 
-bool HasHardware() { return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0; }
+bool HasHardware() noexcept { return (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0; }
 constexpr const char* kHardwareName = "armv8";
 #else
 uint32_t Crc32cHardware(std::span<const uint8_t> bytes, uint32_t seed) { return Crc32cTable(bytes, seed); }
-bool HasHardware() { return false; }
+bool HasHardware() noexcept { return false; }
 constexpr const char* kHardwareName = "table";
 #endif
 

@@ -165,7 +165,7 @@ bool uid_is_usable(const struct config *config) {
     return false;
   }
   enum { USABLE = 0, NO_CHANGE = 255, NO_PROGRAM = 254 };
-  _Static_assert((int)MAX_PATHS < (int)NO_PROGRAM, "a path's number plus one is an exit status");
+  _Static_assert(NO_PROGRAM - MAX_PATHS > 0, "a path's number plus one is an exit status");
   pid_t child = fork();
   if (child == 0) {
     if (!change_ids(config->uid, config->gid) || clear_capabilities() != 0) _exit(NO_CHANGE);
