@@ -1,9 +1,10 @@
-/** Writes docs/errors.md, docs/configuration.md and docs/plugin-manifest.md from the code; with --check only says whether they are up to date. */
+/** Writes docs/errors.md, docs/configuration.md, docs/plugin-manifest.md and docs/metrics.md from the code; with --check only says whether they are up to date. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { z } from "zod";
 import { configJsonSchema, type SchemaNode } from "../src/config/json-schema.ts";
 import { ERRORS } from "../src/core/errors.ts";
 import { DEFAULT_LIMITS, manifestSchema } from "../src/plugins/manifest.ts";
+import { METRICS } from "../src/telemetry/metrics.ts";
 
 const MADE = "<!-- Made by `npm run gen`: change the code, not this page. -->";
 
@@ -116,12 +117,49 @@ function manifestPage(): string {
   ].join("\n");
 }
 
+function metricsPage(): string {
+  const rows = [...METRICS].map(
+    ([name, { type, help, labels }]) =>
+      `| \`${name}\` | ${type} | ${labels.map((label) => `\`${label}\``).join(", ")} | ${help} |`,
+  );
+  return [
+    "# Metrics",
+    MADE,
+    "",
+    "`GET http://127.0.0.1:7780/metrics` (`http` in weir.yaml), in Prometheus' text format; the same page on the data folder's socket. Stages are those",
+    "of `weir ledger`: `in = out + lost + dropped + rejected + held`, each in its own unit. Counters of the outbox live in its database and survive",
+    "restarts, the others start at 0 with the agent. A metric has 200 sets of labels at most; what comes after them is added up under `overflow`.",
+    "Histograms have buckets from 1 ms to 60 s.",
+    "",
+    "| metric | type | labels | meaning |",
+    "| --- | --- | --- | --- |",
+    ...rows,
+    "",
+    "## What to alarm on",
+    "",
+    "| expression | says |",
+    "| --- | --- |",
+    "| `sum(increase(weir_outbox_lost_samples_total[1h])) > 0` | data was lost to damage |",
+    "| `sum(increase(weir_source_dropped_messages_total[10m])) > 0` | QoS 0 is shed: the pipeline is behind |",
+    "| `weir_outbox_oldest_age_seconds > 3600` | an uplink has not taken anything for an hour |",
+    "| `weir_outbox_used_bytes / weir_outbox_limit_bytes > 0.8` | the outbox is nearly full: its policy is about to drop |",
+    "| `weir_ready == 0` | nothing can be taken in; `/readyz` says why |",
+    "| `weir_plugin_up == 0` | a plugin is out; `weir plugin ls` says why |",
+    "| `weir_config_last_reload_success == 0` | the files differ from what runs, and are not valid |",
+    "| `weir_loop_lag_seconds > 1` | the main loop stood still |",
+    "",
+    "Remedies for each are in [operations.md](operations.md).",
+    "",
+  ].join("\n");
+}
+
 const check = process.argv.includes("--check");
 let stale = 0;
 for (const [file, text] of [
   ["docs/errors.md", errorsPage()],
   ["docs/configuration.md", configurationPage()],
   ["docs/plugin-manifest.md", manifestPage()],
+  ["docs/metrics.md", metricsPage()],
 ] as const) {
   const path = new URL(`../${file}`, import.meta.url);
   let before = "";

@@ -56,6 +56,7 @@ import { RuleDecoder } from "./sources/rules.ts";
 import { SystemSource } from "./sources/system.ts";
 import { type Part, type PartSpec, Supervisor } from "./supervisor.ts";
 import { AgentLog, type Logger, type LogOptions } from "./telemetry/log.ts";
+import { cpuProfile, heapReport } from "./telemetry/profile.ts";
 import { type StatusFacts, statusMessage } from "./telemetry/status.ts";
 import { Vitals } from "./telemetry/vitals.ts";
 import { LocalUplink } from "./uplink/local.ts";
@@ -534,6 +535,9 @@ export class Agent {
     reload: () => this.reload(),
     metrics: () => this.metrics(),
     readiness: () => this.readiness(),
+    profile: (seconds) => cpuProfile(seconds),
+    heap: () => heapReport(),
+    logLines: () => this.#log.recent,
     vitals: async () => vitalsReport(this.#ledger, this.#vitals, this.#pids()),
   };
 
@@ -626,11 +630,19 @@ export class Agent {
   async outbox(): Promise<OutboxReport> {
     const outbox = this.#outbox;
     if (outbox === undefined) throw new WeirError("outbox.closed");
-    const [{ fileBytes, usedBytes, quarantined }, counts] = await Promise.all([
+    const [{ fileBytes, usedBytes, quarantined, oldest }, counts] = await Promise.all([
       outbox.info(),
       outbox.counts(),
     ]);
-    return { fileBytes, usedBytes, quarantined, full: outbox.full, counts };
+    return {
+      fileBytes,
+      usedBytes,
+      quarantined,
+      full: outbox.full,
+      counts,
+      oldest,
+      limitBytes: this.#config.outbox.maxBytes,
+    };
   }
 
   /** Drops what the outbox holds and has not on lease; gives how many samples went. */

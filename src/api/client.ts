@@ -10,6 +10,7 @@ import type {
   PluginStatus,
   ProbeStatus,
   PurgeRequest,
+  Readiness,
   ReloadReport,
   VitalsReport,
 } from "./types.ts";
@@ -60,6 +61,21 @@ export class ApiClient {
   probes(): Promise<readonly ProbeStatus[]> {
     return this.#get("/api/v1/probes") as Promise<readonly ProbeStatus[]>;
   }
+  readiness(): Promise<Readiness> {
+    return this.#get("/readyz") as Promise<Readiness>;
+  }
+  /** A `.cpuprofile` of so many seconds, 1 to 60. */
+  profile(seconds: number): Promise<object> {
+    const timeoutMs = seconds * 1000 + TIMEOUT_MS;
+    return this.#get(`/api/v1/profile?seconds=${seconds}`, "POST", timeoutMs) as Promise<object>;
+  }
+  heap(): Promise<object> {
+    return this.#get("/api/v1/heap") as Promise<object>;
+  }
+  /** The latest lines of the agent's log, oldest first. */
+  logLines(): Promise<readonly string[]> {
+    return this.#get("/api/v1/log") as Promise<readonly string[]>;
+  }
   vitals(): Promise<VitalsReport> {
     return this.#get("/api/v1/vitals") as Promise<VitalsReport>;
   }
@@ -87,7 +103,9 @@ export class ApiClient {
       response.on("error", unreachable);
       response.on("end", () => {
         const text = Buffer.concat(parts).toString("utf8");
-        if (response.statusCode === 200) resolve(JSON.parse(text));
+        // Not ready is an answer, too.
+        if (response.statusCode === 200 || (response.statusCode === 503 && url === "/readyz"))
+          resolve(JSON.parse(text));
         else reject(refusal(response.statusCode, text));
       });
     });

@@ -66,6 +66,8 @@ async function get(
     // A plugin may log what devices said.
     return send(response, 200, readOnly ? { ...detail, logs: [] } : detail);
   }
+  if (!readOnly && path === "/api/v1/heap") return send(response, 200, handlers.heap());
+  if (!readOnly && path === "/api/v1/log") return send(response, 200, handlers.logLines());
   // Payloads of devices: for whoever may read the data folder.
   if (path === "/api/v1/rejected" && !readOnly) return send(response, 200, handlers.rejected());
   return send(response, 404, { error: "no such path" });
@@ -84,6 +86,12 @@ async function post(
       return send(response, 400, { error: "not a purge", code: "cli.usage" });
     const uplink = query.get("uplink") ?? undefined;
     return send(response, 200, await handlers.purge({ uplink, stream, olderThanMs }));
+  }
+  if (path === "/api/v1/profile") {
+    const seconds = Number(query.get("seconds") ?? "10");
+    if (!(seconds >= 1 && seconds <= 60))
+      return send(response, 400, { error: "seconds: 1 to 60", code: "cli.usage" });
+    return send(response, 200, await handlers.profile(seconds));
   }
   if (path === "/api/v1/reload") return send(response, 200, await handlers.reload());
   const [, plugin, action] = PLUGIN.exec(path) ?? [];

@@ -93,6 +93,13 @@ export interface OutboxReport {
   /** where a damaged database was moved at this start */
   readonly quarantined: string | undefined;
   readonly counts: readonly OutboxCount[];
+  /** when the oldest chunk that each uplink's stream holds was stored, in ms since the Unix epoch */
+  readonly oldest: readonly {
+    readonly uplink: string;
+    readonly stream: Stream;
+    readonly createdMs: number;
+  }[];
+  readonly limitBytes: number;
 }
 
 /** `POST /api/v1/outbox/purge?uplink=&stream=&olderThanMs=` */
@@ -164,6 +171,11 @@ export interface ApiHandlers {
   metrics(): Promise<string>;
   readiness(): Promise<Readiness>;
   vitals(): Promise<VitalsReport>;
+  /** a CPU profile of the main thread, `.cpuprofile` */
+  profile(seconds: number): Promise<object>;
+  heap(): object;
+  /** the latest lines of the log, oldest first, without secrets */
+  logLines(): readonly string[];
   /** the latest refused messages, oldest first */
   rejected(): readonly unknown[];
 }

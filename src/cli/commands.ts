@@ -61,6 +61,9 @@ export const COMMANDS: readonly Command[] = [
       options: {
         ...config,
         ...json,
+        stream: { type: "string" },
+        device: { type: "string" },
+        metric: { type: "string" },
         rejected: { type: "boolean" },
         dedupe: { type: "boolean" },
         count: { type: "string", short: "n" },
@@ -68,6 +71,9 @@ export const COMMANDS: readonly Command[] = [
       help: {
         ...configHelp,
         ...jsonHelp,
+        stream: "of this stream alone: alarm, data or host",
+        device: "of these devices alone, such as 'press-*,pump-1'",
+        metric: "these metrics alone, such as 'temp*'",
         rejected: "show device messages that were not valid, with the reason",
         dedupe: "leave out batches that came before, by their key",
         count: "end after so many lines",
@@ -75,6 +81,67 @@ export const COMMANDS: readonly Command[] = [
       positionals: 1,
     },
     async () => (await import("./tail.ts")).tail,
+  ),
+  command(
+    {
+      name: "init",
+      usage: "[file]",
+      about: "write a commented configuration for what is found on this machine; never overwrites",
+      options: {},
+      help: {},
+      positionals: 1,
+    },
+    async () => (await import("./init.ts")).init,
+  ),
+  command(
+    {
+      name: "top",
+      usage: "",
+      about: "watch the running agent: rates, latencies, loss, outbox, plugins, probes; q ends",
+      options: { ...config, ...json, once: { type: "boolean" }, interval: { type: "string", short: "i" } },
+      help: {
+        ...configHelp,
+        json: "a line of JSON a look",
+        once: "one look, as plain text",
+        interval: "seconds between looks (default: 2)",
+      },
+      positionals: 0,
+    },
+    async () => (await import("./top.ts")).top,
+  ),
+  command(
+    {
+      name: "diag",
+      usage: "",
+      about: "write a support bundle (tar.gz) without secrets",
+      options: { ...config, out: { type: "string", short: "o" } },
+      help: { ...configHelp, out: "the file to write" },
+      positionals: 0,
+    },
+    async () => (await import("./diag.ts")).diag,
+  ),
+  command(
+    {
+      name: "profile",
+      usage: "--self",
+      about: "a CPU profile of the running agent itself, or what its heap holds",
+      options: {
+        ...config,
+        self: { type: "boolean" },
+        heap: { type: "boolean" },
+        seconds: { type: "string" },
+        out: { type: "string", short: "o" },
+      },
+      help: {
+        ...configHelp,
+        self: "of the agent's main thread",
+        heap: "heap statistics instead",
+        seconds: "how long, 1 to 60 (default: 10)",
+        out: "the file to write",
+      },
+      positionals: 0,
+    },
+    async () => (await import("./profile.ts")).profile,
   ),
   command(
     {

@@ -6,6 +6,7 @@ import { readGap } from "../consume/gap.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Invocation } from "./commands.ts";
 import { agentOf, option } from "./context.ts";
+import { nameFilter } from "./filter.ts";
 import { bold, dim, line, printable, yellow } from "./output.ts";
 
 /** How often `--rejected` asks for news, in milliseconds. */
@@ -47,11 +48,12 @@ async function tailTopic(
   }
   const [topic] = invocation.positionals;
   const topics = topic === undefined ? [...status.topics] : [topic];
+  const filter = filterOf(invocation);
   const client = mqtt.connect(`mqtt://${status.broker}`, { reconnectPeriod: 0 });
   const ended = Promise.withResolvers<void>();
   const deduper = invocation.values["dedupe"] === true ? new Deduper() : undefined;
   client.on("message", (topic, payload) => {
-    if (deduper === undefined || isNew(payload, deduper)) show(topic, payload, json, print);
+    if (deduper === undefined || isNew(payload, deduper)) show(topic, payload, filter, json, print);
   });
   client.on("error", (error) => ended.reject(error));
   client.on("close", () =>
@@ -89,14 +91,43 @@ function isNew(payload: Buffer, deduper: Deduper): boolean {
   }
 }
 
-function show(topic: string, payload: Buffer, json: boolean, print: (text: string) => void): void {
+/** What is shown of batches; with any of it, other messages are not. */
+interface Filter {
+  readonly any: boolean;
+  readonly stream: (name: string) => boolean;
+  readonly device: (name: string) => boolean;
+  readonly metric: (name: string) => boolean;
+}
+
+function filterOf(invocation: Invocation): Filter {
+  const [stream, device, metric] = ["stream", "device", "metric"].map((name) => option(invocation, name));
+  return {
+    any: [stream, device, metric].some((one) => one !== undefined),
+    stream: nameFilter(stream),
+    device: nameFilter(device),
+    metric: nameFilter(metric),
+  };
+}
+
+function show(
+  topic: string,
+  payload: Buffer,
+  filter: Filter,
+  json: boolean,
+  print: (text: string) => void,
+): void {
   const batch = readJsonBatch(payload);
   if (batch === undefined) {
+    if (filter.any) return;
     const text = payload.toString("utf8");
     print(json ? JSON.stringify({ topic, payload: text }) : `${dim(printable(topic))} ${printable(text)}`);
     return;
   }
-  for (const sample of batch.samples) {
+  if (!filter.stream(batch.stream)) return;
+  for (const whole of batch.samples) {
+    const chosen = Object.entries(whole.values).filter(([name]) => filter.metric(name));
+    if (chosen.length === 0 || !filter.device(whole.device)) continue;
+    const sample = { ...whole, values: Object.fromEntries(chosen) };
     if (json) {
       const { stream, epoch, seq } = batch;
       print(JSON.stringify({ stream, epoch, seq, ...sample }));

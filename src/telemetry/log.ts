@@ -21,6 +21,8 @@ export interface LogOptions {
 const MOST_LINES = 10;
 const WINDOW_MS = 60_000;
 const MOST_KINDS = 512;
+/** Lines kept for a support bundle. */
+const KEPT_LINES = 300;
 
 interface Kind {
   sinceMs: number;
@@ -32,6 +34,7 @@ interface Kind {
 export class AgentLog {
   /** writes; every level is rate-limited */
   readonly logger: Logger;
+  readonly #recent: string[] = [];
   readonly #kinds = new Map<string, Kind>();
   #suppressed = 0;
   #redact: (text: string) => string = (text) => text;
@@ -39,6 +42,8 @@ export class AgentLog {
   constructor({ level, terminal }: LogOptions) {
     const write = (line: string): void => {
       const safe = this.#redact(line);
+      this.#recent.push(safe.trimEnd());
+      if (this.#recent.length > KEPT_LINES) this.#recent.shift();
       process.stderr.write(terminal ? readable(safe) : safe);
     };
     const log = this;
@@ -60,6 +65,11 @@ export class AgentLog {
   /** Lines left out so far. */
   get suppressed(): number {
     return this.#suppressed;
+  }
+
+  /** The latest lines, as JSON, oldest first. */
+  get recent(): readonly string[] {
+    return this.#recent;
   }
 
   /** How secrets are hidden from here on. */

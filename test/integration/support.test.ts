@@ -1,0 +1,138 @@
+import { execFileSync, spawn, spawnSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { defaultGatewayName } from "../../src/config/gateway.ts";
+import { loadConfig } from "../../src/config/load.ts";
+import { Agent, AgentFolder, weir } from "../helpers/agent.ts";
+import { until } from "../helpers/until.ts";
+
+/** Secrets that no output may hold. */
+const CANARIES = [
+  "canary-in-weir-yaml",
+  "canary-in-a-file",
+  "canary-in-the-environment",
+  "canary-of-a-plugin",
+];
+
+describe("a running agent, looked into", () => {
+  const folder = new AgentFolder({
+    sources: { kernel: { enabled: false }, system: { enabled: false } },
+    uplinks: {
+      one: { url: "mqtt://127.0.0.1:9", username: "u", password: CANARIES[0] },
+      two: { url: "mqtt://127.0.0.1:9", username: "u", password: "$" + "{file:two.password}" },
+      three: { url: "mqtt://127.0.0.1:9", username: "u", password: "$" + "{THREE_PASSWORD}" },
+    },
+    plugins: { dir: "./none", missing: { config: { nested: [{ api_key: CANARIES[3] }] } } },
+  });
+  let agent: Agent;
+  beforeAll(async () => {
+    process.env["THREE_PASSWORD"] = CANARIES[2];
+    writeFileSync(join(folder.dir, "two.password"), `${CANARIES[1]}\n`, { mode: 0o600 });
+    agent = await Agent.start(folder);
+    const device = await agent.client();
+    await device.publishAsync("devices/pump-1/t", '{"temp_c":1,"rpm":2}', { qos: 1 });
+    await device.publishAsync("devices/pump-1/t", "{canary-payload", { qos: 1 });
+    await device.endAsync();
+  });
+  afterAll(async () => {
+    await agent.kill();
+    folder.remove();
+    delete process.env["THREE_PASSWORD"];
+  });
+  const at = ["--config", folder.config];
+
+  test("a support bundle has what helps, and neither secrets nor payloads; nor has any other output", async () => {
+    const file = join(folder.dir, "bundle.tar.gz");
+    expect(weir("diag", "-o", file, ...at)).toMatchObject({ status: 0 });
+    expect(statSync(file).mode & 0o777).toBe(0o600);
+    const into = mkdtempSync(join(tmpdir(), "weir-diag-"));
+    execFileSync("tar", ["-xzf", file, "-C", into]);
+    const bundle = execFileSync("grep", ["-r", "", join(into, "weir-diag")], {
+      encoding: "utf8",
+      maxBuffer: 2 ** 26,
+    });
+    rmSync(into, { recursive: true });
+    for (const part of [
+      "status.json",
+      "ledger.json",
+      "config.yaml",
+      "check.json",
+      "log.json",
+      "machine.json",
+    ])
+      expect(bundle).toContain(`weir-diag/${part}:`);
+    expect(bundle).not.toContain("canary-payload");
+    await until("the uplinks to have failed", () => agent.output.includes("uplink three"));
+    const printed = weir("config", "print", ...at).stdout;
+    expect(printed).toContain("(hidden)");
+    const processes = spawnSync("ps", ["-eww", "-o", "args"], { encoding: "utf8" }).stdout;
+    const log = (await folder.api.logLines()).join("\n");
+    const seen = [bundle, agent.output, printed, processes, log].join("\n");
+    for (const canary of CANARIES) expect(seen).not.toContain(canary);
+  });
+
+  test("top --once shows rates and troubles; its JSON has the figures", () => {
+    expect(weir("top", "--once", "--interval", "0.2", ...at).stdout).toContain("! uplink one: ");
+    const figures = JSON.parse(weir("top", "--once", "--json", "--interval", "0.2", ...at).stdout);
+    expect(figures).toMatchObject({
+      gateway: "gw",
+      troubles: expect.any(Array),
+      openFds: expect.any(Number),
+    });
+  });
+
+  test("a profile of the agent itself, and its heap", () => {
+    const file = join(folder.dir, "self.cpuprofile");
+    expect(weir("profile", "--self", "--seconds", "1", "-o", file, ...at)).toMatchObject({ status: 0 });
+    expect(JSON.parse(readFileSync(file, "utf8")).nodes.length).toBeGreaterThan(1);
+    expect(JSON.parse(weir("profile", "--self", "--heap", ...at).stdout).usedHeapSize).toBeGreaterThan(1e6);
+  });
+
+  test("tail shows the chosen devices, metrics and streams alone", async () => {
+    const shown = await spawnTail("--stream", "data", "--device", "pump-*", "--metric", "temp*", "-n", "1");
+    expect(JSON.parse(shown)).toMatchObject({
+      stream: "data",
+      device: "pump-2",
+      values: { temp_c: 7 },
+    });
+  });
+
+  /** Runs tail beside a device that publishes until it has seen what it was to. */
+  async function spawnTail(...args: string[]): Promise<string> {
+    const device = await agent.client();
+    const publishing = setInterval(() => {
+      device.publish("devices/other/t", '{"temp_c":9}', { qos: 1 });
+      device.publish("devices/pump-2/t", '{"temp_c":7,"rpm":3}', { qos: 1 });
+    }, 50);
+    const child = spawn("bin/weir", ["tail", "--json", ...args, ...at], {
+      stdio: ["ignore", "pipe", "ignore"],
+    });
+    let text = "";
+    child.stdout.setEncoding("utf8").on("data", (part: string) => {
+      text += part;
+    });
+    await new Promise((done) => child.once("close", done));
+    clearInterval(publishing);
+    await device.endAsync();
+    return text;
+  }
+});
+
+describe("init", () => {
+  test("writes a valid configuration with comments, and never overwrites", () => {
+    const dir = mkdtempSync(join(tmpdir(), "weir-init-"));
+    mkdirSync(join(dir, "etc"));
+    const file = join(dir, "etc", "weir.yaml");
+    expect(weir("init", file).status).toBe(0);
+    expect(loadConfig(file, {}).config.gateway.name).toBe(defaultGatewayName());
+    const text = readFileSync(file, "utf8");
+    expect(text.split("\n").filter((one) => one.trim().startsWith("#")).length).toBeGreaterThan(10);
+    const again = weir("init", file);
+    expect(again.status).toBe(2);
+    expect(again.stderr).toContain("left as it is");
+    expect(readFileSync(file, "utf8")).toBe(text);
+    rmSync(dir, { recursive: true });
+  });
+});
