@@ -116,6 +116,11 @@ export const ERRORS = {
   },
 } as const;
 
+/** Alarms that Weir raises itself, for the device `_gateway`; docs/operations.md says what to do about each. */
+export const OWN_ALARMS = ["outbox-corrupt"] as const;
+/** One of {@link OWN_ALARMS}. */
+export type OwnAlarm = (typeof OWN_ALARMS)[number];
+
 /** A code of {@link ERRORS}. */
 export type ErrorCode = keyof typeof ERRORS;
 

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from "node:crypto";
 import type { Crc32c } from "../core/block.ts";
-import { WeirError } from "../core/errors.ts";
+import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
 import {
   type Effect,
@@ -292,11 +292,12 @@ export class Store {
       salvage === undefined
         ? ""
         : `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
+    const code: OwnAlarm = "outbox-corrupt";
     const alarm: AlarmEffect = {
       type: "alarm",
       plugin: "_gateway",
       device: "_gateway",
-      code: "outbox-corrupt",
+      code,
       active: salvage !== undefined,
       severity: "critical",
       message,
