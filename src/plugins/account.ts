@@ -12,8 +12,8 @@ export interface PluginInfo {
   readonly version: string | undefined;
   /** SHA-256 of the component */
   readonly hash: string | undefined;
-  /** `failed`: it passed vetting but could not be started; `disabled`: by weir.yaml or by `weir plugin disable` */
-  readonly state: "on" | "refused" | "failed" | "quarantined" | "disabled" | "off";
+  /** `resting`: it failed several times and is started again in a moment; `failed`: it passed vetting but could not be started; `disabled`: by weir.yaml or by `weir plugin disable` */
+  readonly state: "on" | "resting" | "refused" | "failed" | "quarantined" | "disabled" | "off";
   /** why it isn't on, why it last failed, or why it isn't the version that was dropped */
   readonly reason: string | undefined;
   readonly order: number;

@@ -18,7 +18,7 @@ import { HostPool } from "./host.ts";
 import type { JailLayer, LayerReport } from "./jail-report.ts";
 import { mergeConfig, mergeLimits, type PluginLimits } from "./manifest.ts";
 import { bindingOf, defaultPluginOptions, type PluginOptions, type PluginsOptions } from "./options.ts";
-import { Runner, type RunnerSpec } from "./runner.ts";
+import { Runner, type RunnerSpec, SWITCH_MS } from "./runner.ts";
 import { type HostRuntime, hostRuntime } from "./runtime.ts";
 import { type Decision, type Versions, versionOf } from "./versions.ts";
 import { pruneCache, type Vetted, vet } from "./vet.ts";
@@ -27,8 +27,6 @@ import type { LogLevel } from "./wire.ts";
 
 /** Loading and `configure` together, by default. */
 const START_MS = 5_000;
-/** `configure` of a plugin with state runs between two chunks: data waits for it, so it gets no longer than this. */
-const SWITCH_MS = 1_000;
 /** Instances that one host can start in its life beyond those it begins with: restarts use them up, then a fresh host takes over. */
 const SLOTS = 24;
 /** Node itself, the host's main thread, and what is on its way. */
@@ -404,15 +402,17 @@ export class PluginManager {
   }
 
   #makeRunner(spec: RunnerSpec, { dropped }: Wish, fallback: RunnerSpec | undefined): Runner {
-    const { loadState } = this.#parts;
+    const { exclusively, loadState } = this.#parts;
     const { name, onFailure } = spec;
     const lease = (): ReturnType<HostPool["lease"]> => {
       if (this.#pool === undefined) throw new WeirError("plugin.failed", "the plugin host has stopped");
       return this.#pool.lease();
     };
     const onChange = ({ state, lastError, revertedFor }: Runner): void => {
-      if (state === "quarantined" || state === "failed") {
-        const rows = onFailure === "drop" ? "are dropped" : "pass by";
+      const rows = onFailure === "drop" ? "are dropped" : "pass by";
+      if (state === "resting") {
+        this.#log(name, "warn", `rests a little after another failure; its rows ${rows}: ${lastError}`);
+      } else if (state === "quarantined" || state === "failed") {
         this.#log(name, "error", `${state}: ${lastError}; its rows ${rows}`);
       } else if (revertedFor !== undefined && state === "on") {
         const why = `the new version failed its first chunks, the one before runs again: ${revertedFor}`;
@@ -420,7 +420,7 @@ export class PluginManager {
         this.#stayOnBefore(name, dropped, why);
       }
     };
-    return new Runner(spec, { lease, loadState, onChange }, fallback);
+    return new Runner(spec, { lease, loadState, exclusively, onChange }, fallback);
   }
 
   /** A version that went back by itself does so after a restart, too. */

@@ -11,8 +11,12 @@ import type { Exports } from "./vet-checks.ts";
 /** So many failures within this time put a plugin into quarantine. */
 const MOST_FAILURES = 5;
 const FAILURE_WINDOW_MS = 60_000;
-/** Wait before the second restart within the window; it doubles with each further one. */
-const BACKOFF_MS = 50;
+/** From this failure within the window on, a plugin rests before it is started again: one bad input fails it twice, at no one's cost. */
+const REST_FROM = 3;
+/** How long it rests the first time; twice as long each further time. */
+const REST_MS = 1_000;
+/** `configure` between two chunks gets no longer: data waits for it. */
+export const SWITCH_MS = 1_000;
 /** A new version that fails before it has got through so many calls gives way to the one before it. */
 const PROBATION_CALLS = 8;
 
@@ -39,11 +43,16 @@ export interface RunnerParts {
   readonly lease: () => Slot;
   /** the plugin's committed state */
   readonly loadState: (plugin: string) => Promise<readonly StateEntry[]>;
+  /** runs an action between two chunks */
+  readonly exclusively: (action: () => Promise<void>) => Promise<void>;
   readonly onChange: (runner: Runner) => void;
 }
 
-/** `off`: not started yet, or stopped. `failed`: it could not be started; nothing of it was tried on data. */
-export type RunnerState = "off" | "on" | "quarantined" | "failed";
+/**
+ * `off`: not started yet, or stopped. `failed`: it could not be started; nothing of it was tried on data. `resting`: it failed again
+ * and is started anew in a moment; nobody waits for it.
+ */
+export type RunnerState = "off" | "on" | "resting" | "quarantined" | "failed";
 
 /** A plugin, running or not. */
 export class Runner {
@@ -65,6 +74,7 @@ export class Runner {
   #busyBeforeMs = 0;
   #lastError: string | undefined;
   #opening = false;
+  #rest: NodeJS.Timeout | undefined;
   /** the instance has been given input since its start */
   used = false;
   /** when `tick` is due next, on the monotonic clock */
@@ -177,8 +187,8 @@ export class Runner {
   }
 
   /**
-   * Throws the instance away where it has seen input or has ended, and starts another from committed state; a plugin
-   * that keeps failing on that goes to quarantine.
+   * Throws the instance away where it has seen input or has ended, and starts another from committed state. A plugin that keeps
+   * failing rests first, its rows treated as its manifest says meanwhile, and goes to quarantine in the end.
    */
   async restart(): Promise<void> {
     const before = this.#instance;
@@ -192,13 +202,47 @@ export class Runner {
     await before?.stop("restarts");
     if (before?.failure !== undefined && this.#lastError !== undefined) this.#goBack(this.#lastError);
     while (this.#state === "on") {
-      const recent = this.#recent().length;
-      if (recent > 1) await new Promise((resolve) => setTimeout(resolve, BACKOFF_MS * 2 ** (recent - 2)));
+      if (this.#recent().length >= REST_FROM) {
+        this.#instance = undefined;
+        this.#goToRest();
+        return;
+      }
       this.#restarts += 1;
       const failure = await this.#open();
       if (failure === undefined) return;
       this.fail({ ...failure, blame: true });
     }
+  }
+
+  #goToRest(): void {
+    this.#become("resting");
+    const restMs = REST_MS * 2 ** (this.#recent().length - REST_FROM);
+    this.#rest = setTimeout(() => void this.#wake(), Math.max(REST_MS, restMs));
+    this.#rest.unref();
+  }
+
+  /** After its rest: a fresh instance, opened between two chunks. */
+  async #wake(): Promise<void> {
+    let next: Callable | undefined;
+    try {
+      next = this.#make();
+      await next.prepare();
+    } catch (thrown) {
+      this.#lastError = messageOf(thrown);
+    }
+    await this.#parts.exclusively(async () => {
+      if (this.#state !== "resting") {
+        await next?.stop("is not needed any more");
+        return;
+      }
+      this.#restarts += 1;
+      this.#instance = next;
+      const failure = await this.#openInstance(SWITCH_MS);
+      if (failure === undefined) return;
+      this.#record(failure.reason);
+      if (this.#failures.length >= MOST_FAILURES) this.#become("quarantined");
+      else this.#goToRest();
+    });
   }
 
   /** Whether it should move: its host starts nothing more, and ends when nothing is left in it. */
@@ -243,6 +287,7 @@ export class Runner {
   async revive(): Promise<void> {
     if (this.#state === "on") return;
     await this.#instance?.stop("restarts");
+    clearTimeout(this.#rest);
     this.#failures = [];
     this.#restarts += 1;
     this.#instance = undefined;
@@ -251,6 +296,7 @@ export class Runner {
 
   async stop(): Promise<void> {
     const instance = this.#instance;
+    clearTimeout(this.#rest);
     this.#instance = undefined;
     this.#become("off");
     await instance?.stop("the agent stops");

@@ -269,7 +269,7 @@ describe("failures", () => {
   });
 
   test.each(["bypass", "drop"])(
-    "five within a minute end in quarantine, and onFailure: %s decides over the rows",
+    "three within a minute earn it a rest, five end in quarantine, and onFailure: %s decides over the rows",
     async (onFailure) => {
       const trap = {
         component: hostile("trap"),
@@ -278,7 +278,15 @@ describe("failures", () => {
       };
       await withLane({ trap }, async (lane) => {
         const frame = frameOf(["bad", "n", 1], ["good", "n", 2]);
-        for (let i = 0; i < 5; i++) await lane.fail(frame);
+        for (let i = 0; i < 5; i++) {
+          if (i > 2) {
+            // It rests now, and nobody waits for it: its rows go where they go in quarantine.
+            expect(lane.info("trap").state).toBe("resting");
+            expect((await lane.pass(frame)).frame.rows).toBe(onFailure === "drop" ? 1 : 2);
+            await until("its rest to end", () => lane.info("trap").state === "on");
+          }
+          await lane.fail(frame);
+        }
         const { state, reason, failures } = lane.info("trap");
         expect({ state, failures }).toEqual({ state: "quarantined", failures: 5 });
         expect(reason).toContain("unreachable");
@@ -312,6 +320,7 @@ describe("failures", () => {
       async (lane) => {
         const [first] = lane.manager.pids;
         for (let i = 0; i < 4; i++) {
+          await until("trap to run", () => lane.info("trap").state === "on");
           await lane.fail(frameOf(["bad", "n", 1]));
           await lane.pass(frameOf(["a", "n", 1]));
         }
@@ -410,7 +419,12 @@ describe("code that took over a worker", () => {
         scheduleMs: 60_000,
         onLog: () => {},
       },
-      { lease: () => pool.lease(), loadState: async () => [], onChange: () => {} },
+      {
+        lease: () => pool.lease(),
+        loadState: async () => [],
+        exclusively: (action) => action(),
+        onChange: () => {},
+      },
     );
     try {
       await runner.start();
