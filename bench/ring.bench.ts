@@ -7,9 +7,9 @@
  * thread's. Needs root, and g++ to build the addon with the producer inside.
  */
 import { execFileSync } from "node:child_process";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import { createRequire } from "node:module";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { RECORD_BYTES } from "../src/addon/index.ts";
 import { loadNative, type Native } from "../src/addon/native.ts";
@@ -34,33 +34,27 @@ function build(): Bench {
   const folder = join(root, "build", "bench");
   mkdirSync(folder, { recursive: true });
   const out = join(folder, "weir-bench.node");
-  const api = join(createRequire(import.meta.url).resolve("node-addon-api"), "..");
+  const require = createRequire(import.meta.url);
+  const api = join(require.resolve("node-addon-api"), "..");
+  const xxHash = join(require.resolve("xxhash-addon/package.json"), "..", "xxHash");
   const headers = join(process.execPath, "..", "..", "include", "node");
-  const include = [`-I${api}`, `-I${headers}`, "-Inative/bpf/include"];
+  const include = [`-I${api}`, `-I${headers}`, `-I${xxHash}`, "-Inative/bpf/include"];
   const common = ["-O2", "-fPIC", "-DWEIR_BENCH", "-DNAPI_VERSION=8", "-DNAPI_DISABLE_CPP_EXCEPTIONS"];
   const run = (command: string, args: string[]) =>
     execFileSync(command, args, { cwd: root, stdio: "inherit" });
-  run("gcc", [
-    ...common,
-    "-std=gnu11",
-    ...include,
-    "-c",
-    "native/bpf/probes.c",
-    "-o",
-    join(folder, "probes.o"),
-  ]);
-  const sources = ["addon", "binding/module", "binding/probe", "binding/flood", "hash/crc32c", "ring/ring"];
-  const files = sources.map((name) => `native/${name}.cc`);
-  run("g++", [
-    ...common,
-    "-std=gnu++20",
-    "-shared",
-    ...include,
-    ...files,
-    join(folder, "probes.o"),
-    "-o",
-    out,
-  ]);
+  const inFolders = ["binding", "hash", "perf", "ring", "service"].flatMap((name) =>
+    readdirSync(join(root, "native", name)).map((file) => `native/${name}/${file}`),
+  );
+  const all = ["native/addon.cc", "native/bpf/probes.c", ...inFolders];
+  const objects = all
+    .filter((file) => file.endsWith(".c"))
+    .map((file) => {
+      const object = join(folder, `${basename(file)}.o`);
+      run("gcc", [...common, "-std=gnu11", ...include, "-c", file, "-o", object]);
+      return object;
+    });
+  const sources = all.filter((file) => file.endsWith(".cc"));
+  run("g++", [...common, "-std=gnu++20", "-shared", ...include, ...sources, ...objects, "-o", out]);
   const loaded = loadNative(out);
   if (!loaded.ok) throw new Error(loaded.reason);
   if (!isBench(loaded.native)) throw new Error("the addon was built without WEIR_BENCH");

@@ -23,6 +23,8 @@ export const PROBE_TEXTS = {
   oom: "processes killed for want of memory",
   fserror: "errors in ext4 file systems",
   thermal: "thermal zones that crossed a trip point",
+  counters: "context switches, migrations between CPUs, page faults",
+  hardware: "instructions, cycles, cache references and misses",
 } as const;
 
 /** A plugin in the words of the command line. */

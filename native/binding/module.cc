@@ -5,6 +5,7 @@
 #include "../hash/crc32c.h"
 #include "../service/notify.h"
 #include "hash.h"
+#include "sampler.h"
 
 namespace weir {
 namespace {
@@ -38,6 +39,8 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
                   InstanceMethod("notifyService", &Module::NotifyService),
                   InstanceValue("openHash", Napi::Function::New<OpenHash>(env, "openHash")),
+                  InstanceValue("Sampler", SamplerObject::Define(env)),
+                  InstanceValue("demangle", Napi::Function::New<Demangle>(env, "demangle")),
                   InstanceValue("HashStream", HashStreamObject::Define(env)),
                   InstanceValue("crc32cImplementation", Napi::String::New(env, Crc32cImplementation())),
 #ifdef WEIR_BENCH

@@ -2,6 +2,7 @@
 #include "probes.h"
 
 #include <errno.h>
+#include <linux/perf_event.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,7 @@
 #include "tcp.lskel.h"
 #include "tcploss.lskel.h"
 #include "thermal.lskel.h"
+#include "../perf/counters.h"
 #ifdef WEIR_BENCH
 #include "flood.lskel.h"
 #endif
@@ -104,20 +106,69 @@ WEIR_LOADER(exec, WEIR_RING_SIZE, WEIR_RING_FD)
 WEIR_LOADER(flood, WEIR_RING_SIZE, WEIR_RING_FD)
 #endif
 
+/* The kernel's own counters, one in each bucket of what would be a histogram. */
+static int load_perf(struct weir_probe *probe, uint32_t type, const uint64_t *configs,
+		     unsigned int count, const char **step)
+{
+	int err = 0;
+
+	*step = "open the counters";
+	probe->skeleton = weir_counters_open(type, configs, count, probe->cpu_count, &err);
+	return probe->skeleton ? 0 : err;
+}
+
+static int load_counters(struct weir_probe *probe, char *log, size_t log_size, const char **step)
+{
+	static const uint64_t configs[] = {
+	    PERF_COUNT_SW_CONTEXT_SWITCHES,
+	    PERF_COUNT_SW_CPU_MIGRATIONS,
+	    PERF_COUNT_SW_PAGE_FAULTS_MIN,
+	    PERF_COUNT_SW_PAGE_FAULTS_MAJ,
+	};
+
+	(void)log, (void)log_size;
+	return load_perf(probe, PERF_TYPE_SOFTWARE, configs, 4, step);
+}
+
+static int load_hardware(struct weir_probe *probe, char *log, size_t log_size, const char **step)
+{
+	static const uint64_t configs[] = {
+	    PERF_COUNT_HW_INSTRUCTIONS,
+	    PERF_COUNT_HW_CPU_CYCLES,
+	    PERF_COUNT_HW_CACHE_REFERENCES,
+	    PERF_COUNT_HW_CACHE_MISSES,
+	};
+
+	(void)log, (void)log_size;
+	return load_perf(probe, PERF_TYPE_HARDWARE, configs, 4, step);
+}
+
+static void destroy_perf(void *counters)
+{
+	weir_counters_close(counters);
+}
+
+static void read_perf(const void *counters, uint64_t *words)
+{
+	weir_counters_read(counters, words + sizeof(struct weir_head) / sizeof(*words));
+}
+
 const struct weir_probe_kind weir_probe_kinds[] = {
-    {"sched", 1, 128, false, load_sched, destroy_sched},
-    {"softirq", 1, 0, false, load_softirq, destroy_softirq},
-    {"block", 16, 8, false, load_block, destroy_block},
-    {"tcp", 2, 128, false, load_tcp, destroy_tcp},
-    {"tcploss", 0, 128, false, load_tcploss, destroy_tcploss},
-    {"drops", 0, 128, false, load_drops, destroy_drops},
-    {"exec", 0, 128, true, load_exec, destroy_exec},
-    {"coldstart", 0, 64, false, load_coldstart, destroy_coldstart},
-    {"oom", 0, 32, false, load_oom, destroy_oom},
-    {"fserror", 0, 16, false, load_fserror, destroy_fserror},
-    {"thermal", 0, 32, false, load_thermal, destroy_thermal},
+    {"sched", 1, 128, false, load_sched, destroy_sched, NULL},
+    {"softirq", 1, 0, false, load_softirq, destroy_softirq, NULL},
+    {"block", 16, 8, false, load_block, destroy_block, NULL},
+    {"tcp", 2, 128, false, load_tcp, destroy_tcp, NULL},
+    {"tcploss", 0, 128, false, load_tcploss, destroy_tcploss, NULL},
+    {"drops", 0, 128, false, load_drops, destroy_drops, NULL},
+    {"exec", 0, 128, true, load_exec, destroy_exec, NULL},
+    {"coldstart", 0, 64, false, load_coldstart, destroy_coldstart, NULL},
+    {"oom", 0, 32, false, load_oom, destroy_oom, NULL},
+    {"fserror", 0, 16, false, load_fserror, destroy_fserror, NULL},
+    {"thermal", 0, 32, false, load_thermal, destroy_thermal, NULL},
+    {"counters", 1, 0, false, load_counters, destroy_perf, read_perf},
+    {"hardware", 1, 0, false, load_hardware, destroy_perf, read_perf},
 #ifdef WEIR_BENCH
-    {"flood", 0, 0, true, load_flood, destroy_flood},
+    {"flood", 0, 0, true, load_flood, destroy_flood, NULL},
 #endif
 };
 const size_t weir_probe_kind_count = sizeof(weir_probe_kinds) / sizeof(weir_probe_kinds[0]);
@@ -213,7 +264,7 @@ bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uin
 		probe->ring_bytes *= 2;
 
 	err = load(probe, failure);
-	if (!err) {
+	if (!err && !kind->read) {
 		failure->log[0] = '\0';
 		err = map_memory(probe, &failure->step);
 	}
@@ -287,6 +338,10 @@ void weir_probe_read(const struct weir_probe *probe, uint64_t *words)
 	uint64_t skipped = 0;
 
 	memset(words, 0, count * sizeof(*words));
+	if (probe->kind->read) {
+		probe->kind->read(probe->skeleton, words);
+		return;
+	}
 	for (uint32_t cpu = 0; cpu < probe->cpu_count; cpu++, from += count) {
 		for (size_t i = 0; i < plain; i++)
 			words[i] += __atomic_load_n(&from[i], __ATOMIC_RELAXED);

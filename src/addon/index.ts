@@ -6,7 +6,7 @@
  */
 import { crc32cTable } from "./crc32c.ts";
 import { loadNative, type Native, type NativeState } from "./native.ts";
-import { explain, kernelSupport, obstacle, type Unavailable } from "./support.ts";
+import { explain, explainPerf, kernelSupport, obstacle, type Unavailable } from "./support.ts";
 
 export { kernelEnum } from "./btf.ts";
 export type { NativeState } from "./native.ts";
@@ -25,6 +25,8 @@ const SHAPES = {
   oom: { histograms: 0, slots: 32 },
   fserror: { histograms: 0, slots: 16 },
   thermal: { histograms: 0, slots: 32 },
+  counters: { histograms: 1, slots: 0 },
+  hardware: { histograms: 1, slots: 0 },
 } as const;
 
 /** One of {@link PROBES}. */
@@ -42,7 +44,12 @@ export const PROBES: readonly ProbeName[] = [
   "oom",
   "fserror",
   "thermal",
+  "counters",
+  "hardware",
 ];
+
+/** Those that are no programs but counters of the kernel's own, read through perf_event_open(2). */
+const COUNTERS: readonly ProbeName[] = ["counters", "hardware"];
 
 /** Words of a slot: id, three of labels, four of values. */
 export const SLOT_WORDS = 8;
@@ -130,10 +137,11 @@ export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
   }
   const addon = addonState();
   if (!addon.ok) return { on: false, reason: addon.reason, remedy: addon.remedy };
-  const known = obstacle(kernelSupport());
+  const counts = COUNTERS.includes(name);
+  const known = counts ? undefined : obstacle(kernelSupport());
   if (known !== undefined) return { on: false, ...known };
   const failure = addon.native.loadProbe(name, ringBytes);
-  if (failure !== null) return { on: false, ...explain(failure) };
+  if (failure !== null) return { on: false, ...(counts ? explainPerf(failure) : explain(failure)) };
   return { on: true, probe: new LoadedProbe(addon.native, name) };
 }
 

@@ -26,6 +26,15 @@ export interface NativeHashStream {
   digest(): bigint;
 }
 
+/** Samples of perf_event_open(2). */
+export interface NativeSampler {
+  /** 0, or a positive errno: nothing was opened */
+  readonly errno: number;
+  drain(into: Uint8Array): number;
+  counts(): readonly [produced: number, drained: number, lost: number];
+  close(): void;
+}
+
 /** What the binding exports. State is per environment: each worker thread has probes of its own. */
 export interface Native {
   loadProbe(name: string, ringBytes: number): NativeFailure | null;
@@ -41,6 +50,14 @@ export interface Native {
   openHash(kind: number, key: BigUint64Array): NativeHash;
   readonly HashStream: new (kind: number, key: BigUint64Array) => NativeHashStream;
   readonly crc32cImplementation: string;
+  readonly Sampler: new (
+    event: number,
+    rate: number,
+    byPeriod: boolean,
+    pid: number,
+    ringBytes: number,
+  ) => NativeSampler;
+  demangle(name: string): string;
 }
 
 /** The addon, or why there is none. */
@@ -58,6 +75,8 @@ const FUNCTIONS = [
   "bootTimeOffsetUs",
   "notifyService",
   "openHash",
+  "Sampler",
+  "demangle",
   "HashStream",
 ];
 

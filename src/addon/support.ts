@@ -99,3 +99,32 @@ export function explain(failure: NativeFailure): Unavailable {
       return { reason, remedy: "this kernel refuses the probe: please report it with the kernel's version" };
   }
 }
+
+/** The same for what perf_event_open(2) refuses. */
+export function explainPerf({ errno, step }: NativeFailure): Unavailable {
+  const name = getSystemErrorName(-errno);
+  switch (name) {
+    case "ENOENT":
+    case "EOPNOTSUPP":
+      return {
+        reason: `this machine shows no such counters (${name})`,
+        remedy: "nothing to mend: virtual machines often hide the processor's counters",
+      };
+    case "EACCES":
+    case "EPERM":
+      return {
+        reason: `${name}: could not ${step}: CAP_PERFMON missing, or perf_event_open() refused`,
+        remedy:
+          "run Weir as root, or give the service CAP_PERFMON (AmbientCapabilities=); in a container, allow perf_event_open()",
+      };
+    case "ENOSYS":
+      return {
+        reason: `ENOSYS: could not ${step}`,
+        remedy: "this system has no perf_event_open(): run on the machine itself, with CONFIG_PERF_EVENTS",
+      };
+    case "EMFILE":
+      return { reason: `EMFILE: could not ${step}`, remedy: "raise the limit of open files (LimitNOFILE=)" };
+    default:
+      return { reason: `${name}: could not ${step}`, remedy: "please report it with the kernel's version" };
+  }
+}

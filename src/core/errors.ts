@@ -104,6 +104,11 @@ export const ERRORS = {
     what: "A plugin missed the deadline of a call.",
     remedy: "Raise limits.timeMs for it, or make it faster.",
   },
+  "probe.unavailable": {
+    disposition: "reject",
+    what: "A probe or profile can't be had on this machine, or by this user.",
+    remedy: "The message names the reason and what to do; `weir check` looks at the machine as a whole.",
+  },
   "uplink.rejected": {
     disposition: "reject",
     what: "The broker refused a message for good.",

@@ -1,4 +1,4 @@
-/** Rows of the two probes whose histograms mean something of their own: block I/O by disk, software interrupts by vector. */
+/** Rows of the probes whose histograms mean something of their own: block I/O by disk, software interrupts by vector, counters. */
 import { BUCKETS, type Counters, SLOT_WORDS } from "../addon/index.ts";
 import { Kind, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
@@ -77,6 +77,41 @@ export class SoftirqRows {
       const metric = (name: string, unit: string): number => into.metric(metricName(name, { vector }), unit);
       into.add(device, metric("system.softirq.count", "{run}"), timeUs, Kind.integer, Status.good, count);
       into.add(device, metric("system.softirq.time", "s"), timeUs, Kind.number, Status.good, time);
+    }
+  }
+}
+
+/** What `counters` and `hardware` hold, by place (native/bpf/probes.c). */
+const EVENTS = {
+  counters: [
+    ["system.cpu.context_switches", "{switch}", {}],
+    ["system.cpu.migrations", "{migration}", {}],
+    ["system.linux.page_faults", "{fault}", { type: "minor" }],
+    ["system.linux.page_faults", "{fault}", { type: "major" }],
+  ],
+  hardware: [
+    ["hw.cpu.instructions", "{instruction}", {}],
+    ["hw.cpu.cycles", "{cycle}", {}],
+    ["hw.cpu.cache.references", "{reference}", {}],
+    ["hw.cpu.cache.misses", "{miss}", {}],
+  ],
+} as const;
+
+/** The kernel's own counters over all CPUs: what the interval added. */
+export class EventRows {
+  readonly #growth = new Growth();
+  readonly #events: (typeof EVENTS)[keyof typeof EVENTS];
+
+  constructor(probe: keyof typeof EVENTS) {
+    this.#events = EVENTS[probe];
+  }
+
+  add(into: FrameBuilder, { buckets }: Counters, timeUs: number): void {
+    const device = into.device(GATEWAY);
+    for (const [place, [name, unit, labels]] of this.#events.entries()) {
+      const metric = metricName(name, labels);
+      const by = this.#growth.since(metric, Number(buckets[0]?.[place] ?? 0n));
+      if (by > 0) into.add(device, into.metric(metric, unit), timeUs, Kind.integer, Status.good, by);
     }
   }
 }

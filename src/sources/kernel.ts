@@ -18,7 +18,7 @@ import { FrameBuilder } from "../core/frame-builder.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
 import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS } from "./kernel-rows.ts";
-import { BlockRows, SoftirqRows } from "./kernel-shapes.ts";
+import { BlockRows, EventRows, SoftirqRows } from "./kernel-shapes.ts";
 import { SlotRows } from "./kernel-slots.ts";
 
 /** What `weir probe ls` shows. */
@@ -66,12 +66,14 @@ function rowsOf(name: ProbeName): readonly Rows[] {
   const histograms = (METRICS[name] ?? []).map((metric, place) => new HistogramRows(place, metric));
   if (name === "block") return [new BlockRows(), new SlotRows(name)];
   if (name === "softirq") return [new SoftirqRows()];
+  if (name === "counters" || name === "hardware") return [new EventRows(name)];
   return [...histograms, new SlotRows(name)];
 }
 
 interface Running {
   readonly probe: Probe;
-  readonly stage: StageCount;
+  /** undefined where nothing is ever lost: counters of the kernel's own */
+  readonly stage: StageCount | undefined;
   readonly rows: readonly Rows[];
 }
 
@@ -146,6 +148,11 @@ export class KernelSource implements Source {
       return;
     }
     this.#status.set(name, { name, state: "on", memoryBytes: result.probe.memoryBytes });
+    this.#running.set(name, { probe: result.probe, stage: this.#stage(name), rows: rowsOf(name) });
+  }
+
+  #stage(name: ProbeName): StageCount | undefined {
+    if (name === "counters" || name === "hardware") return undefined;
     // Held: what is in the ring, produced and not yet drained.
     const stage: StageCount = this.#options.ledger.stage(
       "kernel",
@@ -153,11 +160,7 @@ export class KernelSource implements Source {
       "events",
       () => stage.in - stage.out - stage.lost - stage.dropped,
     );
-    this.#running.set(name, {
-      probe: result.probe,
-      stage,
-      rows: rowsOf(name),
-    });
+    return stage;
   }
 
   #drainLater(): void {
@@ -207,14 +210,11 @@ export class KernelSource implements Source {
     const timeUs = Date.now() * 1000;
     for (const { probe, stage, rows } of this.#running.values()) {
       const counters = probe.read();
-      stage.lost = Number(counters.lost);
-      if (probe.name === "exec") {
+      if (stage !== undefined) {
+        stage.lost = Number(counters.lost);
         stage.in = Number(counters.produced);
-        stage.dropped = this.#dropped;
-        stage.out = this.#drained - this.#dropped;
-      } else {
-        stage.in = Number(counters.produced);
-        stage.out = stage.in - stage.lost;
+        if (probe.name === "exec") stage.dropped = this.#dropped;
+        stage.out = probe.name === "exec" ? this.#drained - this.#dropped : stage.in - stage.lost;
       }
       if (due) for (const one of rows) one.add(this.#counts, counters, timeUs);
     }

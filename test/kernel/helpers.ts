@@ -6,6 +6,7 @@ import {
   addonState,
   kernelSupport,
   openProbe,
+  PROBES,
   type Probe,
   type ProbeName,
   RECORD_BYTES,
@@ -22,6 +23,14 @@ export const missing: string = (() => {
   if (!support.capBpf || !support.capPerfmon) return "no CAP_BPF and CAP_PERFMON";
   return "";
 })();
+
+/** The probes that this machine has: virtual ones often hide the processor's counters. */
+export const PRESENT: readonly ProbeName[] = PROBES.filter((name) => {
+  if (name !== "hardware" || missing !== "") return true;
+  const result = openProbe(name);
+  if (result.on) result.probe.close();
+  return result.on || !result.reason.startsWith("this machine shows no such counters");
+});
 
 /** Opens a probe or fails the test with the reason. */
 export function open(name: ProbeName, ringBytes?: number): Probe {
@@ -91,7 +100,7 @@ export async function exchangeOverTcp(exchanges: number, wanted = 0): Promise<nu
   return port;
 }
 
-/** What this process holds of BPF: descriptors with the kernel's ids of what they name, and mappings. */
+/** What this process holds of BPF and perf events: descriptors with the kernel's ids of what they name, and mappings. */
 export function bpfHoldings(): {
   readonly programs: string[];
   readonly maps: string[];
@@ -103,7 +112,7 @@ export function bpfHoldings(): {
   let descriptors = 0;
   for (const fd of readdirSync("/proc/self/fd")) {
     try {
-      if (!readlinkSync(`/proc/self/fd/${fd}`).includes("bpf")) continue;
+      if (!/bpf|perf_event/.test(readlinkSync(`/proc/self/fd/${fd}`))) continue;
       const info = readFileSync(`/proc/self/fdinfo/${fd}`, "utf8");
       descriptors += 1;
       programs.push(...(/^prog_id:\t(\d+)$/m.exec(info)?.slice(1) ?? []));
@@ -114,7 +123,7 @@ export function bpfHoldings(): {
   }
   const mappings = readFileSync("/proc/self/maps", "utf8")
     .split("\n")
-    .filter((line) => line.includes("bpf-map")).length;
+    .filter((line) => /bpf-map|perf_event/.test(line)).length;
   return { programs, maps, descriptors, mappings };
 }
 

@@ -3,13 +3,14 @@ import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { constants } from "node:os";
 import { describe, expect, test, vi } from "vitest";
-import { bootTimeOffsetUs, openProbe, PROBES, RECORD_BYTES } from "../../src/addon/index.ts";
+import { bootTimeOffsetUs, openProbe, RECORD_BYTES } from "../../src/addon/index.ts";
 import {
   bpfHoldings,
   drainAll,
   exchangeOverTcp,
   missing,
   open,
+  PRESENT,
   type ProcessEvent,
   total,
 } from "./helpers.ts";
@@ -155,7 +156,7 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
     const before = bpfHoldings();
     const ids = { prog: new Set<string>(), map: new Set<string>() };
     for (let round = 0; round < 100; round++) {
-      const probes = PROBES.map((name) => open(name, 4096));
+      const probes = PRESENT.map((name) => open(name, 4096));
       const { programs, maps } = bpfHoldings();
       for (const id of programs) ids.prog.add(id);
       for (const id of maps) ids.map.add(id);

@@ -1,4 +1,4 @@
-/** Compiles the pure C++ (ring, hash) with its tests under the address and undefined-behaviour sanitizers, and runs them. */
+/** Compiles the pure C++ (rings, hash) with its tests under the address and undefined-behaviour sanitizers, and runs them. */
 import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -12,6 +12,7 @@ const root = join(import.meta.dirname, "..", "..");
 const hasCompiler = spawnSync("g++", ["--version"]).status === 0;
 const programs = [
   { test: "ring_test.cc", sources: ["native/ring/ring.cc"], tests: 13 },
+  { test: "perf_ring_test.cc", sources: ["native/perf/perf_ring.cc"], tests: 12 },
   { test: "crc32c_test.cc", sources: ["native/hash/crc32c.cc"], tests: 3 },
   {
     test: "hash_test.cc",
