@@ -85,7 +85,7 @@ describe("a running agent, looked into", () => {
 
   test("a profile of the agent itself, and its heap", () => {
     const file = join(folder.dir, "self.cpuprofile");
-    expect(weir("profile", "--self", "--seconds", "1", "-o", file, ...at)).toMatchObject({ status: 0 });
+    expect(weir("profile", "--self", "--for", "1s", "-o", file, ...at)).toMatchObject({ status: 0 });
     expect(JSON.parse(readFileSync(file, "utf8")).nodes.length).toBeGreaterThan(1);
     expect(JSON.parse(weir("profile", "--self", "--heap", ...at).stdout).usedHeapSize).toBeGreaterThan(1e6);
   });
