@@ -175,6 +175,17 @@ export const COMMANDS: readonly Command[] = [
   ),
   command(
     {
+      name: "passwd",
+      usage: "",
+      about: "make the hash of a password, read from standard input, for a client of the embedded broker",
+      options: { name: { type: "string" } },
+      help: { name: "print a line of broker.identitiesFile, for this identity" },
+      positionals: 0,
+    },
+    async () => (await import("./passwd.ts")).passwd,
+  ),
+  command(
+    {
       name: "plugin ls",
       usage: "",
       about: "list plugins, their state, binding and failures",

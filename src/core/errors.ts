@@ -13,6 +13,28 @@ interface ErrorEntry {
 
 /** The table of codes, sorted. */
 export const ERRORS = {
+  "broker.address-unavailable": {
+    disposition: "retry",
+    what: "This machine has no such address to listen on.",
+    remedy:
+      "Set broker.host (or broker.tls.host) to an address of this machine, 127.0.0.1, or 0.0.0.0 for all.",
+  },
+  "broker.identities": {
+    disposition: "retry",
+    what: "The file of the embedded broker's identities can't be used.",
+    remedy: "Check the file that broker.identitiesFile names; `weir passwd --name` prints a line for it.",
+  },
+  "broker.listen": {
+    disposition: "retry",
+    what: "The embedded broker can't listen.",
+    remedy: "The message names the system's reason; check broker.host and broker.port.",
+  },
+  "broker.port-denied": {
+    disposition: "retry",
+    what: "Weir may not listen on that port.",
+    remedy:
+      "Take a port above 1023, give the service CAP_NET_BIND_SERVICE, or lower net.ipv4.ip_unprivileged_port_start.",
+  },
   "broker.port-in-use": {
     disposition: "retry",
     what: "The embedded broker's port is taken by another program.",

@@ -6,18 +6,21 @@
  */
 import { randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import { createServer, type Server, type Socket } from "node:net";
-import { createServer as createTlsServer, TLSSocket } from "node:tls";
-import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
+import type { Server, Socket } from "node:net";
+import { TLSSocket } from "node:tls";
+import { messageOf, WeirError } from "../core/errors.ts";
 import type { StageCount } from "../core/ledger.ts";
 import type { Intake, LocalPublisher, Outgoing, Source } from "../core/ports.ts";
-import { Access, type Identity } from "./broker-access.ts";
+import { Access, type Identity, readPasswords } from "./broker-access.ts";
+import { CONNECT_MS, listenPlain, listenTls, type PortEvents } from "./broker-listen.ts";
 import { RetainedMessages } from "./broker-retained.ts";
+import { Sessions, type SessionsHost } from "./broker-sessions.ts";
+import { type Delivery, expiry, NOTHING, ownDelivery } from "./delivery.ts";
 import { FanOut } from "./fan-out.ts";
-import { ClientConnection, type ListenerHost, type ListenerLimits } from "./listener-connection.ts";
-import { type Delivery, SLOW_BYTES } from "./listener-subscriber.ts";
-import { type KnownTopic, TopicTable } from "./listener-topics.ts";
-import { type Connect, Reason } from "./mqtt-wire.ts";
+import { ClientConnection, type ListenerHost } from "./listener-connection.ts";
+import { SLOW_BYTES } from "./listener-session.ts";
+import { TopicTable } from "./listener-topics.ts";
+import { type Connect, Reason, type Will } from "./mqtt-wire.ts";
 import type { BrokerOptions, DeviceRule } from "./options.ts";
 import { Router, type Verdict } from "./router.ts";
 
@@ -27,7 +30,6 @@ const HELD_BYTES = 16 * 1024 * 1024;
 const SLOW_WAIT_MS = 1000;
 /** A subscriber that has not caught up for so long is disconnected. */
 const SLOW_MOST_MS = 60_000;
-const CONNECT_MS = 10_000;
 const TOPIC_LENGTH = 1024;
 const CLIENT_ID_LENGTH = 256;
 const FLUSH_MS = 500;
@@ -37,15 +39,18 @@ const LOG_MS = 1000;
 /** What the broker tells the agent. */
 export type BrokerLog = (level: "info" | "warn" | "error", message: string) => void;
 
-/** A device's connection was lost, without the goodbye that its will was waiting for. */
-export type GoneListener = (device: string, why: string) => void;
+/** Takes the id of a device whose client is lost: it had a will, and that is published now. */
+export type DeviceGoneListener = (device: string) => void;
+
+/** What others send to Weir: open to identities with a rule that names it. */
+const INBOUND = /^weir\/v1\/[^/]+\/in\/./;
 
 /** Whether a topic is Weir's own, where nobody else publishes. */
 const isOwn = (topic: string): boolean => topic === "weir" || topic.startsWith("weir/");
 
 /** Why nobody outside may publish on a topic, or undefined. */
 function refuse(topic: string, levels: number): string | undefined {
-  if (isOwn(topic)) return "only Weir publishes under weir/";
+  if (isOwn(topic) && !INBOUND.test(topic)) return "only Weir publishes under weir/";
   if (topic === "") return "the topic is empty"; // [MQTT-4.7.3-1]
   if (topic.startsWith("$")) return "topics that begin with $ are the broker's"; // [MQTT-4.7.2-1]
   if (topic.length > TOPIC_LENGTH) return `the topic is over ${TOPIC_LENGTH} characters`;
@@ -65,14 +70,14 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   readonly #count: StageCount;
   readonly #log: BrokerLog;
   readonly #connections = new Set<ClientConnection>();
-  readonly #clients = new Map<string, ClientConnection>();
+  readonly #sessions: Sessions;
   readonly #slow = new Set<ClientConnection>();
   readonly #waiters = new Set<() => void>();
   /** connections that hold nothing and were left unread because of what others hold */
   readonly #starved = new Set<ClientConnection>();
-  readonly #goneListeners = new Set<GoneListener>();
+  readonly #goneListeners = new Set<DeviceGoneListener>();
   readonly #fanOut: FanOut;
-  readonly #host: Host;
+  readonly #host: ListenerHost & SessionsHost;
   readonly #servers: Server[] = [];
   #running = false;
   #sweep: NodeJS.Timeout | undefined;
@@ -82,10 +87,9 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   #loggedMs = 0;
 
   /**
-   * `count` is the source's stage: the broker adds, beside its identity, `unmatched` (no rule), `refused` (connections
-   * closed over what they sent), `unkept` (retained messages without room) and `shed` (deliveries to subscribers that
-   * don't read). The routes' `rule` counts `rules` from
-   * `firstRule` on.
+   * `count` is the source's stage: the broker adds, beside its identity, `unmatched` (no rule), `refused` (what clients sent or
+   * asked for that they may not), `unkept` (retained messages that went for want of room), `shed` (deliveries that subscribers
+   * missed) and `sessions` (sessions that went for want of room). The routes' `rule` counts `rules` from `firstRule` on.
    */
   constructor(
     options: BrokerOptions,
@@ -94,19 +98,17 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     log: BrokerLog,
     firstRule = 0,
   ) {
-    const { limits, users, anonymous } = options;
+    const { limits, identities, identitiesFile, anonymous } = options;
     this.#options = options;
     this.#router = new Router(rules, (topic) => refuse(topic, limits.topicLevels), firstRule);
-    this.#access = new Access(users, anonymous ?? Object.keys(users).length === 0);
+    const nobody = Object.keys(identities).length === 0 && identitiesFile === undefined;
+    this.#access = new Access(identities, options.rules, anonymous ?? nobody);
     this.#count = count;
     this.#log = log;
-    this.#fanOut = new FanOut(
-      new RetainedMessages(isOwn, {
-        topics: limits.retainedMessages,
-        bytes: limits.retainedMiB * 1024 * 1024,
-      }),
-    );
+    const retained = { topics: limits.retainedMessages, bytes: limits.retainedMiB * 1024 * 1024 };
+    this.#fanOut = new FanOut(new RetainedMessages(isOwn, retained));
     this.#host = this.#makeHost();
+    this.#sessions = new Sessions(this.#host);
   }
 
   /** Where it listens without TLS, once it does. */
@@ -119,42 +121,41 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     return addressOf(this.#servers[1]);
   }
 
-  /** Calls `listener` for each device whose connection with a will is lost. Returns how to stop it. */
-  onGone(listener: GoneListener): () => void {
+  /**
+   * Calls `listener` for every device that a client has spoken for (published about, or names in its will) when that client
+   * is lost and its will is due: after the will was taken in. Returns how to stop it.
+   */
+  onDeviceGone(listener: DeviceGoneListener): () => void {
     this.#goneListeners.add(listener);
     return () => this.#goneListeners.delete(listener);
   }
 
-  /** @throws WeirError `broker.port-in-use` when it can't listen, `broker.tls` when its certificate or key can't be used */
+  /**
+   * @throws WeirError `broker.port-in-use`, `broker.port-denied`, `broker.address-unavailable` or `broker.listen` when it can't listen,
+   * `broker.tls` or `broker.identities` when a file can't be used
+   */
   async start(intake: Intake, signal: AbortSignal): Promise<void> {
     signal.throwIfAborted();
-    const { host, port, tls, limits } = this.#options;
-    const options = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 60_000 };
-    const servers: [Server, string, number][] = [
-      [createServer(options, (socket) => this.#accept(socket)), host, port],
-    ];
-    if (tls !== undefined) {
-      const server = await makeTlsServer(tls, options, (socket) => this.#accept(socket));
-      servers.push([server, tls.host, tls.port]);
-    }
+    const { tls, limits, identitiesFile } = this.#options;
+    if (identitiesFile !== undefined) this.#access.add(await passwordsOf(identitiesFile));
+    const events: PortEvents = {
+      accept: (socket) => this.#accept(socket),
+      refused: (why) => this.#refused(undefined, why),
+      error: (message) => this.#log("error", `embedded broker: ${message}`),
+    };
     this.#intake = intake;
     this.#running = true;
     try {
-      for (const [server, ...where] of servers) {
-        server.maxConnections = limits.connections;
-        server.on("drop", () => this.#count.note("refused", 1));
-        await listen(server, ...where);
-        server.on("error", (error) => this.#log("error", `embedded broker: ${error.message}`));
-        this.#servers.push(server);
-      }
+      this.#servers.push(await listenPlain(this.#options, events));
+      if (tls !== undefined) this.#servers.push(await listenTls(tls, limits.connections, events));
     } catch (thrown) {
-      this.#intake = undefined;
       this.#running = false;
-      for (const [server] of servers) server.close();
+      await this.stop();
       this.#servers.length = 0;
+      for (const { socket } of this.#connections) socket.destroy();
       throw thrown;
     }
-    this.#sweep = setInterval(() => this.#closeDead(), 1000);
+    this.#sweep = setInterval(() => this.#tidyUp(), 1000);
     this.#sweep.unref();
   }
 
@@ -186,11 +187,11 @@ export class EmbeddedBroker implements Source, LocalPublisher {
    */
   async publish(message: Outgoing): Promise<void> {
     if (!this.#running) throw new WeirError("uplink.unavailable", "the embedded broker is not running");
-    this.#pass({ ...message, topicBytes: Buffer.from(message.topic) }, undefined);
+    this.#pass(ownDelivery(message), undefined);
     if (this.#slow.size > 0) await this.#untilTaken();
   }
 
-  #makeHost(): Host {
+  #makeHost(): ListenerHost & SessionsHost {
     const { limits } = this.#options;
     const broker = this;
     return {
@@ -198,6 +199,9 @@ export class EmbeddedBroker implements Source, LocalPublisher {
       topics: new TopicTable((topic, owner) => this.#verdict(topic, owner)),
       fanOut: this.#fanOut,
       subscriptions: limits.subscriptions,
+      queueMessages: limits.queueMessages,
+      queueBytes: limits.queueKiB * 1024,
+      sessions: limits.sessions,
       get intake() {
         return broker.#intake;
       },
@@ -210,7 +214,12 @@ export class EmbeddedBroker implements Source, LocalPublisher {
         if (this.#due.length === 1) queueMicrotask(() => this.#flush());
       },
       admit: (connection, connect) => this.#admit(connection, connect),
-      joined: (connection) => this.#joined(connection),
+      join: (connection, { clean }, identity) => {
+        const { session, present, before } = this.#sessions.join(connection.clientId, identity, clean);
+        before?.end(Reason.takenOver);
+        return { session, present };
+      },
+      keeps: (seconds) => (limits.sessions === 0 ? 0 : Math.min(seconds, limits.sessionExpiryS)),
       unmatched: () => this.#count.note("unmatched", 1),
       isWanted: (known) => {
         const fanOut = this.#fanOut;
@@ -220,10 +229,15 @@ export class EmbeddedBroker implements Source, LocalPublisher {
         }
         return known.wanted;
       },
-      pass: (known, payload, qos, retain, from) => this.#pass(deliveryOf(known, payload, qos, retain), from),
+      pass: ({ topic }, payload, qos, retain, about, from) => {
+        const { forwarded = NOTHING, expiryS } = about ?? {};
+        this.#pass({ topic, payload, qos, retain, properties: forwarded, expiresMs: expiry(expiryS) }, from);
+      },
       refused: (connection, why) => this.#refused(connection, why),
       maySubscribe: ({ identity }, filter) =>
-        identity?.maySubscribe(filter) === true ? undefined : Reason.notAuthorized,
+        identity.maySubscribe(filter) ? undefined : Reason.notAuthorized,
+      sessionDropped: () => this.#count.note("sessions", 1),
+      willDue: (will, identity, devices) => this.#sendWill(will, identity, devices),
       shed: () => this.#count.note("shed", 1),
       slow: (connection) => this.#isSlow(connection),
     };
@@ -233,7 +247,9 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     const connection = new ClientConnection(socket, this.#host);
     this.#connections.add(connection);
     const late = setTimeout(() => {
-      if (!connection.joined) socket.destroy();
+      if (connection.joined) return;
+      this.#refused(connection, `no CONNECT within ${CONNECT_MS / 1000} s`);
+      socket.destroy();
     }, CONNECT_MS);
     late.unref();
     socket.on("error", () => {});
@@ -247,48 +263,44 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   #gone(connection: ClientConnection): void {
     this.#connections.delete(connection);
     this.#starved.delete(connection);
-    if (this.#clients.get(connection.clientId) === connection) this.#clients.delete(connection.clientId);
     connection.gone();
     this.#taken(connection);
-    const { will, devices, joined } = connection;
-    if (will === undefined || !joined || !this.#running) return;
-    // [MQTT-3.1.2-8]; sessions end with their connection, so no delay is due [5: 3.1.3.2.2].
-    const device = this.#sendWill(connection);
-    const all = device === undefined ? devices : new Set([...devices, device]);
-    for (const name of all)
-      for (const listener of this.#goneListeners) listener(name, "its connection was lost");
+    const { session, will } = connection;
+    // Weir itself is going, which says nothing of the client [MQTT-3.1.2-8].
+    if (session !== undefined && this.#running)
+      this.#sessions.leave(connection, session, will, performance.now());
   }
 
-  /** Publishes a lost client's will; answers the device whose topic it was on. */
-  #sendWill(connection: ClientConnection): string | undefined {
-    const { will, identity } = connection;
-    if (will === undefined || identity === undefined) return undefined;
-    const { topic, payload, qos, retain } = will;
+  /** Publishes a lost client's will [MQTT-3.1.2-8], and says which devices are gone with it. */
+  #sendWill(will: Will, identity: Identity, spokenFor: ReadonlySet<string>): void {
+    const { topic, payload, qos, retain, properties } = will;
     const { route, refused } = this.#verdict(topic, identity);
     if (refused !== undefined) {
-      this.#refused(connection, refused);
-      return undefined;
+      this.#refused(undefined, `a will: ${refused}`);
+      return;
     }
     const pass = (): void =>
-      this.#pass(
-        { ...will, topicBytes: Buffer.from(topic), contentType: undefined, userProperties: undefined },
-        connection,
-      );
+      this.#pass({ topic, payload, qos, retain, properties, expiresMs: expiry(will.expiryS) }, undefined);
     const intake = this.#intake;
     if (route === undefined || intake === undefined) {
       if (route === undefined) this.#count.note("unmatched", 1);
       pass();
-      return undefined;
+    } else {
+      const settle = qos === 0 ? undefined : pass;
+      intake.message({ topic, route, payload, timeUs: Date.now() * 1000, qos, retained: false, settle });
+      if (qos === 0) pass();
     }
-    const settle = qos === 0 ? undefined : (): void => pass();
-    intake.message({ topic, route, payload, timeUs: Date.now() * 1000, qos, retained: false, settle });
-    if (qos === 0) pass();
-    return retain || route.device !== "" ? route.device : undefined;
+    const devices = new Set(spokenFor);
+    if (route !== undefined && route.device !== "") devices.add(route.device);
+    for (const device of devices) for (const listener of this.#goneListeners) listener(device);
   }
 
   #verdict(topic: string, identity: Identity): Verdict {
     const verdict = this.#router.resolve(topic);
-    if (verdict.refused !== undefined || identity.mayPublish(topic)) return verdict;
+    if (verdict.refused !== undefined) return verdict;
+    // What is sent to Weir is nobody's telemetry.
+    const allowed = identity.mayPublish(topic) && (identity.authenticated || !isOwn(topic));
+    if (allowed) return isOwn(topic) ? { route: undefined, refused: undefined } : verdict;
     return { route: undefined, refused: `${JSON.stringify(identity.name)} may not publish there` };
   }
 
@@ -321,10 +333,12 @@ export class EmbeddedBroker implements Source, LocalPublisher {
       return this.#turnedAway(connection, Reason.clientId, "it has no client id");
     if (clientId === "") connection.clientId = `auto-${randomUUID()}`;
     const { socket } = connection;
+    const local = isLocal(socket.remoteAddress);
     const certificate =
       socket instanceof TLSSocket && socket.authorized ? socket.getPeerCertificate() : undefined;
     const name = certificate?.subject?.CN;
-    const answer = await this.#access.admit(connect, typeof name === "string" ? name : undefined);
+    const common = typeof name === "string" ? name : undefined;
+    const answer = await this.#access.admit(connect, connection.clientId, common, local);
     if (typeof answer === "number") return this.#turnedAway(connection, answer, "its login is not valid");
     if (will !== undefined) {
       const { refused } = this.#verdict(will.topic, answer);
@@ -339,15 +353,11 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     return reason;
   }
 
-  /** The client has its id for itself from here on [MQTT-3.1.4-2]. */
-  #joined(connection: ClientConnection): void {
-    const before = this.#clients.get(connection.clientId);
-    this.#clients.set(connection.clientId, connection);
-    before?.end(Reason.takenOver);
-  }
-
   #pass(message: Delivery, from: ClientConnection | undefined): void {
-    if (message.retain && !this.#fanOut.retained.put(message)) this.#count.note("unkept", 1);
+    if (message.retain) {
+      const unkept = this.#fanOut.retained.put(message);
+      if (unkept > 0) this.#count.note("unkept", unkept);
+    }
     this.#fanOut.deliver(message, from);
   }
 
@@ -361,6 +371,7 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   #taken(connection: ClientConnection): void {
     connection.slowSinceMs = 0;
     this.#slow.delete(connection);
+    connection.session?.drained();
     if (this.#slow.size === 0) for (const wake of this.#waiters) wake();
   }
 
@@ -377,91 +388,49 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     });
   }
 
-  #refused(connection: ClientConnection, why: string): void {
+  #refused(connection: ClientConnection | undefined, why: string): void {
     this.#count.note("refused", 1);
     const now = performance.now();
     if (this.#loggedMs !== 0 && now - this.#loggedMs < LOG_MS) return;
     this.#loggedMs = now;
-    this.#log("warn", `embedded broker: refused ${JSON.stringify(connection.clientId)}: ${why}`);
+    const who = connection === undefined ? "" : ` ${JSON.stringify(connection.clientId)}`;
+    this.#log("warn", `embedded broker: refused${who}: ${why}`);
   }
 
-  /** Closes connections of silent clients, of subscribers that don't catch up, and what should have ended long ago. */
-  #closeDead(): void {
+  /** Ends sessions, silent clients, subscribers that don't catch up, and what should have ended long ago. */
+  #tidyUp(): void {
     if (this.#intake === undefined) return;
     const now = performance.now();
+    this.#sessions.sweep(now);
     for (const connection of this.#connections) {
       const { slowSinceMs, socket } = connection;
       if (connection.isSilent(now)) {
         connection.end(Reason.keepAlive);
         socket.destroy();
       } else if (connection.ended && socket.writableLength === 0) socket.destroy();
-      else if (slowSinceMs > 0 && now - slowSinceMs > SLOW_MOST_MS && socket.writableLength > SLOW_BYTES)
+      else if (slowSinceMs > 0 && now - slowSinceMs > SLOW_MOST_MS && socket.writableLength > SLOW_BYTES) {
+        this.#refused(connection, "it does not read what it is sent");
         socket.destroy();
+      }
     }
   }
 }
 
-type Host = ListenerHost & { readonly limits: ListenerLimits };
+/** Whether an address is this machine's own: also as IPv6 writes IPv4. */
+const isLocal = (address: string | undefined): boolean =>
+  address === "::1" || /^(?:::ffff:)?127\./.test(address ?? "");
 
-const deliveryOf = (
-  { topic, bytes }: KnownTopic,
-  payload: Uint8Array,
-  qos: 0 | 1 | 2,
-  retain: boolean,
-): Delivery => ({
-  topic,
-  topicBytes: Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength),
-  payload,
-  qos,
-  retain,
-  contentType: undefined,
-  userProperties: undefined,
-});
+async function passwordsOf(file: string): Promise<Map<string, string>> {
+  const found = await readFile(file, "utf8").then(readPasswords, messageOf);
+  if (typeof found === "string") throw new WeirError("broker.identities", `${file}: ${found}`);
+  return found;
+}
 
 function addressOf(server: Server | undefined): { readonly host: string; readonly port: number } | undefined {
   const address = server?.address();
   return typeof address === "object" && address !== null
     ? { host: address.address, port: address.port }
     : undefined;
-}
-
-async function makeTlsServer(
-  { cert, key, ca, clients }: NonNullable<BrokerOptions["tls"]>,
-  options: object,
-  accept: (socket: Socket) => void,
-): Promise<Server> {
-  try {
-    const files = await Promise.all(
-      [cert, key, ...(ca === undefined ? [] : [ca])].map((path) => readFile(path)),
-    );
-    return createTlsServer(
-      {
-        ...options,
-        cert: files[0],
-        key: files[1],
-        ca: files[2],
-        minVersion: "TLSv1.2",
-        handshakeTimeout: CONNECT_MS,
-        requestCert: clients !== "none",
-        rejectUnauthorized: clients === "required",
-      },
-      accept,
-    );
-  } catch (cause) {
-    throw new WeirError("broker.tls", messageOf(cause), { cause });
-  }
-}
-
-async function listen(server: Server, host: string, port: number): Promise<void> {
-  await new Promise<void>((resolve, reject) => {
-    server.once("error", (cause) => {
-      const why =
-        errnoOf(cause) === "EADDRINUSE" ? "is taken by another program" : `can't be had: ${cause.message}`;
-      reject(new WeirError("broker.port-in-use", `${host}:${port} ${why}`, { cause }));
-    });
-    server.listen(port, host, resolve);
-  });
-  server.removeAllListeners("error");
 }
 
 /** Resolves when everything written to the socket has been handed to the system, or it is gone. */

@@ -3,12 +3,13 @@
  * can't take is bounded where it is written.
  */
 import type { RetainedMessages } from "./broker-retained.ts";
-import type { Delivery, Subscriber } from "./listener-subscriber.ts";
+import type { Delivery } from "./delivery.ts";
+import type { Session } from "./listener-session.ts";
 import { TopicTree } from "./topic-tree.ts";
 
 /** One client's wish for the topics that match a filter. */
 export interface Subscription {
-  readonly subscriber: Subscriber;
+  readonly session: Session;
   readonly filter: string;
   readonly qos: 0 | 1 | 2;
   readonly noLocal: boolean;
@@ -46,10 +47,10 @@ export class FanOut {
   /** Writes the message to everybody who wants it; `from`: the client that published it. */
   deliver(message: Delivery, from: object | undefined): void {
     const found = this.#match(message.topic);
-    if (found.length === 1 && found[0] !== undefined) deliver(found[0].subscriber, found, message, from);
+    if (found.length === 1 && found[0] !== undefined) deliver(found[0].session, found, message, from);
     else if (found.length > 1) {
-      const clients = Map.groupBy(found, ({ subscriber }) => subscriber);
-      for (const [subscriber, subscriptions] of clients) deliver(subscriber, subscriptions, message, from);
+      const clients = Map.groupBy(found, ({ session }) => session);
+      for (const [session, subscriptions] of clients) deliver(session, subscriptions, message, from);
     }
   }
 
@@ -62,7 +63,7 @@ export class FanOut {
 
 /** Subscriptions of one client that overlap get one message, with the greatest of their QoS [MQTT-3.3.5-1]. */
 function deliver(
-  subscriber: Subscriber,
+  session: Session,
   subscriptions: readonly Subscription[],
   message: Delivery,
   from: object | undefined,
@@ -72,11 +73,11 @@ function deliver(
   let asPublished = false;
   const ids: number[] = [];
   for (const { qos, noLocal, asPublished: kept, id } of subscriptions) {
-    if (noLocal && from === subscriber.connection) continue; // [5: MQTT-3.8.3-3]
+    if (noLocal && from === session.connection) continue; // [5: MQTT-3.8.3-3]
     any = true;
     if (qos > most) most = qos;
     asPublished ||= kept;
     if (id !== undefined) ids.push(id);
   }
-  if (any) subscriber.deliver(message, most, asPublished && message.retain, ids); // [MQTT-3.3.1-9]
+  if (any) session.deliver(message, most, asPublished && message.retain, ids); // [MQTT-3.3.1-9]
 }

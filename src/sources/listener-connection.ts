@@ -6,19 +6,24 @@
  * unsettled is bounded here, and by the host for all connections together: then nothing more is read.
  */
 import type { Socket } from "node:net";
-import type { DeviceMessage, Intake, Outcome, Route } from "../core/ports.ts";
+import type { Intake, Outcome } from "../core/ports.ts";
 import type { Identity } from "./broker-access.ts";
 import { AckQueue } from "./listener-acks.ts";
-import { Subscriber, type SubscriberHost } from "./listener-subscriber.ts";
+import { HeldMessage, type Piece } from "./listener-held.ts";
+import type { Session, SessionHost } from "./listener-session.ts";
 import { isTopic, type KnownTopic, type TopicTable } from "./listener-topics.ts";
 import {
   type Connect,
   encodePacket,
   encodeProperties,
+  encodePropertyList,
   Property,
-  Reader,
+  type PublishAbout,
   Reason,
+  readAck,
   readConnect,
+  readDisconnect,
+  readPublishProperties,
   Type,
   type Version,
   type Will,
@@ -49,7 +54,7 @@ export interface ListenerLimits {
 }
 
 /** What a connection asks of the broker. */
-export interface ListenerHost extends SubscriberHost {
+export interface ListenerHost extends SessionHost {
   readonly limits: ListenerLimits;
   readonly topics: TopicTable;
   readonly intake: Intake | undefined;
@@ -61,8 +66,14 @@ export interface ListenerHost extends SubscriberHost {
   later(connection: ClientConnection): void;
   /** Who the client is; a reason code when it may not be. Never rejects. */
   admit(connection: ClientConnection, connect: Connect): Promise<Identity | number>;
-  /** The client may go on: it takes over its id. */
-  joined(connection: ClientConnection): void;
+  /** The client may go on: it takes over its id. Answers its session, and whether that was there before. */
+  join(
+    connection: ClientConnection,
+    connect: Connect,
+    identity: Identity,
+  ): { session: Session; present: boolean };
+  /** seconds for which a session is kept that asks for so many */
+  keeps(seconds: number): number;
   /** A message that no rule matches. */
   unmatched(): void;
   /** Whether anybody wants messages of a topic. */
@@ -73,98 +84,11 @@ export interface ListenerHost extends SubscriberHost {
     payload: Uint8Array,
     qos: 0 | 1 | 2,
     retain: boolean,
-    from: ClientConnection | undefined,
+    about: PublishAbout | undefined,
+    from: ClientConnection,
   ): void;
   /** Something the client sent is refused. */
   refused(connection: ClientConnection, why: string): void;
-}
-
-/** What was read at once: its messages lie in it. */
-interface Piece {
-  readonly bytes: Buffer;
-  /** microseconds since the Unix epoch */
-  readonly timeUs: number;
-  /** the payload that was asked for last, and whose it is */
-  view: Uint8Array;
-  viewOf: HeldMessage | undefined;
-}
-
-/**
- * A message that is acknowledged once it is settled. There are as many as are being committed, and they outlive a young
- * generation: so it says where things are, and makes them when they are asked for.
- */
-class HeldMessage implements DeviceMessage {
-  readonly known: KnownTopic;
-  readonly route: Route;
-  /** packet identifier, then a bit each for QoS 2 and retain */
-  readonly packed: number;
-  readonly place: number;
-  /** of what was read, what it keeps from being freed */
-  bytes: number;
-  readonly #connection: ClientConnection;
-  readonly #piece: Piece;
-  readonly #from: number;
-  readonly #to: number;
-
-  constructor(
-    connection: ClientConnection,
-    known: KnownTopic,
-    route: Route,
-    piece: Piece,
-    from: number,
-    to: number,
-    packed: number,
-    place: number,
-    bytes: number,
-  ) {
-    this.#connection = connection;
-    this.known = known;
-    this.route = route;
-    this.#piece = piece;
-    this.#from = from;
-    this.#to = to;
-    this.packed = packed;
-    this.place = place;
-    this.bytes = bytes;
-  }
-
-  get topic(): string {
-    return this.known.topic;
-  }
-
-  get payload(): Uint8Array {
-    const piece = this.#piece;
-    if (piece.viewOf !== this) {
-      piece.viewOf = this;
-      piece.view = piece.bytes.subarray(this.#from, this.#to);
-    }
-    return piece.view;
-  }
-
-  get timeUs(): number {
-    return this.#piece.timeUs;
-  }
-
-  get qos(): 1 | 2 {
-    return (this.packed & 2) !== 0 ? 2 : 1;
-  }
-
-  get retained(): false {
-    return false;
-  }
-
-  get id(): number {
-    return this.packed >> 2;
-  }
-
-  /** It is to be kept for later subscribers. */
-  get retain(): boolean {
-    return (this.packed & 1) !== 0;
-  }
-
-  settle(outcome: Outcome): void {
-    this.#connection.settled(this, outcome);
-  }
 }
 
 /** A connection from its first byte to its end. */
@@ -172,6 +96,8 @@ export class ClientConnection {
   readonly socket: Socket;
   clientId = "";
   identity: Identity | undefined;
+  /** the client's, once it was accepted */
+  session: Session | undefined;
   version: Version = 4;
   will: Will | undefined;
   /** devices that it has spoken for, while it has a will */
@@ -184,9 +110,11 @@ export class ClientConnection {
   slowSinceMs = 0;
   readonly #host: ListenerHost;
   readonly #acks = new AckQueue();
-  /** packet identifiers of QoS 2 messages between PUBLISH and PUBREL; true: PUBREC is due or sent */
-  readonly #open = new Map<number, boolean>();
-  #subscriber: Subscriber | undefined;
+  /** what the client takes: QoS 1 and 2 messages on the way, and bytes of a packet */
+  takes: { readonly receiveMaximum: number; readonly packetBytes: number } = {
+    receiveMaximum: 65_535,
+    packetBytes: 2 ** 32 - 1,
+  };
   #asked = false;
   #silenceMs = 0;
   #heardMs = 0;
@@ -216,12 +144,6 @@ export class ClientConnection {
     socket.on("data", (chunk) => this.receive(Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk)));
   }
 
-  /** The client's subscriptions; made when it has the first. */
-  get subscriber(): Subscriber {
-    this.#subscriber ??= new Subscriber(this, this.#host);
-    return this.#subscriber;
-  }
-
   /** Takes what came from the socket. Never throws. */
   receive(chunk: Buffer): void {
     if (this.ended) return;
@@ -249,22 +171,35 @@ export class ClientConnection {
     this.#host.hold(-message.bytes);
     const { known, retain } = message;
     if (outcome !== "dropped" && (retain || this.#host.isWanted(known)))
-      this.#host.pass(known, message.payload, message.qos, retain, this);
+      this.#host.pass(known, message.payload, message.qos, retain, message.about, this);
+    if (message.qos === 2) this.#received(message.id, outcome);
     if (this.ended) return;
     if (outcome === "dropped") {
       // Without an acknowledgement the connection has to end, and the client sends it again.
       this.end(Reason.shuttingDown);
       return;
     }
-    // Only MQTT 5 can say it; in 3.1.1 an acknowledgement is all there is.
-    const reason = outcome === "rejected" && this.version === 5 ? Reason.payloadInvalid : Reason.success;
-    if (message.qos === 2) {
-      // An identifier whose PUBREC carries an error is free again [5: 4.3.3].
-      if (reason === Reason.success) this.#open.set(message.id, true);
-      else this.#open.delete(message.id);
-    }
-    this.#acks.settle(message.place, reason);
+    this.#acks.settle(message.place, this.#reasonOf(outcome));
     this.#flushLater();
+  }
+
+  /** Only MQTT 5 can say that a message was rejected; in 3.1.1 an acknowledgement is all there is. */
+  #reasonOf(outcome: Outcome): number {
+    return outcome === "rejected" && this.version === 5 ? Reason.payloadInvalid : Reason.success;
+  }
+
+  /** A QoS 2 message is settled: the same one that comes again, on whatever connection, is not passed on [MQTT-4.3.3-2]. */
+  #received(id: number, outcome: Outcome): void {
+    const open = this.session?.open;
+    const owed = open?.get(id);
+    if (open === undefined || owed === undefined || owed === true) return;
+    // An identifier whose PUBREC carries an error is free again [5: 4.3.3], and so is one that the client must send again.
+    if (outcome === "dropped" || owed.#reasonOf(outcome) !== Reason.success) open.delete(id);
+    else open.set(id, true);
+    // It was sent again over a new connection meanwhile.
+    if (owed === this || owed.ended) return;
+    if (outcome === "dropped") owed.end(Reason.shuttingDown);
+    else owed.#ackNow(id, 2, owed.#reasonOf(outcome));
   }
 
   /** Writes acknowledgements that are due and what was corked, then reads on. */
@@ -313,7 +248,6 @@ export class ClientConnection {
   /** The socket is gone. */
   gone(): void {
     this.ended = true;
-    this.#subscriber?.close();
   }
 
   /**
@@ -472,11 +406,18 @@ export class ClientConnection {
       this.#malformed("a PUBLISH is malformed");
       return;
     }
+    let about: PublishAbout | undefined;
     if (this.version === 5) {
       if (at < to && bytes[at] === 0) at += 1;
       else {
-        at = this.#publishProperties(bytes, at, to);
-        if (at < 0) return;
+        const found = readPublishProperties(bytes, at, to);
+        if (typeof found === "number") {
+          this.#host.refused(this, "a PUBLISH has properties that it may not have");
+          this.end(found);
+          return;
+        }
+        at = found.end;
+        about = found;
       }
     }
     let known = this.#last;
@@ -499,24 +440,26 @@ export class ClientConnection {
       return;
     }
     const retain = (first & 1) !== 0;
-    if (qos === 2) {
-      const acked = this.#open.get(id);
-      if (acked !== undefined) {
+    const open = this.session?.open;
+    if (qos === 2 && open !== undefined) {
+      const owed = open.get(id);
+      if (owed !== undefined) {
         // The same message again: it is not passed on a second time [MQTT-4.3.3-2].
-        if (acked) this.#ackNow(id, qos, Reason.success);
+        if (owed === true) this.#ackNow(id, qos, Reason.success);
+        else open.set(id, this);
         return;
       }
-      if (this.#open.size >= HELD_MESSAGES) {
+      if (open.size >= HELD_MESSAGES) {
         this.#host.refused(this, "too many QoS 2 messages are open");
         this.end(Reason.receiveMaximum);
         return;
       }
-      this.#open.set(id, route === undefined);
+      open.set(id, route === undefined ? true : this);
     }
     if (route === undefined) {
       this.#host.unmatched();
       if (qos > 0) this.#ackNow(id, qos, Reason.success);
-      this.#pass(known, bytes.subarray(at, to), qos === 0 ? 0 : qos === 1 ? 1 : 2, retain);
+      this.#pass(known, bytes.subarray(at, to), qos === 0 ? 0 : qos === 1 ? 1 : 2, retain, about);
       return;
     }
     if (qos === 0) {
@@ -532,7 +475,7 @@ export class ClientConnection {
         retained: false,
         settle: undefined,
       });
-      this.#pass(known, payload, 0, retain);
+      this.#pass(known, payload, 0, retain, about);
       return;
     }
     const place = this.#acks.push(id, qos === 1 ? Type.puback << 4 : Type.pubrec << 4);
@@ -542,29 +485,19 @@ export class ClientConnection {
     this.#heldMessages += 1;
     this.#host.hold(size);
     const packed = (id << 2) | (qos === 2 ? 2 : 0) | (retain ? 1 : 0);
-    const held = new HeldMessage(this, known, route, this.#piece, at, to, packed, place, size);
+    const held = new HeldMessage(this, known, route, this.#piece, at, to, packed, place, size, about);
     this.#lastHeld = held;
     this.#host.intake?.message(held);
   }
 
-  /** Where a PUBLISH's payload begins, after its properties; below 0 when the connection has been ended over them. */
-  #publishProperties(bytes: Buffer, from: number, to: number): number {
-    const reader = new Reader(bytes, from, to);
-    const properties = reader.properties();
-    if (reader.bad) this.#malformed("a PUBLISH's properties are malformed");
-    else if (properties.has(Property.topicAlias)) {
-      // CONNACK said that there are none [5: MQTT-3.3.2-9].
-      this.#host.refused(this, "a topic alias was used");
-      this.end(Reason.topicAlias);
-    } else if (properties.has(Property.subscriptionId)) {
-      this.#host.refused(this, "a PUBLISH has a subscription identifier"); // [5: MQTT-3.3.4-6]
-      this.end(Reason.protocolError);
-    } else return reader.at;
-    return -1;
-  }
-
-  #pass(known: KnownTopic, payload: Uint8Array, qos: 0 | 1 | 2, retain: boolean): void {
-    if (retain || this.#host.isWanted(known)) this.#host.pass(known, payload, qos, retain, this);
+  #pass(
+    known: KnownTopic,
+    payload: Uint8Array,
+    qos: 0 | 1 | 2,
+    retain: boolean,
+    about: PublishAbout | undefined,
+  ): void {
+    if (retain || this.#host.isWanted(known)) this.#host.pass(known, payload, qos, retain, about, this);
   }
 
   #ackNow(id: number, qos: number, reason: number): void {
@@ -579,50 +512,46 @@ export class ClientConnection {
       this.#connect(bytes, from, to);
       return;
     }
+    const { session } = this;
     // [MQTT-3.1.0-1, -2], [MQTT-2.2.2-2]
-    if (!this.joined || (first & 15) !== (LITTLE_BITS.get(type) ?? 0)) {
+    if (session === undefined || (first & 15) !== (LITTLE_BITS.get(type) ?? 0)) {
       this.#malformed("a packet where it can't be");
       return;
     }
     switch (type) {
       case Type.pingreq:
-        this.write(PINGRESP);
+        if (to === from) this.write(PINGRESP);
+        else this.#malformed("a PINGREQ is malformed");
         return;
-      case Type.pubrel: {
-        const id = this.#identifier(bytes, from, to);
-        if (id === 0) return;
-        const known = this.#open.delete(id);
-        const reason = known || this.version !== 5 ? Reason.success : Reason.unknownId;
-        // MQTT 3.1.1 answers an unknown identifier, too: the client must come to an end with it.
-        this.write(
-          encodePacket(Type.pubcomp << 4, [
-            id >> 8,
-            id & 255,
-            ...(reason === Reason.success ? [] : [reason]),
-          ]),
-        );
-        return;
-      }
       case Type.puback:
       case Type.pubrec:
+      case Type.pubrel:
       case Type.pubcomp: {
-        const id = this.#identifier(bytes, from, to);
-        if (id === 0) return;
-        const failed = to - from > 2 && (bytes[from + 2] ?? 0) >= 0x80;
-        this.#subscriber?.acknowledged(type, id, failed);
+        const ack = readAck(bytes, from, to, this.version);
+        if (ack === undefined) this.#malformed("an acknowledgement is malformed");
+        else if (type === Type.pubrel) this.#released(session, ack.id);
+        else session.acknowledged(type, ack.id, ack.reason >= 0x80);
         return;
       }
       case Type.subscribe:
+        if (!session.subscribe(this, bytes, from, to)) this.#malformed("a SUBSCRIBE is malformed");
+        return;
       case Type.unsubscribe:
-        if (
-          !(type === Type.subscribe
-            ? this.subscriber.subscribe(bytes, from, to)
-            : this.subscriber.unsubscribe(bytes, from, to))
-        )
-          this.#malformed("a subscription is malformed");
+        if (!session.unsubscribe(this, bytes, from, to)) this.#malformed("an UNSUBSCRIBE is malformed");
         return;
       case Type.disconnect: {
-        const reason = this.version === 5 && to > from ? (bytes[from] ?? 0) : Reason.success;
+        const goodbye = readDisconnect(bytes, from, to, this.version);
+        if (goodbye === undefined) {
+          this.#malformed("a DISCONNECT is malformed");
+          return;
+        }
+        const { reason, sessionExpiryS = session.expiryS } = goodbye;
+        // A session that was to end with its connection can't be kept after all [5: MQTT-3.1.2.11.2].
+        if (session.expiryS === 0 && sessionExpiryS > 0) {
+          this.end(Reason.protocolError);
+          return;
+        }
+        session.expiryS = this.#host.keeps(sessionExpiryS);
         if (reason !== Reason.withWill) this.will = undefined; // [MQTT-3.1.2-10]
         this.#close();
         return;
@@ -632,13 +561,11 @@ export class ClientConnection {
     }
   }
 
-  #identifier(bytes: Buffer, from: number, to: number): number {
-    const id = to - from < 2 ? 0 : bytes.readUInt16BE(from);
-    if (id === 0 || (this.version !== 5 && to - from !== 2)) {
-      this.#malformed("an acknowledgement is malformed");
-      return 0;
-    }
-    return id;
+  /** MQTT 3.1.1 answers an unknown identifier, too: the client must come to an end with it. */
+  #released({ open }: Session, id: number): void {
+    const known = open.delete(id);
+    const reason = known || this.version !== 5 ? [] : [Reason.unknownId];
+    this.write(encodePacket(Type.pubcomp << 4, [id >> 8, id & 255, ...reason]));
   }
 
   #connect(bytes: Buffer, from: number, to: number): void {
@@ -666,33 +593,33 @@ export class ClientConnection {
       this.will = connect.will;
       this.#silenceMs = connect.keepAliveS * 1500;
       this.joined = true;
-      this.subscriberLimits = {
-        receiveMaximum: connect.receiveMaximum,
-        packetBytes: connect.maximumPacketSize,
-      };
-      this.#host.joined(this);
-      this.write(this.#accept(connect));
+      const { receiveMaximum, maximumPacketSize } = connect;
+      this.takes = { receiveMaximum, packetBytes: maximumPacketSize };
+      const { session, present } = this.#host.join(this, connect, answer);
+      this.session = session;
+      const expiryS = this.#host.keeps(connect.sessionExpiryS);
+      this.write(this.#accept(connect, present, expiryS));
+      session.attach(this, expiryS);
       this.#waits = "";
       if (this.#partBytes > 0) this.#rerun();
       this.#readOn();
     });
   }
 
-  /** what the client takes: QoS 1 and 2 messages on the way, and bytes of a packet */
-  subscriberLimits = { receiveMaximum: 65_535, packetBytes: 2 ** 32 - 1 };
-
-  /** CONNACK: no session is ever present, and in MQTT 5 what this broker does and doesn't [5: 3.2.2.3]. */
-  #accept(connect: Connect): Buffer {
-    if (connect.version !== 5) return Buffer.from([Type.connack << 4, 2, 0, 0]);
+  /** CONNACK: whether a session was there, and in MQTT 5 what this broker does and doesn't [5: 3.2.2.3]. */
+  #accept(connect: Connect, present: boolean, expiryS: number): Buffer {
+    const flags = present ? 1 : 0;
+    if (connect.version !== 5) return Buffer.from([Type.connack << 4, 2, flags, 0]);
     const properties: Written[] = [
       { id: Property.receiveMaximum, two: HELD_MESSAGES },
       { id: Property.maximumPacketSize, four: this.#host.limits.packetBytes },
       { id: Property.topicAliasMaximum, two: 0 },
       { id: Property.sharedAvailable, byte: 0 },
     ];
-    if (connect.asksSession) properties.push({ id: Property.sessionExpiry, four: 0 });
+    if (connect.sessionExpiryS !== expiryS) properties.push({ id: Property.sessionExpiry, four: expiryS });
     if (connect.clientId === "") properties.push({ id: Property.assignedClientId, text: this.clientId });
-    return encodePacket(Type.connack << 4, [0, Reason.success], encodeProperties(properties));
+    const list = encodeProperties(encodePropertyList(properties));
+    return encodePacket(Type.connack << 4, [flags, Reason.success], list);
   }
 
   #connack(reason: number, version: Version): void {
@@ -726,7 +653,7 @@ const EMPTY = Buffer.alloc(0);
 const RETURN_CODES = new Map<number, number>([
   [Reason.unsupportedVersion, 1],
   [Reason.clientId, 2],
-  [Reason.unavailable, 3],
+  [Reason.busy, 3],
   [Reason.quota, 3],
   [Reason.badLogin, 4],
 ]);

@@ -32,11 +32,12 @@ export const Reason = {
   noSubscription: 0x11,
   malformed: 0x81,
   protocolError: 0x82,
+  unspecified: 0x80,
   unsupportedVersion: 0x84,
   clientId: 0x85,
   badLogin: 0x86,
   notAuthorized: 0x87,
-  unavailable: 0x88,
+  busy: 0x89,
   shuttingDown: 0x8b,
   badMethod: 0x8c,
   keepAlive: 0x8d,
@@ -55,6 +56,8 @@ export const Reason = {
 
 /** Properties that carry meaning here [5: 2.2.2.2]. */
 export const Property = {
+  messageExpiry: 0x02,
+  willDelay: 0x18,
   sessionExpiry: 0x11,
   assignedClientId: 0x12,
   authMethod: 0x15,
@@ -68,8 +71,9 @@ export const Property = {
   sharedAvailable: 0x2a,
 } as const;
 
+type Layout = "byte" | "two" | "four" | "varint" | "text" | "binary" | "pair";
 /** How a property's value is laid out [5: Table 2-4]; what is not here is malformed. */
-const LAYOUT = new Map<number, "byte" | "two" | "four" | "varint" | "text" | "binary" | "pair">([
+const LAYOUT = new Map<number, Layout>([
   [0x01, "byte"],
   [0x02, "four"],
   [0x03, "text"],
@@ -98,6 +102,27 @@ const LAYOUT = new Map<number, "byte" | "two" | "four" | "varint" | "text" | "bi
   [0x29, "byte"],
   [0x2a, "byte"],
 ]);
+
+/** Which properties a packet may have [5: Table 2-4]. Clients send no others. */
+const ALLOWED = {
+  connect: new Set([0x11, 0x15, 0x16, 0x17, 0x19, 0x21, 0x22, 0x26, 0x27]),
+  will: new Set([0x01, 0x02, 0x03, 0x08, 0x09, 0x18, 0x26]),
+  publish: new Set([0x01, 0x02, 0x03, 0x08, 0x09, 0x0b, 0x23, 0x26]),
+  subscribe: new Set([0x0b, 0x26]),
+  unsubscribe: new Set([0x26]),
+  ack: new Set([0x1f, 0x26]),
+  disconnect: new Set([0x11, 0x1f, 0x26]),
+} as const;
+/** What goes with a message to its subscribers, unaltered [5: MQTT-3.3.2-4, -15 to -18, -20]. */
+const FORWARDED = new Set([0x01, 0x03, 0x08, 0x09, 0x26]);
+
+/** Properties of a packet. */
+export interface Properties {
+  /** by identifier, numbers and texts alone */
+  readonly values: ReadonlyMap<number, number | string>;
+  /** those that go with a message to its subscribers, as bytes of their own */
+  readonly forwarded: Buffer;
+}
 
 /** Reads fields of a packet's body. Past its end, or on malformed fields, it answers nothing and stays `bad`. */
 export class Reader {
@@ -153,28 +178,52 @@ export class Reader {
     return this.bad ? "" : bytes.toString();
   }
 
-  /** Properties by identifier, numbers and texts alone; the last of equal ones stands. */
-  properties(): Map<number, number | string> {
-    const found = new Map<number, number | string>();
+  /** Properties with their length before them. One that may not be there, or is there twice, is malformed [5: 2.2.2.2]. */
+  properties(packet: keyof typeof ALLOWED): Properties {
     const length = this.varint();
+    if (!this.bad && length === 0) return NO_PROPERTIES;
     if (length > this.left) this.bad = true;
+    const values = new Map<number, number | string>();
+    const forwarded: Buffer[] = [];
     const end = this.at + length;
     while (!this.bad && this.at < end) {
+      const from = this.at;
       const id = this.byte();
-      const layout = LAYOUT.get(id);
-      if (layout === "byte") found.set(id, this.byte());
-      else if (layout === "two") found.set(id, this.two());
-      else if (layout === "four") found.set(id, this.four());
-      else if (layout === "varint") found.set(id, this.varint());
-      else if (layout === "text") found.set(id, this.text());
-      else if (layout === "binary") this.binary();
-      else if (layout === "pair") {
-        this.text();
-        this.text();
-      } else this.bad = true;
+      if (!ALLOWED[packet].has(id) || values.has(id)) this.bad = true;
+      const value = this.#property(LAYOUT.get(id));
+      if (id !== Property.userProperty) values.set(id, value);
+      if (FORWARDED.has(id)) forwarded.push(this.#bytes.subarray(from, this.at));
     }
     if (this.at !== end) this.bad = true;
-    return found;
+    return { values, forwarded: Buffer.concat(forwarded) };
+  }
+
+  #property(layout: Layout | undefined): number | string {
+    switch (layout) {
+      case "byte": {
+        const value = this.byte();
+        if (value > 1) this.bad = true; // all that clients send are flags
+        return value;
+      }
+      case "two":
+        return this.two();
+      case "four":
+        return this.four();
+      case "varint":
+        return this.varint();
+      case "text":
+        return this.text();
+      case "binary":
+        this.binary();
+        return "";
+      case "pair":
+        this.text();
+        this.text();
+        return "";
+      default:
+        this.bad = true;
+        return 0;
+    }
   }
 
   #take(bytes: number): boolean {
@@ -188,6 +237,11 @@ export class Reader {
 }
 
 const EMPTY = Buffer.alloc(0);
+const NO_PROPERTIES: Properties = { values: new Map(), forwarded: EMPTY };
+const numberOf = ({ values }: Properties, id: number): number | undefined => {
+  const value = values.get(id);
+  return typeof value === "number" ? value : undefined;
+};
 
 /** A will, as CONNECT brings it. */
 export interface Will {
@@ -195,6 +249,12 @@ export interface Will {
   readonly payload: Buffer;
   readonly qos: 0 | 1 | 2;
   readonly retain: boolean;
+  /** seconds that it waits for the client to come back [5: 3.1.3.2.2] */
+  readonly delayS: number;
+  /** seconds after which it is of no use any more, from when it is published */
+  readonly expiryS: number | undefined;
+  /** what goes with it to subscribers */
+  readonly properties: Buffer;
 }
 
 /** What a CONNECT says. */
@@ -210,8 +270,12 @@ export interface Connect {
   readonly receiveMaximum: number;
   /** greatest whole packet that the client takes, in bytes */
   readonly maximumPacketSize: number;
-  readonly asksSession: boolean;
+  /** seconds for which its session is to be kept once the connection is gone */
+  readonly sessionExpiryS: number;
 }
+
+/** A session that is kept for as long as the broker keeps any [5: 3.1.2.11.2]; what `clean session: 0` of 3.1.1 means. */
+export const FOR_EVER_S: number = 2 ** 32 - 1;
 
 /**
  * Reads the body of a CONNECT packet, all of it. The will's payload is copied.
@@ -233,29 +297,35 @@ export function readConnect(bytes: Buffer, from: number, to: number): Connect | 
   if ((flags & 1) !== 0) return Reason.malformed; // [MQTT-3.1.2-3]
   if (qos === 3 || (!hasWill && (flags & 0x38) !== 0)) return Reason.malformed; // [MQTT-3.1.2-13 to -15]
   if (version < 5 && hasPassword && !hasName) return Reason.malformed; // [MQTT-3.1.2-22]
-  const properties = version === 5 ? reader.properties() : new Map<number, number | string>();
+  const properties = version === 5 ? reader.properties("connect") : NO_PROPERTIES;
   const clientId = reader.text();
   let will: Will | undefined;
   if (hasWill) {
-    if (version === 5) reader.properties();
+    const about = version === 5 ? reader.properties("will") : NO_PROPERTIES;
     const topic = reader.text();
     const payload = Buffer.from(reader.binary());
-    will = { topic, payload, qos: qos === 0 ? 0 : qos === 1 ? 1 : 2, retain: (flags & 32) !== 0 };
+    will = {
+      topic,
+      payload,
+      qos: qos === 0 ? 0 : qos === 1 ? 1 : 2,
+      retain: (flags & 32) !== 0,
+      delayS: numberOf(about, Property.willDelay) ?? 0,
+      expiryS: numberOf(about, Property.messageExpiry),
+      properties: about.forwarded,
+    };
   }
   const username = hasName ? reader.text() : undefined;
   const password = hasPassword ? reader.binary() : undefined;
   if (reader.bad || reader.left > 0) return Reason.malformed;
-  const number = (id: number, otherwise: number): number => {
-    const value = properties.get(id);
-    return typeof value === "number" ? value : otherwise;
-  };
-  const receiveMaximum = number(Property.receiveMaximum, 65_535);
-  const maximumPacketSize = number(Property.maximumPacketSize, 2 ** 32 - 1);
+  const clean = (flags & 2) !== 0;
+  const receiveMaximum = numberOf(properties, Property.receiveMaximum) ?? 65_535;
+  const maximumPacketSize = numberOf(properties, Property.maximumPacketSize) ?? 2 ** 32 - 1;
   if (receiveMaximum === 0 || maximumPacketSize === 0) return Reason.protocolError; // [5: 3.1.2.11.3, .4]
-  if (properties.has(Property.authMethod)) return Reason.badMethod; // [5: 4.12]
+  if (properties.values.has(Property.authMethod)) return Reason.badMethod; // [5: 4.12]
+  const kept = version === 5 ? (numberOf(properties, Property.sessionExpiry) ?? 0) : clean ? 0 : FOR_EVER_S;
   return {
     version,
-    clean: (flags & 2) !== 0,
+    clean,
     keepAliveS,
     clientId,
     will,
@@ -263,7 +333,7 @@ export function readConnect(bytes: Buffer, from: number, to: number): Connect | 
     password,
     receiveMaximum,
     maximumPacketSize,
-    asksSession: version === 5 && number(Property.sessionExpiry, 0) > 0,
+    sessionExpiryS: kept,
   };
 }
 
@@ -293,7 +363,8 @@ export function readSubscribe(
 ): Subscribe | undefined {
   const reader = new Reader(bytes, from, to);
   const id = reader.two();
-  const subscriptionId = version === 5 ? reader.properties().get(Property.subscriptionId) : undefined;
+  const subscriptionId =
+    version === 5 ? numberOf(reader.properties("subscribe"), Property.subscriptionId) : undefined;
   const wanted: Wanted[] = [];
   while (!reader.bad && reader.left > 0) {
     const filter = reader.text();
@@ -310,8 +381,9 @@ export function readSubscribe(
       handling: handling === 0 ? 0 : handling === 1 ? 1 : 2,
     });
   }
-  if (reader.bad || id === 0 || wanted.length === 0) return undefined; // [MQTT-2.3.1-1, 3.8.3-3]
-  return { id, wanted, subscriptionId: typeof subscriptionId === "number" ? subscriptionId : undefined };
+  // [MQTT-2.3.1-1, 3.8.3-3]; [5: 3.8.2.1.2]
+  if (reader.bad || id === 0 || wanted.length === 0 || subscriptionId === 0) return undefined;
+  return { id, wanted, subscriptionId };
 }
 
 /** Reads the body of an UNSUBSCRIBE packet, or answers undefined when it is malformed. */
@@ -323,10 +395,59 @@ export function readUnsubscribe(
 ): { readonly id: number; readonly filters: readonly string[] } | undefined {
   const reader = new Reader(bytes, from, to);
   const id = reader.two();
-  if (version === 5) reader.properties();
+  if (version === 5) reader.properties("unsubscribe");
   const filters: string[] = [];
   while (!reader.bad && reader.left > 0) filters.push(reader.text());
   return reader.bad || id === 0 || filters.length === 0 ? undefined : { id, filters }; // [MQTT-3.10.3-2]
+}
+
+/** What stands between a PUBLISH's topic and its payload in MQTT 5. */
+export interface PublishAbout {
+  /** where the payload begins */
+  readonly end: number;
+  readonly expiryS: number | undefined;
+  readonly forwarded: Buffer;
+}
+
+/** Reads the properties of a PUBLISH. A number is the reason code that its sender is to be disconnected with. */
+export function readPublishProperties(bytes: Buffer, from: number, to: number): PublishAbout | number {
+  const reader = new Reader(bytes, from, to);
+  const properties = reader.properties("publish");
+  if (reader.bad) return Reason.malformed;
+  // CONNACK said that there are none [5: MQTT-3.3.2-9].
+  if (properties.values.has(Property.topicAlias)) return Reason.topicAlias;
+  // Only the broker sends it [5: MQTT-3.3.4-6].
+  if (properties.values.has(Property.subscriptionId)) return Reason.protocolError;
+  const expiryS = numberOf(properties, Property.messageExpiry);
+  return { end: reader.at, expiryS, forwarded: properties.forwarded };
+}
+
+/** Reads PUBACK, PUBREC, PUBREL or PUBCOMP: identifier and reason code, or undefined when it is malformed. */
+export function readAck(
+  bytes: Buffer,
+  from: number,
+  to: number,
+  version: Version,
+): { readonly id: number; readonly reason: number } | undefined {
+  const reader = new Reader(bytes, from, to);
+  const id = reader.two();
+  const reason = version === 5 && reader.left > 0 ? reader.byte() : Reason.success;
+  if (version === 5 && reader.left > 0) reader.properties("ack");
+  return reader.bad || reader.left > 0 || id === 0 ? undefined : { id, reason };
+}
+
+/** Reads a DISCONNECT: its reason code, and the session's expiry if it changes that; undefined when it is malformed. */
+export function readDisconnect(
+  bytes: Buffer,
+  from: number,
+  to: number,
+  version: Version,
+): { readonly reason: number; readonly sessionExpiryS: number | undefined } | undefined {
+  const reader = new Reader(bytes, from, to);
+  const reason = version === 5 && reader.left > 0 ? reader.byte() : Reason.success;
+  const properties = version === 5 && reader.left > 0 ? reader.properties("disconnect") : NO_PROPERTIES;
+  if (reader.bad || reader.left > 0) return undefined;
+  return { reason, sessionExpiryS: numberOf(properties, Property.sessionExpiry) };
 }
 
 /** Why `filter` is no topic filter (4.7.1), or undefined when it is one. */
@@ -363,9 +484,9 @@ function field(text: string): Buffer {
   return Buffer.concat([Buffer.from([bytes.length >> 8, bytes.length & 255]), bytes]);
 }
 
-/** Properties with their length before them [5: 2.2.2]. */
-export function encodeProperties(properties: readonly Written[]): Buffer {
-  const body = Buffer.concat(
+/** Properties without their length before them [5: 2.2.2]. */
+export function encodePropertyList(properties: readonly Written[]): Buffer {
+  return Buffer.concat(
     properties.flatMap((property) => {
       const parts: (Buffer | number[])[] = [[property.id]];
       if ("byte" in property) parts.push([property.byte]);
@@ -380,7 +501,12 @@ export function encodeProperties(properties: readonly Written[]): Buffer {
       return parts.map((part) => Buffer.from(part));
     }),
   );
-  return Buffer.concat([Buffer.from(varint(body.length)), body]);
+}
+
+/** Lists of properties as one, with its length before it. */
+export function encodeProperties(...lists: readonly Buffer[]): Buffer {
+  const bytes = lists.reduce((sum, { length }) => sum + length, 0);
+  return Buffer.concat([Buffer.from(varint(bytes)), ...lists]);
 }
 
 /** A whole packet: first byte, remaining length, parts. */

@@ -1,6 +1,6 @@
 /** The `broker` and `sources` sections of weir.yaml. */
 import { z } from "zod";
-import { isPasswordHash } from "./broker-access.ts";
+import { isPasswordHash } from "../core/password.ts";
 import { isJsonPath } from "./json-path.ts";
 import { filterProblem } from "./mqtt-wire.ts";
 import { patternProblem } from "./topic-pattern.ts";
@@ -65,27 +65,28 @@ const filters = z
 const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
 
-const userSchema = z
+const identitySchema = z
   .strictObject({
     passwordHash: z
       .string()
-      .refine(
-        isPasswordHash,
-        "expected scrypt$N$r$p$salt$hash, see docs/specs/broker.md; a password itself never stands here",
-      )
+      .refine(isPasswordHash, "expected what `weir passwd` prints; a password itself never stands here")
       .optional()
-      .describe("scrypt hash of the password"),
+      .describe("hash of the password, as `weir passwd` prints it; better given as a file's content"),
     certificate: z
       .string()
       .min(1)
       .max(256)
       .optional()
-      .describe("common name of the client certificate that is this user's; *: any that tls.ca signed"),
-    publish: filters.default(["#"]).describe("topic filters it may publish on; {user} is its name"),
-    subscribe: filters.default(["#"]).describe("topic filters it may subscribe to"),
+      .describe(
+        "common name of the client certificate that is this one's; *: any that tls.ca signed, by its own name",
+      ),
+    publish: filters.optional().describe("topic filters it may publish on; default: broker.rules.publish"),
+    subscribe: filters
+      .optional()
+      .describe("topic filters it may subscribe to; default: broker.rules.subscribe"),
   })
   .refine(({ passwordHash, certificate }) => passwordHash !== undefined || certificate !== undefined, {
-    error: "needs a passwordHash or a certificate",
+    error: "needs a passwordHash or a certificate; one whose hash is in identitiesFile needs no entry here",
   });
 
 /** The embedded broker. */
@@ -97,19 +98,35 @@ export const brokerSchema = z
       .min(1)
       .max(255)
       .default("127.0.0.1")
-      .describe("the address to listen on without TLS; beyond the loopback only with users"),
+      .describe("the address to listen on without TLS; beyond the loopback only with identities"),
     port: z.number().int().min(0).max(65_535).default(1883).describe("0: any free one"),
     anonymous: z
       .boolean()
       .optional()
-      .describe("whether clients may come without a name; default: when there are no users"),
-    users: z
+      .describe(
+        "whether clients on this machine may come without a name; default: when there are no identities",
+      ),
+    identities: z
       .record(
-        z.string().regex(/^[^\u0000-\u001f\u007f]{1,128}$/, "expected 1-128 printable characters"),
-        userSchema,
+        z
+          .string()
+          .regex(/^[^\u0000-\u001f\u007f:]{1,128}$/, "expected 1-128 printable characters without a colon"),
+        identitySchema,
       )
       .default({})
-      .describe("who may connect, and what they may do"),
+      .describe("who may connect, by password or certificate, and what they may do"),
+    identitiesFile: file
+      .optional()
+      .describe(
+        "file of more identities, a line each: name:hash, as `weir passwd --name` prints it; read at the start",
+      ),
+    rules: z
+      .strictObject({
+        publish: filters.default(["#"]).describe("{identity} and {clientid} stand for one level each"),
+        subscribe: filters.default(["#"]),
+      })
+      .prefault({})
+      .describe("topic rules of clients whose identity has none of its own"),
     tls: z
       .strictObject({
         host: z.string().min(1).max(255).default("0.0.0.0"),
@@ -140,44 +157,59 @@ export const brokerSchema = z
           .min(0)
           .max(10_000_000)
           .default(0)
-          .describe("of one client: a faster one is slowed down; 0: no limit"),
-        retainedMessages: z.number().int().min(0).max(1_000_000).default(16_384).describe("of all clients"),
+          .describe("of one connection: a faster one is slowed down; 0: no limit"),
+        retainedMessages: z
+          .number()
+          .int()
+          .min(0)
+          .max(1_000_000)
+          .default(16_384)
+          .describe("of all clients; the longest unchanged go first"),
         retainedMiB: z.number().int().min(0).max(1024).default(64),
+        sessions: z
+          .number()
+          .int()
+          .min(0)
+          .max(100_000)
+          .default(1000)
+          .describe("of clients that are away; the longest away go first. 0: none is kept"),
+        sessionExpiryS: z
+          .number()
+          .int()
+          .min(0)
+          .max(2 ** 32 - 1)
+          .default(86_400)
+          .describe("longest that a session is kept for a client that is away"),
+        queueMessages: z
+          .number()
+          .int()
+          .min(1)
+          .max(100_000)
+          .default(1000)
+          .describe("that wait for one client; the oldest go first"),
+        queueKiB: z.number().int().min(1).max(1_048_576).default(1024).describe("of one client's, too"),
       })
       .prefault({}),
   })
   .check((context) => {
-    const { anonymous, users, host, tls, enabled } = context.value;
-    const nobody = Object.keys(users).length === 0;
-    const open = anonymous ?? nobody;
-    const refuse = (path: string[]): void => {
-      context.issues.push({
-        code: "custom",
-        message:
-          "clients without a name are let in on the loopback only: add broker.users, set anonymous: false, or take 127.0.0.1",
-        input: context.value,
-        path,
-      });
-    };
+    const { anonymous, identities, identitiesFile, host, tls, enabled } = context.value;
     if (!enabled) return;
-    if (!open && nobody)
-      context.issues.push({
-        code: "custom",
-        message: "nobody could connect: add broker.users",
-        input: context.value,
-        path: ["anonymous"],
-      });
-    if (open && !isLoopback(host)) refuse(["host"]);
-    if (open && tls !== undefined && tls.clients !== "required" && !isLoopback(tls.host))
-      refuse(["tls", "host"]);
-    const wantsCertificates = Object.values(users).some(({ certificate }) => certificate !== undefined);
+    const problem = (path: string[], message: string): void => {
+      context.issues.push({ code: "custom", message, input: context.value, path });
+    };
+    const nobody = Object.keys(identities).length === 0 && identitiesFile === undefined;
+    const remedy = "add broker.identities or broker.identitiesFile, or take 127.0.0.1";
+    if (nobody && anonymous === false) problem(["anonymous"], `nobody could connect: ${remedy}`);
+    if (nobody && !isLoopback(host))
+      problem(["host"], `clients without a name are let in on the loopback only: ${remedy}`);
+    if (nobody && tls !== undefined && !isLoopback(tls.host))
+      problem(["tls", "host"], `clients without a name are let in on the loopback only: ${remedy}`);
+    const wantsCertificates = Object.values(identities).some(({ certificate }) => certificate !== undefined);
     if (wantsCertificates && (tls === undefined || tls.clients === "none"))
-      context.issues.push({
-        code: "custom",
-        message: "a user has a certificate: set broker.tls with ca and clients: optional or required",
-        input: context.value,
-        path: ["tls"],
-      });
+      problem(
+        ["tls"],
+        "an identity has a certificate: set broker.tls with ca, and clients: optional or required",
+      );
   })
   .prefault({});
 

@@ -5,9 +5,10 @@ import { join } from "node:path";
 import mqtt, { type MqttClient } from "mqtt";
 import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
 import { StageCount } from "../../src/core/ledger.ts";
+import { hashPassword } from "../../src/core/password.ts";
 import type { DeviceMessage } from "../../src/core/ports.ts";
 import { EmbeddedBroker } from "../../src/sources/broker.ts";
-import { covers, hashPassword } from "../../src/sources/broker-access.ts";
+import { covers, readPasswords } from "../../src/sources/broker-access.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -29,7 +30,7 @@ async function startBroker(options: object = {}) {
     one.settle?.("committed");
   };
   await broker.start({ message, frame: () => true }, new AbortController().signal);
-  broker.onGone((device) => gone.push(device));
+  broker.onDeviceGone((device) => gone.push(device));
   cleanups.push(() => broker.close());
   return { broker, messages, gone, port: broker.address?.port ?? 0, tls: broker.tlsAddress?.port ?? 0 };
 }
@@ -85,9 +86,11 @@ describe("MQTT 5", () => {
 
 describe("identities", () => {
   it("a user is let in by a password alone, and does what the rules say", async () => {
-    const passwordHash = await hashPassword("right");
+    const passwordHash = await hashPassword(Buffer.from("right"));
     const { port, messages } = await startBroker({
-      users: { "pump-1": { passwordHash, publish: ["devices/{user}/#"], subscribe: ["cmd/{user}/#"] } },
+      identities: {
+        "pump-1": { passwordHash, publish: ["devices/{identity}/#"], subscribe: ["cmd/{identity}/#"] },
+      },
     });
     const url = `mqtt://127.0.0.1:${port}`;
     for (const login of [
@@ -107,6 +110,53 @@ describe("identities", () => {
     expect(messages.map(({ route }) => route.device)).toEqual(["pump-1"]);
     const will = { topic: "devices/pump-2/t", payload: Buffer.from("x"), qos: 0 as const, retain: false };
     await expect(join_(url, { username: "pump-1", password: "right", will })).rejects.toThrow();
+  });
+
+  it("identities from a file have the common rules; {clientid} and {identity} stand for one level", async () => {
+    const dir = mkdtempSync(join(tmpdir(), "weir-identities-"));
+    cleanups.push(() => rmSync(dir, { recursive: true }));
+    const path = join(dir, "identities");
+    writeFileSync(path, `# a comment\n\nfleet:${await hashPassword(Buffer.from("p:w"))}\n`);
+    const { port } = await startBroker({
+      identitiesFile: path,
+      rules: { publish: ["devices/{clientid}/#", "log/{identity}", "weir/v1/gw/in/#"], subscribe: ["#"] },
+    });
+    const url = `mqtt://127.0.0.1:${port}`;
+    const login = { username: "fleet", password: "p:w" };
+    await expect(join_(url)).rejects.toThrow();
+    const client = await join_(url, { ...login, clientId: "c1" });
+    for (const topic of ["devices/c1/t", "log/fleet", "weir/v1/gw/in/cmd"])
+      await client.publishAsync(topic, "1", { qos: 1 });
+    for (const topic of ["devices/c2/t", "log/other", "weir/v1/gw/data", "weir/v1/gw/in"])
+      await expect(client.publishAsync(topic, "1", { qos: 1 })).rejects.toMatchObject({ code: 0x87 });
+    const wide = await join_(url, { ...login, clientId: "+" });
+    await expect(wide.publishAsync("devices/x/t", "1", { qos: 1 })).rejects.toMatchObject({ code: 0x87 });
+    writeFileSync(path, "fleet:secret\n");
+    await expect(startBroker({ identitiesFile: path })).rejects.toMatchObject({
+      code: "broker.identities",
+      message: expect.stringContaining("line 1"),
+    });
+  });
+
+  it("what is sent to Weir is closed to clients without a name", async () => {
+    const { port } = await startBroker();
+    const client = await join_(`mqtt://127.0.0.1:${port}`);
+    const sent = client.publishAsync("weir/v1/gw/in/cmd", "1", { qos: 1 });
+    await expect(sent).rejects.toMatchObject({ code: 0x87 });
+  });
+
+  it("weir passwd prints what is checked, and nothing of the password", () => {
+    const run = spawnSync("bin/weir", ["passwd", "--name", "fleet"], { input: "secret\n", encoding: "utf8" });
+    expect(run.stdout).toMatch(/^fleet:scrypt\$16384\$8\$1\$[^$]+\$[^$]+\n$/);
+    expect(readPasswords(run.stdout)).toBeInstanceOf(Map);
+  });
+
+  it("an address that can't be listened on is said with the reason, each its own", async () => {
+    const away = {
+      host: "192.0.2.1",
+      identities: { a: { passwordHash: await hashPassword(Buffer.from("x")) } },
+    };
+    await expect(startBroker(away)).rejects.toMatchObject({ code: "broker.address-unavailable" });
   });
 
   it("a rule covers a filter only when it covers every topic of it", () => {
@@ -132,11 +182,11 @@ describe("identities", () => {
 
   it("anonymous clients beyond the loopback are refused in the configuration, with the remedy", () => {
     const problem = (options: object): string => brokerSchema.safeParse(options).error?.message ?? "";
-    expect(problem({ host: "0.0.0.0" })).toContain("add broker.users");
+    expect(problem({ host: "0.0.0.0" })).toContain("add broker.identities");
     expect(problem({ host: "192.168.1.4", anonymous: true })).toContain("on the loopback only");
     expect(problem({ anonymous: false })).toContain("nobody could connect");
-    expect(problem({ users: { a: { passwordHash: "secret" } } })).toContain("scrypt");
-    expect(problem({ users: { a: {} } })).toContain("passwordHash or a certificate");
+    expect(problem({ identities: { a: { passwordHash: "secret" } } })).toContain("weir passwd");
+    expect(problem({ identities: { a: {} } })).toContain("passwordHash or a certificate");
     expect(problem({ host: "::1" })).toBe("");
   });
 
@@ -212,7 +262,7 @@ describe.skipIf(!openssl)("TLS (needs openssl to make certificates)", () => {
 
   it("a certificate that the authority signed is an identity; without one nobody comes in", async () => {
     const { tls, messages } = await startBroker({
-      users: { fleet: { certificate: "*", publish: ["devices/{user}/#"], subscribe: [] } },
+      identities: { fleet: { certificate: "*", publish: ["devices/{identity}/#"], subscribe: [] } },
       tls: {
         host: "127.0.0.1",
         port: 0,

@@ -1,0 +1,195 @@
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import mqtt, { type IConnackPacket, type IPublishPacket, type MqttClient } from "mqtt";
+import { generate } from "mqtt-packet";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { StageCount } from "../../src/core/ledger.ts";
+import { hashPassword } from "../../src/core/password.ts";
+import type { DeviceMessage } from "../../src/core/ports.ts";
+import { EmbeddedBroker } from "../../src/sources/broker.ts";
+import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
+
+const cleanups: (() => unknown)[] = [];
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
+});
+
+/** A broker on a free port; `settles`: whether it commits messages as they come. */
+async function startBroker(options: object = {}, settles = true) {
+  const messages: DeviceMessage[] = [];
+  const gone: string[] = [];
+  const count = new StageCount("source", "devices", "messages");
+  const rules = sourcesSchema.parse({}).devices;
+  const broker = new EmbeddedBroker(brokerSchema.parse({ port: 0, ...options }), rules, count, () => {});
+  const message = (one: DeviceMessage): void => {
+    messages.push(one);
+    if (settles) one.settle?.("committed");
+  };
+  await broker.start({ message, frame: () => true }, new AbortController().signal);
+  broker.onDeviceGone((device) => gone.push(device));
+  cleanups.push(() => broker.close());
+  const port = broker.address?.port ?? 0;
+  return { broker, count, messages, gone, port, url: `mqtt://127.0.0.1:${port}` };
+}
+
+/** A client whose session is kept, connected; what it is sent from the first byte on, and whether it had a session. */
+async function keep(url: string, options: mqtt.IClientOptions = {}) {
+  const client = mqtt.connect(url, {
+    clientId: "kept",
+    clean: false,
+    protocolVersion: 5,
+    reconnectPeriod: 0,
+    ...(options.protocolVersion === 4 ? {} : { properties: { sessionExpiryInterval: 600 } }),
+    ...options,
+  });
+  cleanups.push(() => client.endAsync(true));
+  client.on("error", () => {});
+  const heard: string[] = [];
+  client.on("message", (_topic, payload, { dup }) => heard.push(`${payload}${dup ? " again" : ""}`));
+  const connack = await new Promise<IConnackPacket>((done) => client.once("connect", done));
+  return { client, heard, present: connack.sessionPresent };
+}
+
+async function join(url: string): Promise<MqttClient> {
+  const client = await mqtt.connectAsync(url, { protocolVersion: 5, reconnectPeriod: 0 });
+  cleanups.push(() => client.endAsync(true));
+  return client;
+}
+
+/** A bare MQTT 3.1.1 client, let in. */
+async function open(port: number, clientId: string): Promise<Socket> {
+  const socket = connect(port, "127.0.0.1");
+  socket.on("error", () => {});
+  cleanups.push(() => socket.destroy());
+  const protocol = { protocolId: "MQTT", protocolVersion: 4 } as const;
+  socket.write(generate({ cmd: "connect", clientId, ...protocol, clean: false, keepalive: 0 }));
+  await once(socket, "data");
+  return socket;
+}
+
+describe("sessions", () => {
+  for (const protocolVersion of [4, 5] as const) {
+    it(`QoS 1 and 2 messages wait for a client that is away, QoS 0 do not (version ${protocolVersion})`, async () => {
+      const { url } = await startBroker();
+      const before = await keep(url, { protocolVersion });
+      expect(before.present).toBe(false);
+      await before.client.subscribeAsync("x/#", { qos: 2 });
+      await before.client.endAsync();
+      const other = await join(url);
+      for (const qos of [0, 1, 2] as const) await other.publishAsync("x/1", `qos${qos}`, { qos });
+      const { heard, present } = await keep(url, { protocolVersion });
+      expect(present).toBe(true);
+      await vi.waitFor(() => expect(heard).toEqual(["qos1", "qos2"]));
+    });
+  }
+
+  it("what was not acknowledged is sent again, marked as such; a clean start forgets it", async () => {
+    const { port, url } = await startBroker();
+    const socket = await open(port, "kept");
+    socket.write(generate({ cmd: "subscribe", messageId: 1, subscriptions: [{ topic: "x", qos: 1 }] }));
+    await once(socket, "data");
+    const other = await join(url);
+    const sent = once(socket, "data");
+    await other.publishAsync("x", "a", { qos: 1 });
+    await sent; // and not acknowledged
+    socket.destroy();
+    const { client, heard } = await keep(url, { protocolVersion: 4 });
+    await vi.waitFor(() => expect(heard).toEqual(["a again"]));
+    await client.endAsync();
+    expect((await keep(url, { protocolVersion: 4, clean: true })).present).toBe(false);
+  });
+
+  it("a QoS 2 message that is sent again over a new connection is taken in once, and answered there", async () => {
+    const { port, messages } = await startBroker({}, false);
+    const publish = (dup: boolean): Buffer =>
+      generate({
+        cmd: "publish",
+        topic: "devices/a/b",
+        payload: "1",
+        qos: 2,
+        messageId: 9,
+        dup,
+        retain: false,
+      });
+    const first = await open(port, "d");
+    first.write(publish(false));
+    await vi.waitFor(() => expect(messages).toHaveLength(1));
+    first.destroy();
+    const second = await open(port, "d");
+    const pong = once(second, "data");
+    second.write(Buffer.concat([publish(true), generate({ cmd: "pingreq" })]));
+    expect([...(await pong)[0]]).toEqual([0xd0, 0]); // the message is not committed yet
+    const received = once(second, "data");
+    messages[0]?.settle?.("committed");
+    expect([...(await received)[0]]).toEqual([0x50, 2, 0, 9]);
+    expect(messages).toHaveLength(1);
+  });
+
+  it("queues and sessions are bounded, the oldest going first, and counted", async () => {
+    const { url, count } = await startBroker({ limits: { sessions: 2, queueMessages: 3 } });
+    for (const clientId of ["a", "b", "c"]) {
+      const { client } = await keep(url, { clientId });
+      await client.subscribeAsync("x", { qos: 1 });
+      await client.endAsync();
+    }
+    await vi.waitFor(() => expect(count.also["sessions"]).toBe(1));
+    const other = await join(url);
+    for (const text of ["1", "2", "3", "4"]) await other.publishAsync("x", text, { qos: 1 });
+    expect(count.also["shed"]).toBe(2);
+    const { heard } = await keep(url, { clientId: "c" });
+    await vi.waitFor(() => expect(heard).toEqual(["2", "3", "4"]));
+    expect((await keep(url, { clientId: "a" })).present).toBe(false);
+  });
+
+  it("a will waits for its delay, and is not published when the client is back before", async () => {
+    const { url, gone, messages } = await startBroker();
+    const properties = { willDelayInterval: 2 };
+    const will = {
+      topic: "devices/w/state",
+      payload: Buffer.from("lost"),
+      qos: 1,
+      retain: false,
+      properties,
+    } as const;
+    (await keep(url, { will })).client.stream.destroy();
+    const { client, present } = await keep(url, { will });
+    expect(present).toBe(true);
+    client.stream.destroy();
+    await vi.waitFor(() => expect(gone).toEqual(["w"]), { timeout: 20_000 });
+    expect(messages).toHaveLength(1);
+  });
+
+  it("a client id is its identity's own: another's client neither takes the place nor the session", async () => {
+    const passwordHash = await hashPassword(Buffer.from("p"));
+    const { url } = await startBroker({ identities: { a: { passwordHash }, b: { passwordHash } } });
+    const first = await keep(url, { username: "a", password: "p" });
+    await first.client.subscribeAsync("x", { qos: 1 });
+    expect((await keep(url, { username: "b", password: "p" })).present).toBe(false);
+    expect(first.client.connected).toBe(true);
+    expect((await keep(url, { username: "a", password: "p" })).present).toBe(true);
+  });
+
+  it("MQTT 5 properties go with a message to its subscribers, and what has expired does not go at all", async () => {
+    const { url } = await startBroker();
+    const [a, b] = [await join(url), await join(url)];
+    const heard: IPublishPacket[] = [];
+    a.on("message", (_topic, _payload, packet) => heard.push(packet));
+    const properties = {
+      payloadFormatIndicator: true,
+      contentType: "text/plain",
+      responseTopic: "answer/here",
+      correlationData: Buffer.from("7"),
+      userProperties: { traceparent: "00-1" },
+    };
+    const kept = { ...properties, messageExpiryInterval: 600 };
+    await b.publishAsync("x/1", "one", { qos: 1, retain: true, properties: kept });
+    const spent = { messageExpiryInterval: 0 };
+    await b.publishAsync("x/2", "two", { qos: 1, retain: true, properties: spent });
+    await a.subscribeAsync("x/#", { qos: 1 });
+    await b.publishAsync("x/3", "three", { qos: 0, properties });
+    await vi.waitFor(() => expect(new Set(heard.map(({ topic }) => topic))).toEqual(new Set(["x/1", "x/3"])));
+    for (const packet of heard) expect(packet.properties).toMatchObject(properties);
+    const left = heard.find(({ topic }) => topic === "x/1")?.properties?.messageExpiryInterval;
+    expect(left).toBeGreaterThan(0);
+  });
+});
