@@ -53,7 +53,7 @@ broker:
   enabled: true
 ${taken ? "  # Port 1883 is taken by another broker; it is a source below.\n  port: 1884" : `  port: ${MQTT}`}
   # Devices on the network reach it when it listens on one of: ${addresses.join(", ") || "(no network now)"}
-  # Give the devices users first (docs/specs/broker.md): no password has a default.
+  # Give the devices identities first (docs/specs/broker.md): no password has a default.
   host: 127.0.0.1
 
 sources:
