@@ -42,7 +42,7 @@ function run(command, args, cwd) {
 const writeJson = (path, value) => writeFileSync(path, `${JSON.stringify(value, undefined, 2)}\n`);
 
 /** Lays the package out in `folder`, which is made anew. */
-export function layOut(folder, architectures = ARCHITECTURES) {
+function layOut(folder, architectures, version) {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   run("tsc", ["-p", join(root, "tsconfig.build.json"), "--outDir", join(folder, "dist")], root);
@@ -56,6 +56,7 @@ export function layOut(folder, architectures = ARCHITECTURES) {
   const { scripts: _scripts, devDependencies: _dev, ...rest } = manifest;
   writeJson(join(folder, "package.json"), {
     ...rest,
+    version,
     cpu: architectures,
     dependencies: Object.fromEntries(dependencies),
     bundleDependencies: [TRANSPILER],
@@ -89,17 +90,25 @@ function bundleTranspiler(folder) {
   });
 }
 
+/**
+ * Makes the tarball in a folder and says where it is.
+ * @param version other than package.json's: for tests of upgrades
+ */
+export function pack(into, { architectures = ARCHITECTURES, version = manifest.version } = {}) {
+  const folder = join(root, "build", "package");
+  layOut(folder, architectures, version);
+  mkdirSync(into, { recursive: true });
+  const [packed] = JSON.parse(run("npm", ["pack", "--json", "--pack-destination", into], folder));
+  return join(into, packed.filename);
+}
+
 if (process.argv[1] === fileURLToPath(import.meta.url)) {
   const { values, positionals } = parseArgs({
     allowPositionals: true,
     options: { only: { type: "string" } },
   });
-  const into = resolve(positionals[0] ?? join(root, "build"));
-  const folder = join(root, "build", "package");
-  layOut(folder, values.only === undefined ? ARCHITECTURES : [values.only]);
-  mkdirSync(into, { recursive: true });
-  const [packed] = JSON.parse(run("npm", ["pack", "--json", "--pack-destination", into], folder));
-  const file = join(into, packed.filename);
+  const architectures = values.only === undefined ? ARCHITECTURES : [values.only];
+  const file = pack(resolve(positionals[0] ?? join(root, "build")), { architectures });
   process.stdout.write(
     `${relative(process.cwd(), file)}: ${(statSync(file).size / 2 ** 20).toFixed(1)} MiB\n`,
   );
