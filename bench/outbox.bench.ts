@@ -91,6 +91,10 @@ async function measure(sync: "normal" | "full"): Promise<Result> {
         streams: ["alarm", "data", "host"],
         batch: { samples: 2048, bytes: 2 ** 20, ageMs: 1000 },
         topics: { batch: "weir/v1/{gateway}/{stream}", last: undefined, alarm: undefined },
+        format: { encoding: "json", compression: "none" },
+        filter: { devices: ["*"], metrics: ["*"] },
+        qos: 1,
+        traceparent: false,
       },
     ],
   });

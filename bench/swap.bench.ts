@@ -14,7 +14,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import mqtt from "mqtt";
-import { readJsonBatch } from "../src/consume/batch.ts";
+import { batchIn } from "../src/batch-tools.ts";
 import { Agent, AgentFolder } from "../test/helpers/agent.ts";
 import { until } from "../test/helpers/until.ts";
 import { family, memoryMiB } from "./tools/processes.ts";
@@ -49,7 +49,7 @@ const reader = await mqtt.connectAsync(address);
 let came = 0;
 let counted = 0;
 reader.on("message", (_topic, payload) => {
-  for (const { values } of readJsonBatch(payload)?.samples ?? []) {
+  for (const { values } of batchIn(payload)?.samples ?? []) {
     if (typeof values["n"] === "number") came += 1;
     if (typeof values["count"] === "number") counted = Math.max(counted, values["count"]);
   }

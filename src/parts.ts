@@ -83,12 +83,18 @@ export function outboxPlan(paths: DataPaths, { gateway, outbox, uplinks, broker 
     gateway: gateway.name,
     sync: outbox.sync,
     maxBytes: outbox.maxBytes,
-    uplinks: wanted.map(([name, { streams, batch, topics, last, url, overflow, ttl, replay }]) => {
+    uplinks: wanted.map(([name, options]) => {
+      const { streams, batch, topics, last, url, overflow, ttl, replay } = options;
+      const { encoding, compression, filter, qos, traceparent } = options;
       const keepsLast = last ?? url === "embedded";
       return {
         name,
         streams,
         batch,
+        format: { encoding, compression },
+        filter,
+        qos,
+        traceparent,
         overflow,
         ttlMs: ttl,
         replay: { share: Number.parseInt(replay.share, 10) / 100, afterMs: replay.after },

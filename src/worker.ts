@@ -8,6 +8,6 @@ import { UplinkEncoder } from "./uplink/encode.ts";
 const plan: OutboxPlan = workerData;
 if (parentPort === null) throw new Error("src/worker.ts runs as a worker thread");
 serveOutbox(parentPort, plan, {
-  crc32c: (bytes) => crc32c(bytes),
-  encoder: (uplink, gateway) => new UplinkEncoder(gateway, uplink.topics),
+  crc32c,
+  encoder: (uplink, gateway) => new UplinkEncoder(gateway, uplink, crc32c),
 });

@@ -1,6 +1,6 @@
 /** `weir tail`: subscribes to the agent's broker and prints what subscribers get. */
 import mqtt from "mqtt";
-import { readJsonBatch } from "../consume/batch.ts";
+import { batchIn } from "../batch-tools.ts";
 import { Deduper } from "../consume/dedupe.ts";
 import { readGap } from "../consume/gap.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
@@ -79,7 +79,7 @@ async function tailTopic(
 
 /** Whether a message is to be shown: false for a batch that came before. Says where batches overlap. */
 function isNew(payload: Buffer, deduper: Deduper): boolean {
-  const span = readJsonBatch(payload) ?? readGap(payload);
+  const span = batchIn(payload) ?? readGap(payload);
   if (span === undefined) return true;
   try {
     const verdict = deduper.take(span);
@@ -116,7 +116,7 @@ function show(
   json: boolean,
   print: (text: string) => void,
 ): void {
-  const batch = readJsonBatch(payload);
+  const batch = batchIn(payload);
   if (batch === undefined) {
     if (filter.any) return;
     const text = payload.toString("utf8");

@@ -198,11 +198,31 @@ export interface BatchKey {
 export interface Outgoing {
   readonly topic: string;
   readonly payload: Uint8Array;
-  readonly qos: 0 | 1;
+  readonly qos: 0 | 1 | 2;
   readonly retain: boolean;
   /** MQTT 5 content type and user properties; left out towards a 3.1.1 broker */
   readonly contentType: string | undefined;
   readonly userProperties: Readonly<Record<string, string>> | undefined;
+}
+
+/** A row that is over the size of a message by itself. */
+export interface TooLarge {
+  readonly seq: number;
+  /** of the message that would have held it alone */
+  readonly bytes: number;
+  /** this row only */
+  readonly frame: Frame;
+}
+
+/** A batch in its uplink's encoding: `samples + filtered + tooLarge.length` are its rows. */
+export interface EncodedBatch {
+  /** rows inside the messages */
+  readonly samples: number;
+  /** rows that the uplink's filter leaves out */
+  readonly filtered: number;
+  readonly tooLarge: readonly TooLarge[];
+  /** the batch itself, in one part or several, then the messages derived from it alone */
+  readonly messages: readonly Outgoing[];
 }
 
 /** A sealed batch, encoded, on lease to an uplink until it is acknowledged, rejected or released. */
@@ -238,6 +258,14 @@ export interface OutboxCount {
   readonly held: number;
 }
 
+/** What a lease is to keep to. */
+export interface LeaseLimits {
+  /** bytes of a message's payload: a batch above it comes in parts, a row above it is set aside */
+  readonly payloadBytes?: number;
+  /** only this stream */
+  readonly stream?: Stream;
+}
+
 /** The durable queue between the chain and the uplinks. All work happens in a worker thread. */
 export interface Outbox {
   /** This run's epoch: eight hex digits. */
@@ -254,7 +282,7 @@ export interface Outbox {
   /** The committed state of a plugin. */
   state(plugin: string): Promise<readonly StateEntry[]>;
   /** Seals what is due, and leases up to `count` batches in order of priority. Empty when there is nothing to send. */
-  lease(uplink: string, count: number): Promise<readonly LeasedBatch[]>;
+  lease(uplink: string, count: number, limits?: LeaseLimits): Promise<readonly LeasedBatch[]>;
   /** The consumer has them: forget. Idempotent. */
   ack(uplink: string, ids: readonly number[]): Promise<void>;
   /** Gives leased batches back, to be leased again in order, as after a lost connection. */
@@ -288,6 +316,8 @@ export interface Uplink {
   /** Batches that may be unacknowledged at a time, from configuration and what the broker allows. */
   readonly window: number;
   readonly connected: boolean;
+  /** Largest payload that the broker takes on this connection, in bytes; undefined: any. */
+  readonly mostPayloadBytes: number | undefined;
   /** why it is not connected, or why the last connection ended */
   readonly lastError: string | undefined;
   /** Calls `listener` whenever `connected` changes. Returns how to stop it. */

@@ -1,7 +1,16 @@
 /** The outbox on the main thread: the port of `core`, over a worker that does all of the work. */
 import { type Transferable, Worker } from "node:worker_threads";
 import { messageOf, WeirError } from "../core/errors.ts";
-import type { Chunk, Effect, Gap, LeasedBatch, Outbox, OutboxCount, StateEntry } from "../core/ports.ts";
+import type {
+  Chunk,
+  Effect,
+  Gap,
+  LeasedBatch,
+  LeaseLimits,
+  Outbox,
+  OutboxCount,
+  StateEntry,
+} from "../core/ports.ts";
 import { checkAlarm } from "./alarms.ts";
 import type { OutboxPlan } from "./plan.ts";
 import {
@@ -224,8 +233,8 @@ export class WorkerOutbox implements Outbox {
     return this.#call("state", plugin);
   }
 
-  async lease(uplink: string, count: number): Promise<readonly LeasedBatch[]> {
-    const batches = await this.#call("lease", { uplink, count });
+  async lease(uplink: string, count: number, limits: LeaseLimits = {}): Promise<readonly LeasedBatch[]> {
+    const batches = await this.#call("lease", { uplink, count, limits });
     for (const { id } of batches) if (id > 0) this.#leased.add(id);
     return batches;
   }

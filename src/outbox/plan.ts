@@ -2,7 +2,7 @@
 
 import type { Crc32c } from "../core/block.ts";
 import type { Frame } from "../core/frame.ts";
-import type { BatchKey, Outgoing, Stream } from "../core/ports.ts";
+import type { BatchKey, EncodedBatch, Outgoing, Stream } from "../core/ports.ts";
 
 /** When a batch is sealed: at whichever comes first. */
 export interface BatchPlan {
@@ -36,6 +36,11 @@ export interface UplinkPlan {
   readonly streams: readonly Stream[];
   readonly batch: BatchPlan;
   readonly topics: TopicPlan;
+  readonly format: { readonly encoding: "json" | "block"; readonly compression: "none" | "gzip" | "zstd" };
+  /** patterns over names of rows that are sent; what is left out counts as dropped */
+  readonly filter: { readonly devices: readonly string[]; readonly metrics: readonly string[] };
+  readonly qos: 0 | 1 | 2;
+  readonly traceparent: boolean;
   /** what gives way when the outbox is full; without it `drop-oldest` */
   readonly overflow?: Overflow;
   /** samples of a stream that have waited longer are dropped, in milliseconds */
@@ -57,18 +62,10 @@ export interface OutboxPlan {
   readonly leased?: readonly number[];
 }
 
-/** A batch in its uplink's encoding. */
-export interface EncodedBatch {
-  /** rows inside */
-  readonly samples: number;
-  /** the batch itself, then the messages derived from it alone */
-  readonly messages: readonly Outgoing[];
-}
-
 /** How the batches of one uplink are encoded. It keeps the latest values behind the retained `last` messages. */
 export interface BatchEncoder {
-  /** `order` rises with the batch's place in its stream: a batch that comes again late replaces no later value. */
-  encode(key: BatchKey, frames: readonly Frame[], order: number): EncodedBatch;
+  /** A batch over `mostBytes` comes in parts. `order` rises with the batch's place in its stream: a batch that comes again late replaces no later value. */
+  encode(key: BatchKey, frames: readonly Frame[], order: number, mostBytes: number): EncodedBatch;
   /** Retained messages that are due at `nowMs`; empty when none is, or the last were taken too short a time ago. */
   takeDerived(nowMs: number): readonly Outgoing[];
   /** When {@link takeDerived} gives something, on the same clock; undefined while nothing waits. */

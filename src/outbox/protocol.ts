@@ -4,6 +4,7 @@ import type {
   Effect,
   Gap,
   LeasedBatch,
+  LeaseLimits,
   OutboxCount,
   StateChange,
   StateEntry,
@@ -36,7 +37,7 @@ export interface Operations {
   readonly resume: { readonly args: undefined; readonly result: undefined };
   readonly state: { readonly args: string; readonly result: readonly StateEntry[] };
   readonly lease: {
-    readonly args: { readonly uplink: string; readonly count: number };
+    readonly args: { readonly uplink: string; readonly count: number; readonly limits: LeaseLimits };
     readonly result: readonly LeasedBatch[];
   };
   readonly ack: { readonly args: Ids; readonly result: undefined };

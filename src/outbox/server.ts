@@ -45,6 +45,7 @@ interface Consumer {
 interface Job {
   readonly id: number;
   readonly consumer: Consumer;
+  readonly mostBytes: number;
   readonly batches: Batch[];
   readonly done: LeasedBatch[];
 }
@@ -166,12 +167,13 @@ class Server {
       case "state":
         return [done(request, store.state(request.args))];
       case "lease": {
-        const { uplink, count } = request.args;
+        const { uplink, count, limits } = request.args;
         const consumer = this.#consumers.find(({ name }) => name === uplink);
         if (consumer === undefined) return [done(request, [])];
-        const batches = store.lease(uplink, count);
+        const batches = store.lease(uplink, count, limits.stream);
         consumer.hungry = batches.length < count;
-        if (this.#jobs.push({ id: request.id, consumer, batches, done: [] }) === 1)
+        const mostBytes = limits.payloadBytes ?? Number.POSITIVE_INFINITY;
+        if (this.#jobs.push({ id: request.id, consumer, mostBytes, batches, done: [] }) === 1)
           setImmediate(() => this.#work());
         return [];
       }
@@ -230,12 +232,15 @@ class Server {
     if (this.#jobs.length > 0) setImmediate(() => this.#work());
   }
 
-  #encode({ consumer, done: encoded }: Job, batch: Batch): void {
+  #encode({ consumer, mostBytes, done: encoded }: Job, batch: Batch): void {
     const { id, epoch, stream, seq, span } = batch;
     const key = { epoch, stream, seq, span };
     try {
       const frames = this.#store.read(batch);
-      const { samples, messages } = consumer.encoder.encode(key, frames, id);
+      const made = consumer.encoder.encode(key, frames, id, mostBytes);
+      const { samples, messages } = made;
+      if (made.filtered > 0 || made.tooLarge.length > 0)
+        this.#store.transaction(() => this.#store.leaveOut(consumer.name, batch, made, mostBytes));
       encoded.push({ id, key, samples, messages });
       for (const { buffer } of frames)
         if (messages.every(({ payload }) => payload.buffer !== buffer)) buffer.transfer(0);

@@ -8,6 +8,7 @@ import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
 import {
   type Effect,
+  type EncodedBatch,
   type Gap,
   type OutboxCount,
   STREAMS,
@@ -112,6 +113,8 @@ export class Store {
   /** batches that each uplink may have on lease, as of its last lease */
   readonly #windows = new Map<string, number>();
   readonly #discard: Discard;
+  /** rows of sealed batches that were encoded without them */
+  readonly #leftOut = new Map<number, { readonly dropped: number; readonly rejected: number }>();
   #numbered = new Set<Stream>();
   #forgetting = false;
   readonly #expires: boolean;
@@ -323,7 +326,7 @@ export class Store {
    * Leases up to `count` batches of an uplink: live ones by priority, sealed ones first in each stream, then those that are
    * due; beside them backlog, which has its share of the window.
    */
-  lease(uplink: string, count: number): Batch[] {
+  lease(uplink: string, count: number, stream?: Stream): Batch[] {
     const nowMs = this.#now();
     const lanes = this.#lanes.ofUplink(uplink);
     let leased = 0;
@@ -338,6 +341,7 @@ export class Store {
     const take = (most: number, historical: 0 | 1, seal: (lane: Lane) => Batch | undefined): void => {
       let left = Math.min(most, count - taken.length);
       for (const lane of lanes) {
+        if (stream !== undefined && stream !== lane.stream) continue;
         const waiting = lane.batches.filter(
           (batch) => batch.historical === historical && !this.#lanes.leased.has(batch.id),
         );
@@ -410,7 +414,29 @@ export class Store {
     if (batch === undefined) return;
     this.#sql.bury.run(uplink, reason, this.#now(), batch.stream, batch.first, batch.last);
     this.#sql.boundDead.run(this.#deadBytes, DEAD_ROWS);
+    this.#leftOut.delete(id);
     this.#finish(uplink, id, "rejected");
+    this.#gaps.add(uplink, batch.epoch, batch.stream, batch.seq, batch.seq + batch.span - 1, "rejected");
+  }
+
+  /** Rows of a batch that are not sent with it: filtered ones count as dropped once it is done, too large ones as rejected. */
+  leaveOut(
+    uplink: string,
+    { id, epoch, stream }: Batch,
+    { filtered, tooLarge }: Pick<EncodedBatch, "filtered" | "tooLarge">,
+    mostBytes: number,
+  ): void {
+    // A batch that comes again has been here before.
+    const known = this.#leftOut.get(id)?.rejected ?? 0;
+    this.#leftOut.set(id, { dropped: filtered, rejected: tooLarge.length });
+    if (known >= tooLarge.length) return;
+    for (const { seq, bytes, frame } of tooLarge) {
+      const reason = `a message of ${bytes} bytes, the broker takes ${mostBytes}`;
+      const block = storeFrame(frame, this.#crc32c);
+      this.#sql.buryRow.run(uplink, stream, epoch, seq, reason, this.#now(), block);
+      this.#gaps.add(uplink, epoch, stream, seq, seq, "rejected");
+    }
+    this.#sql.boundDead.run(this.#deadBytes, DEAD_ROWS);
   }
 
   /** Gives a batch up whose chunks can't be read. */
@@ -424,7 +450,11 @@ export class Store {
     const found = this.#lanes.find(uplink, id);
     if (found === undefined) return undefined;
     const { lane, batch } = found;
-    lane[how] += batch.span;
+    const { dropped, rejected } = this.#leftOut.get(id) ?? { dropped: 0, rejected: 0 };
+    this.#leftOut.delete(id);
+    lane.dropped += dropped;
+    lane.rejected += rejected;
+    lane[how] += batch.span - dropped - rejected;
     lane.dirty = true;
     lane.batches.splice(lane.batches.indexOf(batch), 1);
     this.#lanes.leased.delete(id);
@@ -607,6 +637,9 @@ function statements(db: Connection) {
       `INSERT INTO dead (uplink, stream, epoch, seq, samples, reason, rejected, block)
        SELECT ?, stream, epoch, seq, samples, ?, ?, block FROM chunk
        WHERE stream = ? AND id BETWEEN ? AND ? ORDER BY id`,
+    ),
+    buryRow: db.prepare<[string, Stream, string, number, string, number, Uint8Array]>(
+      `INSERT INTO dead (uplink, stream, epoch, seq, samples, reason, rejected, block) VALUES (?, ?, ?, ?, 1, ?, ?, ?)`,
     ),
     boundDead: db.prepare<[number, number]>(
       `DELETE FROM dead WHERE id <= (

@@ -1,7 +1,7 @@
 /** Which rows of a frame a plugin gets: those of its sources, devices and metrics. The others pass it by. */
 import type { Frame } from "../core/frame.ts";
 import { concat, select } from "../core/frame-builder.ts";
-import { type Matcher, matcher } from "./glob.ts";
+import { type Matcher, matcher } from "../core/glob.ts";
 import type { Binding } from "./options.ts";
 
 /** A frame, divided between a plugin and what passes it by. `bound` undefined: nothing is bound; `passing`: everything is. */

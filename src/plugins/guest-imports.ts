@@ -3,8 +3,8 @@
  * trust: what leaves here is checked there again.
  */
 import { deviceProblem } from "../core/dictionary.ts";
+import { topicMatches } from "../core/glob.ts";
 import type { StateEntry } from "../core/ports.ts";
-import { topicMatches } from "./glob.ts";
 import {
   type EffectFields,
   LOG_LEVELS,

@@ -6,9 +6,9 @@
 import { deviceProblem } from "../core/dictionary.ts";
 import { messageOf } from "../core/errors.ts";
 import { Frame, type SliceHash } from "../core/frame.ts";
+import { topicMatches } from "../core/glob.ts";
 import type { Messages } from "../core/messages.ts";
 import type { StateEntry } from "../core/ports.ts";
-import { topicMatches } from "./glob.ts";
 import type { Slot } from "./host.ts";
 import type { LanePlace } from "./lane-of.ts";
 import type { PluginLimits } from "./manifest.ts";

@@ -7,6 +7,7 @@ export class LocalUplink implements Uplink {
   readonly name: string;
   readonly window: number;
   readonly lastError: undefined;
+  readonly mostPayloadBytes: undefined;
   readonly #publisher: LocalPublisher;
   readonly #status: (online: boolean) => Outgoing;
   readonly #listeners = new Set<() => void>();

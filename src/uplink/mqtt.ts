@@ -14,6 +14,8 @@ const FINAL_REASONS: ReadonlySet<number> = new Set([0x90, 0x95, 0x99]);
 const CONNECT_TIMEOUT_MS = 10_000;
 const LEAST_BACKOFF_MS = 500;
 const MOST_BACKOFF_MS = 60_000;
+/** A PUBLISH beside its payload: a topic of a few hundred bytes, the properties that repeat the key. */
+const HEAD_BYTES = 2_048;
 /** Time to say goodbye in, in milliseconds. */
 const GOODBYE_MS = 2_000;
 
@@ -64,6 +66,10 @@ export class MqttUplink implements Uplink {
     return this.#session !== undefined;
   }
 
+  get mostPayloadBytes(): number | undefined {
+    return this.#session === undefined ? undefined : this.#session.maximumPacketSize - HEAD_BYTES;
+  }
+
   onChange(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
@@ -79,8 +85,9 @@ export class MqttUplink implements Uplink {
   async publish(message: Outgoing): Promise<void> {
     const session = this.#session;
     if (session === undefined) throw new WeirError("uplink.unavailable", `${this.name}: not connected`);
-    const size = message.payload.byteLength + 2 * message.topic.length + 64;
+    const size = message.payload.byteLength + HEAD_BYTES;
     if (size > session.maximumPacketSize) {
+      // Batches were made to fit; what is left is a retained message of one device.
       throw new WeirError(
         "uplink.rejected",
         `about ${size} bytes, the broker takes ${session.maximumPacketSize}`,

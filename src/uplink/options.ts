@@ -25,6 +25,9 @@ export const topicsSchema = z.strictObject({
   alarm: template("weir/v1/{gateway}/alarm/{device}/{code}"),
 });
 
+const patterns = (what: string) =>
+  z.array(z.string().min(1).max(256)).min(1).max(256).default(["*"]).describe(what);
+
 const file = z.string().min(1).max(4096);
 
 /** One uplink. */
@@ -82,6 +85,30 @@ export const uplinkSchema = z.strictObject({
       ageMs: z.number().int().min(0).default(1000),
     })
     .prefault({}),
+  filter: z
+    .strictObject({
+      devices: patterns("devices whose rows are sent, `*` for any characters"),
+      metrics: patterns("metrics whose rows are sent, by their names without labels"),
+    })
+    .prefault({})
+    .describe("what is left out counts as dropped"),
+  encoding: z
+    .enum(["json", "block"])
+    .default("json")
+    .describe(
+      "json, which everything reads; block, Weir's own columns: a third of the bytes, see docs/specs/wire.md",
+    ),
+  compression: z.enum(["none", "gzip", "zstd"]).default("none"),
+  qos: z
+    .union([z.literal(0), z.literal(1), z.literal(2)])
+    .default(1)
+    .describe(
+      "of batches; 0: a batch counts as delivered when it is handed to the connection, and may be lost",
+    ),
+  traceparent: z
+    .boolean()
+    .default(false)
+    .describe("a W3C trace context with each batch, as an MQTT 5 user property"),
   overflow: z
     .enum(["drop-oldest", "drop-newest", "pause"])
     .default("drop-oldest")

@@ -1,5 +1,7 @@
 import Database from "better-sqlite3";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
+import { Kind } from "../../src/core/frame.ts";
+import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import type { Chunk, Effect, LeasedBatch, StateChange } from "../../src/core/ports.ts";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
 import type { OutboxPlan } from "../../src/outbox/plan.ts";
@@ -88,6 +90,70 @@ function sql<T>(path: string, work: (db: Database.Database) => T): T {
     db.close();
   }
 }
+
+describe("rows that are not sent with their batch", () => {
+  it("count as dropped where the uplink's filter leaves them out", async () => {
+    const filter = { devices: ["pump-*"], metrics: ["*"] };
+    const outbox = await open(planFor(newPath(), { uplinks: [uplink("up", { filter })] }));
+    await outbox.append(chunk(range(0, 3)));
+    await outbox.append(chunk([], { frame: frameOf(range(3, 8), "valve-1") }));
+    const batches = await leased(outbox);
+    expect(batches.flatMap(numbers)).toEqual(range(0, 3));
+    expect(batches.reduce((sum, { key }) => sum + key.span, 0)).toBe(8);
+    // Sent again after a lost connection: counted once all the same.
+    await outbox.release(
+      "up",
+      batches.map(({ id }) => id),
+    );
+    const again = await leased(outbox);
+    await outbox.ack(
+      "up",
+      again.map(({ id }) => id),
+    );
+    expect((await outbox.counts()).filter(({ stream }) => stream === "data")).toMatchObject([
+      { committed: 8, acked: 3, dropped: 5, rejected: 0, held: 0 },
+    ]);
+    expect(await outbox.gaps("up")).toEqual([]);
+  });
+
+  it("are set aside, counted and announced where one is over the size of a message", async () => {
+    const path = newPath();
+    const outbox = await open(planFor(path));
+    const builder = new FrameBuilder();
+    for (const text of ["short", "x".repeat(3000), "short again"]) {
+      const value = builder.text(text);
+      builder.add(builder.device("d"), builder.metric("note"), 1_763_640_000_000_000, Kind.text, 0, value);
+    }
+    await outbox.append(chunk([], { frame: builder.build() }));
+    const lease = async (): Promise<readonly LeasedBatch[]> => {
+      for (;;) {
+        const batches = await outbox.lease("up", 8, { payloadBytes: 1000 });
+        if (batches.length > 0) return batches;
+      }
+    };
+    const first = await lease();
+    await outbox.release("up", [first[0]?.id ?? 0]);
+    const [batch] = await lease();
+    expect(batch?.samples).toBe(2);
+    expect(batch?.messages.map((message) => parse(message).id)).toEqual([
+      `gw/${outbox.epoch}/data/0`,
+      `gw/${outbox.epoch}/data/2`,
+    ]);
+    await outbox.ack("up", [batch?.id ?? 0]);
+    expect((await outbox.counts()).filter(({ stream }) => stream === "data")).toMatchObject([
+      { committed: 3, acked: 2, dropped: 0, rejected: 1, held: 0 },
+    ]);
+    expect(await outbox.gaps("up")).toMatchObject([{ from: 1, to: 1, reason: "rejected" }]);
+    const dead = sql(path, (db) => db.prepare("SELECT seq, samples, reason FROM dead").all());
+    expect(dead).toMatchObject([
+      {
+        seq: 1,
+        samples: 1,
+        reason: expect.stringMatching(/^a message of \d+ bytes, the broker takes 1000$/),
+      },
+    ]);
+  });
+});
 
 describe("the outbox", () => {
   it("gives committed samples out in order, under consecutive numbers, and forgets them once acknowledged", async () => {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { Aedes } from "aedes";
 import mqtt from "mqtt";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { readJsonBatch } from "../../src/consume/batch.ts";
+import { batchIn } from "../../src/batch-tools.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
@@ -38,7 +38,7 @@ afterAll(async () => {
 
 /** The judge: keeps the key, and counts a batch whose key it has seen as a duplicate. */
 function judge(payload: Buffer): void {
-  const batch = readJsonBatch(payload);
+  const batch = batchIn(payload);
   if (batch === undefined) return;
   const key = `${batch.epoch}/${batch.stream}/${batch.seq}`;
   const text = payload.toString();

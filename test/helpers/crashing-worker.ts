@@ -10,8 +10,8 @@ import { UplinkEncoder } from "../../src/uplink/encode.ts";
 const plan: OutboxPlan = workerData;
 if (parentPort === null) throw new Error("runs as a worker thread");
 serveOutbox(parentPort, plan, {
-  crc32c: (bytes) => crc32c(bytes),
-  encoder: (uplink, gateway) => new UplinkEncoder(gateway, uplink.topics),
+  crc32c,
+  encoder: (uplink, gateway) => new UplinkEncoder(gateway, uplink, crc32c),
 });
 const order = join(dirname(plan.path), "crash");
 setInterval(() => {

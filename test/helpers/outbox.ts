@@ -32,6 +32,10 @@ export const uplink = (name: string, changes: Partial<UplinkPlan> = {}): UplinkP
   streams: ["alarm", "data", "host"],
   batch: { samples: 1000, bytes: 1_000_000, ageMs: 0 },
   topics: { batch: "w/{gateway}/{stream}", last: undefined, alarm: undefined },
+  format: { encoding: "json", compression: "none" },
+  filter: { devices: ["*"], metrics: ["*"] },
+  qos: 1,
+  traceparent: false,
   ...changes,
 });
 

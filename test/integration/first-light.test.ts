@@ -4,7 +4,8 @@ import { createServer } from "node:net";
 import { join } from "node:path";
 import mqtt from "mqtt";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
-import { type JsonBatch, readJsonBatch } from "../../src/consume/batch.ts";
+import { batchIn } from "../../src/batch-tools.ts";
+import type { Batch } from "../../src/consume/batch.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder, hasProgram, weir } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
@@ -17,7 +18,7 @@ afterEach(async () => {
 describe("a whole agent with the sample plugins", () => {
   const folder = new AgentFolder({ sources: { kernel: { intervalMs: 500 }, system: { intervalMs: 500 } } });
   let agent: Agent;
-  const batches: JsonBatch[] = [];
+  const batches: Batch[] = [];
   const retained = new Map<string, string>();
 
   beforeAll(async () => {
@@ -25,7 +26,7 @@ describe("a whole agent with the sample plugins", () => {
     agent = await Agent.start(folder);
     const client = await agent.client();
     client.on("message", (topic, payload) => {
-      const batch = readJsonBatch(payload);
+      const batch = batchIn(payload);
       if (batch === undefined) retained.set(topic, payload.toString());
       else batches.push(batch);
     });
@@ -208,7 +209,7 @@ test("an uplink to another broker gets the batches too, and a dead one does not 
   await new Promise((done) => server.once("listening", done));
   const address = server.address();
   const port = typeof address === "object" ? address?.port : undefined;
-  const batches: JsonBatch[] = [];
+  const batches: Batch[] = [];
   const folder = new AgentFolder({
     uplinks: {
       cloud: { url: `mqtt://127.0.0.1:${port}`, streams: ["data"], version: 4, batch: { ageMs: 50 } },
@@ -226,7 +227,7 @@ test("an uplink to another broker gets the batches too, and a dead one does not 
   const reader = await mqtt.connectAsync(`mqtt://127.0.0.1:${port}`);
   cleanups.push(() => reader.endAsync(true));
   reader.on("message", (_topic, payload) => {
-    const batch = readJsonBatch(payload);
+    const batch = batchIn(payload);
     if (batch !== undefined) batches.push(batch);
   });
   await reader.subscribeAsync("weir/#");

@@ -2,7 +2,8 @@ import { copyFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { family, memoryMiB } from "../../bench/tools/processes.ts";
-import { readJsonBatch, type SampleObject } from "../../src/consume/batch.ts";
+import { batchIn } from "../../src/batch-tools.ts";
+import type { SampleObject } from "../../src/consume/batch.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
@@ -48,7 +49,7 @@ describe("hostile plugins in a whole agent", () => {
     agent = await Agent.start(folder);
     pid = (await folder.api.status()).pid;
     const reader = await agent.client();
-    reader.on("message", (_topic, payload) => samples.push(...(readJsonBatch(payload)?.samples ?? [])));
+    reader.on("message", (_topic, payload) => samples.push(...(batchIn(payload)?.samples ?? [])));
     await reader.subscribeAsync("weir/v1/gw/data");
     restMiB = memoryMiB(family(pid), "Rss");
   });

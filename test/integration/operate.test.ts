@@ -4,7 +4,7 @@ import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import mqtt from "mqtt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { readJsonBatch } from "../../src/consume/batch.ts";
+import { batchIn } from "../../src/batch-tools.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { METRICS } from "../../src/telemetry/metrics.ts";
 import { Agent, AgentFolder, hasProgram, weir } from "../helpers/agent.ts";
@@ -160,7 +160,7 @@ describe("a configuration that changes while the agent runs", () => {
     const client = await agent.client();
     const seen: string[] = [];
     client.on("message", (_topic, payload) => {
-      for (const { device } of readJsonBatch(payload)?.samples ?? []) seen.push(device);
+      for (const { device } of batchIn(payload)?.samples ?? []) seen.push(device);
     });
     await client.subscribeAsync("weir/v1/gw/data");
     await client.publishAsync("plant/mill/v", "4", { qos: 1 });

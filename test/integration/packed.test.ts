@@ -13,7 +13,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type JsonBatch, readJsonBatch } from "../../src/consume/batch.ts";
+import { batchIn } from "../../src/batch-tools.ts";
+import type { Batch } from "../../src/consume/batch.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
@@ -79,9 +80,9 @@ describe.skipIf(lacks !== undefined)(
       const agent = await Agent.start(folder, [], installed);
       try {
         const client = await agent.client();
-        const batches: JsonBatch[] = [];
+        const batches: Batch[] = [];
         client.on("message", (_, payload) => {
-          const batch = readJsonBatch(payload);
+          const batch = batchIn(payload);
           if (batch !== undefined) batches.push(batch);
         });
         await client.subscribeAsync("weir/v1/gw/data");

@@ -2,7 +2,8 @@
 import { copyFileSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { readJsonBatch, type SampleObject } from "../../src/consume/batch.ts";
+import { batchIn } from "../../src/batch-tools.ts";
+import type { SampleObject } from "../../src/consume/batch.ts";
 import { Agent, AgentFolder } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
@@ -40,7 +41,7 @@ beforeAll(async () => {
   agent = await Agent.start(folder);
   const reader = await agent.client();
   reader.on("message", (topic, payload) => {
-    const batch = readJsonBatch(payload);
+    const batch = batchIn(payload);
     if (batch === undefined) got.push({ topic, text: payload.toString() });
     else samples.push(...batch.samples.map((sample) => ({ ...sample, stream: batch.stream })));
   });

@@ -12,7 +12,8 @@ import { join } from "node:path";
 import type { MqttClient } from "mqtt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { stringify } from "yaml";
-import { readJsonBatch, type SampleObject } from "../../src/consume/batch.ts";
+import { batchIn } from "../../src/batch-tools.ts";
+import type { SampleObject } from "../../src/consume/batch.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder, weir } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
@@ -67,7 +68,7 @@ describe("a plugins folder that changes under load", () => {
     mkdirSync(plugins);
     agent = await Agent.start(folder);
     const reader = await agent.client();
-    reader.on("message", (_topic, payload) => samples.push(...(readJsonBatch(payload)?.samples ?? [])));
+    reader.on("message", (_topic, payload) => samples.push(...(batchIn(payload)?.samples ?? [])));
     await reader.subscribeAsync("weir/v1/gw/data", { qos: 1 });
     device = await agent.client();
   });

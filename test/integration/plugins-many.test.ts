@@ -2,7 +2,7 @@
 import { copyFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { readJsonBatch } from "../../src/consume/batch.ts";
+import { batchIn } from "../../src/batch-tools.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
@@ -45,7 +45,7 @@ test("all run, each gets its own devices' rows, and every device's row arrives o
   const came = new Map<string, number>();
   const reader = await agent.client();
   reader.on("message", (_topic, payload) => {
-    for (const { device, values } of readJsonBatch(payload)?.samples ?? []) {
+    for (const { device, values } of batchIn(payload)?.samples ?? []) {
       expect(came.has(device)).toBe(false);
       came.set(device, Number(values["n"]));
     }

@@ -1,9 +1,11 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import { crc32c } from "../../src/addon/index.ts";
+import { batchIn } from "../../src/batch-tools.ts";
 import { type Frame, Kind, Status } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import type { Outgoing } from "../../src/core/ports.ts";
-import { UplinkEncoder } from "../../src/uplink/encode.ts";
+import { type EncoderPlan, UplinkEncoder } from "../../src/uplink/encode.ts";
 import { encodeAlarms } from "../../src/uplink/encode-alarm.ts";
 import { encodeJson, milliseconds } from "../../src/uplink/encode-json.ts";
 import { LastValues } from "../../src/uplink/encode-last.ts";
@@ -262,14 +264,132 @@ describe("the retained alarms", () => {
 });
 
 describe("an uplink's encoder", () => {
-  it("repeats the key as user properties, and leaves out what has no topic", () => {
-    const encoder = new UplinkEncoder("g", {
-      batch: "w/{gateway}/{stream}",
-      last: undefined,
-      alarm: undefined,
+  const encoderOf = (changes: Partial<EncoderPlan>): UplinkEncoder =>
+    new UplinkEncoder(
+      "g",
+      {
+        topics: { batch: "w/{gateway}/{stream}", last: undefined, alarm: undefined },
+        format: { encoding: "json", compression: "none" },
+        filter: { devices: ["*"], metrics: ["*"] },
+        qos: 1,
+        traceparent: false,
+        ...changes,
+      },
+      crc32c,
+    );
+  const many = frameOf(
+    ...Array.from(
+      { length: 100 },
+      (_, i): Row => [
+        `press-${i % 10}`,
+        `metric_${i % 7};port=${i % 3}`,
+        T + i,
+        Kind.number,
+        Status.gatewayTime,
+        i,
+      ],
+    ),
+  );
+  const rowsIn = (payload: Uint8Array): string[] =>
+    (batchIn(payload)?.samples ?? []).flatMap(({ device, values }) =>
+      Object.entries(values).map(([name, value]) => `${device} ${name} ${String(value)}`),
+    );
+
+  it.each([
+    ["json", "none", "7b22"],
+    ["json", "gzip", "1f8b"],
+    ["json", "zstd", "28b5"],
+    ["block", "none", "5742"],
+    ["block", "gzip", "1f8b"],
+    ["block", "zstd", "28b5"],
+  ] as const)(
+    "writes %s with compression %s, which tells itself by its first bytes",
+    (encoding, compression, magic) => {
+      const plain = encoderOf({}).encode(key(many), [many], 1, 1e9).messages[0];
+      const [message] = encoderOf({ format: { encoding, compression } }).encode(
+        key(many),
+        [many],
+        1,
+        1e9,
+      ).messages;
+      if (message === undefined || plain === undefined) throw new Error("no message");
+      expect(Buffer.from(message.payload.subarray(0, 2)).toString("hex")).toBe(magic);
+      expect(batchIn(message.payload)).toEqual(batchIn(plain.payload));
+      expect(message.userProperties?.["content-encoding"]).toBe(
+        compression === "none" ? undefined : compression,
+      );
+      const damaged = Uint8Array.from(message.payload);
+      damaged[damaged.length >> 1] = (damaged[damaged.length >> 1] ?? 0) ^ 0x10;
+      if (encoding === "block" || compression !== "none") expect(batchIn(damaged)).toBeUndefined();
+    },
+  );
+
+  it("leaves out what its filter doesn't name, and counts it", () => {
+    const encoder = encoderOf({
+      filter: { devices: ["press-1*", "press-2"], metrics: ["metric_2", "metric_4"] },
     });
+    const { samples, filtered, messages } = encoder.encode(key(many), [many], 1, 1e9);
+    const rows = rowsIn(messages[0]?.payload ?? new Uint8Array());
+    expect(samples + filtered).toBe(100);
+    expect(rows.length).toBe(samples);
+    expect(rows.every((row) => /^press-[12] metric_[24];/.test(row))).toBe(true);
+    expect(messages[0]?.userProperties).toMatchObject({ seq: "88120", span: "100" });
+  });
+
+  it.each(["json", "block"] as const)(
+    "divides %s that is too large into parts with keys of their own, which together are the batch",
+    (encoding) => {
+      const whole = rowsIn(
+        encoderOf({}).encode({ ...key(many), span: 200 }, [many, many], 1, 1e9).messages[0]?.payload ??
+          new Uint8Array(),
+      );
+      const encoder = encoderOf({ format: { encoding, compression: "none" } });
+      const { samples, tooLarge, messages } = encoder.encode(
+        { ...key(many), span: 200 },
+        [many, many],
+        1,
+        700,
+      );
+      expect({ samples, tooLarge }).toEqual({ samples: 200, tooLarge: [] });
+      expect(messages.length).toBeGreaterThan(4);
+      expect(messages.every(({ payload }) => payload.byteLength <= 700)).toBe(true);
+      const parts = messages.map(({ payload }) => batchIn(payload));
+      let next = 88_120;
+      for (const part of parts) {
+        expect(part?.seq).toBe(next);
+        next += part?.span ?? 0;
+      }
+      expect(next).toBe(88_120 + 200);
+      expect(messages.flatMap(({ payload }) => rowsIn(payload))).toEqual(whole);
+    },
+  );
+
+  it("sets aside a row that is too large alone, and sends the others", () => {
+    const frame = frameOf(
+      ["d", "a", T, Kind.number, Status.gatewayTime, 1],
+      ["d", "note", T, Kind.text, Status.gatewayTime, "x".repeat(2000)],
+      ["d", "b", T, Kind.number, Status.gatewayTime, 2],
+    );
+    const { samples, tooLarge, messages } = encoderOf({}).encode(key(frame), [frame], 1, 600);
+    expect(samples).toBe(2);
+    expect(tooLarge).toMatchObject([{ seq: 88_121 }]);
+    expect(tooLarge[0]?.frame.rows).toBe(1);
+    expect(messages.flatMap(({ payload }) => rowsIn(payload))).toEqual(["d a 1", "d b 2"]);
+  });
+
+  it("gives a batch the same trace every time", () => {
+    const trace = (): string | undefined =>
+      encoderOf({ traceparent: true }).encode(key(many), [many], 1, 1e9).messages[0]?.userProperties?.[
+        "traceparent"
+      ];
+    expect(trace()).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/);
+    expect(trace()).toBe(trace());
+  });
+
+  it("repeats the key as user properties, and leaves out what has no topic", () => {
+    const encoder = encoderOf({});
     const frame = frameOf(["d", "alarm.active;code=x", T, Kind.boolean, 0, 1]);
-    const encoded = encoder.encode({ ...key(frame), stream: "alarm" }, [frame], 1);
+    const encoded = encoder.encode({ ...key(frame), stream: "alarm" }, [frame], 1, 1e9);
     expect(encoded.samples).toBe(1);
     expect(encoded.messages).toMatchObject([
       {

@@ -1,0 +1,33 @@
+/** Which rows an uplink sends. */
+import type { Frame } from "../core/frame.ts";
+import { select } from "../core/frame-builder.ts";
+import { type Matcher, matcher } from "../core/glob.ts";
+
+/** Patterns over names; `*` stands for any characters. */
+export interface RowFilterPlan {
+  readonly devices: readonly string[];
+  readonly metrics: readonly string[];
+}
+
+/** The filter of one uplink, with answers remembered for each name. */
+export class RowFilter {
+  readonly #devices: Matcher;
+  readonly #metrics: Matcher;
+
+  constructor({ devices, metrics }: RowFilterPlan) {
+    this.#devices = matcher(devices);
+    this.#metrics = matcher(metrics);
+  }
+
+  /** The rows that pass: the frame itself when all do. A metric's labels are not looked at. */
+  apply(frame: Frame): Frame {
+    const devices = frame.devices.map((name) => (this.#devices(name) ? 1 : 0));
+    const metrics = frame.metrics.map((name) => (this.#metrics(name.split(";", 1)[0] ?? "") ? 1 : 0));
+    if (!devices.includes(0) && !metrics.includes(0)) return frame;
+    const keep = new Uint8Array(frame.rows);
+    for (let row = 0; row < frame.rows; row++) {
+      keep[row] = (devices[frame.device[row] ?? 0] ?? 0) & (metrics[frame.metric[row] ?? 0] ?? 0);
+    }
+    return select(frame, keep);
+  }
+}
