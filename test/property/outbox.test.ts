@@ -145,8 +145,11 @@ function lease(model: Model, { store }: Real, name: string, count: number): Batc
 
 function announce(model: Model, { store }: Real, name: string): number {
   const gaps = store.transaction(() => store.gaps(name));
-  for (const { id, epoch, stream, from, to } of gaps) {
-    model.decide(name, epoch, stream, from, to, "gap");
+  for (const { id, epoch, stream, from, to, reason } of gaps) {
+    if (reason === "rejected") {
+      const lane = model.lane(name, stream);
+      for (let seq = from; seq <= to; seq++) expect(lane.get(`${epoch}/${stream}/${seq}`)).toBe("rejected");
+    } else model.decide(name, epoch, stream, from, to, "gap");
     store.transaction(() => store.gapDone(name, id));
   }
   return gaps.length;
