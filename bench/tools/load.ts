@@ -1,7 +1,8 @@
 /**
- * A load of QoS 1 messages, as a program of its own: `load.ts <port> <connections> <messages> <perSecond|0> [topic]`.
- * Writes packets by hand, so that it is not the limit. Every message is 100 bytes of JSON with six values.
- * Prints one line of JSON: messages, seconds, and the time from PUBLISH to PUBACK in milliseconds.
+ * A load of messages, as a program of its own: `load.ts <port> <connections> <messages> <perSecond|0> [topic] [qos]`, QoS 1
+ * if nothing is said. Writes packets by hand, so that it is not the limit. Every message is 100 bytes of JSON with six values.
+ * Prints one line of JSON: messages, seconds, and the time from PUBLISH to PUBACK in milliseconds. QoS 0 ends when a PINGREQ
+ * behind the last message is answered.
  */
 import { connect, type Socket } from "node:net";
 
@@ -9,6 +10,9 @@ const [port = 1883, connections = 8, messages = 100_000, perSecond = 0] = proces
   .slice(2, 6)
   .map(Number);
 const prefix = process.argv[6] ?? "devices/load-";
+const qos = Number(process.argv[7] ?? 1);
+/** Bytes written on one connection and not yet taken, at which no more QoS 0 is. */
+const UNREAD = 256 * 1024;
 /** Unacknowledged messages on one connection at a time. */
 const WINDOW = 2048;
 
@@ -23,15 +27,15 @@ const payload = (n: number): string =>
   );
 
 function publishPacket(topic: string, id: number, text: string): Buffer {
-  const length = 2 + topic.length + 2 + text.length;
+  const length = 2 + topic.length + 2 * qos + text.length;
   const size = length > 127 ? 2 : 1;
   const packet = Buffer.allocUnsafe(1 + size + length);
-  packet[0] = 0x32;
+  packet[0] = 0x30 | (qos << 1);
   packet[1] = size === 2 ? (length & 127) | 128 : length;
   if (size === 2) packet[2] = length >> 7;
   let at = packet.writeUInt16BE(topic.length, 1 + size);
   at += packet.write(topic, at, "latin1");
-  at = packet.writeUInt16BE(id, at);
+  if (qos > 0) at = packet.writeUInt16BE(id, at);
   packet.write(text, at, "latin1");
   return packet;
 }
@@ -48,6 +52,7 @@ interface Connection {
 const latencies: number[] = [];
 let sent = 0;
 let acknowledged = 0;
+let answered = 0;
 let started = 0;
 const finished = Promise.withResolvers<void>();
 
@@ -57,7 +62,7 @@ function send(connection: Connection, most: number): void {
     connection.id = (connection.id % 65_535) + 1;
     connection.sentAt[connection.id] = performance.now();
     batch.push(publishPacket(connection.topic, connection.id, payload(sent)));
-    connection.out += 1;
+    connection.out += qos;
     sent += 1;
   }
   if (batch.length > 0) connection.socket.write(Buffer.concat(batch));
@@ -67,6 +72,11 @@ function received(connection: Connection, data: Buffer): void {
   const bytes = connection.rest.byteLength > 0 ? Buffer.concat([connection.rest, data]) : data;
   let at = 0;
   const now = performance.now();
+  if (qos === 0 && bytes.byteLength >= 2) {
+    answered += 1;
+    if (answered === connections) finished.resolve();
+    return;
+  }
   for (; at + 4 <= bytes.byteLength; at += 4) {
     if (bytes[at] !== 0x40) throw new Error(`packet type ${bytes[at]} where a PUBACK was expected`);
     const id = bytes.readUInt16BE(at + 2);
@@ -99,7 +109,14 @@ const open = await Promise.all(
 );
 
 started = performance.now();
-if (perSecond === 0) for (const connection of open) send(connection, WINDOW);
+if (qos === 0 && perSecond === 0) {
+  const more = (connection: Connection): void => {
+    while (sent < messages && connection.socket.writableLength < UNREAD) send(connection, 256);
+    if (sent < messages) connection.socket.once("drain", () => more(connection));
+    else connection.socket.write(Buffer.from([0xc0, 0]));
+  };
+  for (const connection of open) more(connection);
+} else if (perSecond === 0) for (const connection of open) send(connection, WINDOW);
 else {
   const timer = setInterval(() => {
     const due = Math.min(messages, Math.floor(((performance.now() - started) / 1000) * perSecond));

@@ -1,18 +1,20 @@
 /**
  * An upstream that only acknowledges: answers CONNECT, PUBLISH (QoS 1) and PINGREQ, keeps nothing but counts. Prints its port;
- * at SIGTERM one line of JSON: batches and samples that arrived, by their keys.
+ * at SIGUSR2 and at SIGTERM one line of JSON: messages, and batches and samples that arrived by their keys.
  */
 import { createServer } from "node:net";
 import { parser } from "mqtt-packet";
 
 const keys = new Set<string>();
 let samples = 0;
+let messages = 0;
 const server = createServer((socket) => {
   const parse = parser({ protocolVersion: 4 });
   parse.on("packet", (packet) => {
     if (packet.cmd === "connect") socket.write(Buffer.from([0x20, 2, 0, 0]));
     else if (packet.cmd === "pingreq") socket.write(Buffer.from([0xd0, 0]));
     else if (packet.cmd === "publish") {
+      messages += 1;
       if (packet.qos === 1)
         socket.write(Buffer.from([0x40, 2, (packet.messageId ?? 0) >> 8, (packet.messageId ?? 0) & 255]));
       const [, id, span] =
@@ -31,7 +33,11 @@ server.listen(0, "127.0.0.1", () => {
   const address = server.address();
   process.stdout.write(`${typeof address === "object" ? address?.port : 0}\n`);
 });
+const report = (): void => {
+  process.stdout.write(`${JSON.stringify({ messages, batches: keys.size, samples })}\n`);
+};
+process.on("SIGUSR2", report);
 process.on("SIGTERM", () => {
-  process.stdout.write(`${JSON.stringify({ batches: keys.size, samples })}\n`);
+  report();
   process.exit(0);
 });
