@@ -21,6 +21,7 @@
         "native/perf/perf_ring.cc",
         "native/perf/sampler.cc",
         "native/ring/ring.cc",
+        "native/service/capabilities.cc",
         "native/service/notify.cc",
       ],
       "include_dirs": [

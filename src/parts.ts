@@ -23,6 +23,10 @@ export const PROBE_TEXTS = {
   oom: "processes killed for want of memory",
   fserror: "errors in ext4 file systems",
   thermal: "thermal zones that crossed a trip point",
+  sockcalls: "how long system calls on sockets take, by process",
+  opens: "files that are opened, and by whom",
+  signals: "signals, by who gets them",
+  dns: "how long answers of name servers take",
   counters: "context switches, migrations between CPUs, page faults",
   hardware: "instructions, cycles, cache references and misses",
 } as const;

@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "../hash/crc32c.h"
+#include "../service/capabilities.h"
 #include "../service/notify.h"
 #include "hash.h"
 #include "sampler.h"
@@ -38,6 +39,7 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("crc32c", &Module::Crc32c),
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
                   InstanceMethod("notifyService", &Module::NotifyService),
+                  InstanceMethod("dropCapabilities", &Module::DropCapabilities),
                   InstanceValue("openHash", Napi::Function::New<OpenHash>(env, "openHash")),
                   InstanceValue("Sampler", SamplerObject::Define(env)),
                   InstanceValue("demangle", Napi::Function::New<Demangle>(env, "demangle")),
@@ -135,6 +137,16 @@ Napi::Value Module::NotifyService(const Napi::CallbackInfo &info) {
   const std::string address = info[0].As<Napi::String>();
   const std::string message = info[1].As<Napi::String>();
   return Napi::Number::New(info.Env(), weir::NotifyService(address, message));
+}
+
+// dropCapabilities(numbers: Uint32Array of capabilities): threads that still hold one, or a negative errno
+Napi::Value Module::DropCapabilities(const Napi::CallbackInfo &info) {
+  if (!IsTypedArray(info[0], napi_uint32_array)) return Throw(info, "dropCapabilities(numbers)");
+  auto numbers = info[0].As<Napi::Uint32Array>();
+  uint64_t mask = 0;
+  for (size_t i = 0; i < numbers.ElementLength(); ++i)
+    if (numbers[i] < 64) mask |= uint64_t{1} << numbers[i];
+  return Napi::Number::New(info.Env(), weir::DropCapabilities(mask));
 }
 
 // bootTimeOffsetUs(): number; an event's time_ns / 1000 plus this is microseconds since the Unix

@@ -44,6 +44,8 @@ struct weir_slot {
 enum weir_event_kind {
 	WEIR_EVENT_EXEC = 1,
 	WEIR_EVENT_EXIT = 2,
+	WEIR_EVENT_OPEN = 3,
+	WEIR_EVENT_TEXT = 4,
 };
 
 /* A ring record is 64 bytes: the kernel's 8-byte header and this. */
@@ -51,13 +53,24 @@ struct weir_event {
 	__u64 time_ns; /* CLOCK_BOOTTIME */
 	/* exit: since the process was forked; exec: 0 */
 	__u64 lifetime_ns;
-	__u32 kind; /* enum weir_event_kind */
-	__u32 pid;  /* of the process, in the initial pid namespace */
-	__u32 ppid;
-	__u32 status; /* exit: as wait(2) reports it; exec: 0 */
+	__u32 kind;   /* enum weir_event_kind */
+	__u32 pid;    /* of the process, in the initial pid namespace */
+	__u32 ppid;   /* open: of the thread */
+	__u32 status; /* exit: as wait(2) reports it; exec: 0; open: the result */
 	__u32 uid;    /* real user */
 	__u32 zero;
 	char comm[WEIR_COMM_LEN]; /* NUL-padded */
+};
+
+#define WEIR_TEXT_BYTES 32
+
+/* Part of a text that belongs to the next other event of the same thread. */
+struct weir_text {
+	__u64 time_ns; /* not set */
+	__u64 part;
+	__u32 kind; /* WEIR_EVENT_TEXT */
+	__u32 tid;
+	char text[WEIR_TEXT_BYTES];
 };
 
 #define WEIR_RECORD_HEADER 8
@@ -66,6 +79,7 @@ struct weir_event {
 #ifndef __cplusplus /* the C that loads the probes checks it */
 _Static_assert(sizeof(struct weir_head) == WEIR_CACHE_LINE, "the head fills one cache line");
 _Static_assert(sizeof(struct weir_slot) == WEIR_CACHE_LINE, "a slot fills one cache line");
+_Static_assert(sizeof(struct weir_text) == sizeof(struct weir_event), "one size of records");
 _Static_assert(sizeof(struct weir_event) + WEIR_RECORD_HEADER == WEIR_RECORD_STRIDE,
 	       "a record fills one cache line");
 #endif

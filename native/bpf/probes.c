@@ -11,12 +11,16 @@
 
 #include "block.lskel.h"
 #include "coldstart.lskel.h"
+#include "dns.lskel.h"
 #include "drops.lskel.h"
 #include "exec.lskel.h"
 #include "fserror.lskel.h"
 #include "layout.h"
 #include "oom.lskel.h"
+#include "opens.lskel.h"
 #include "sched.lskel.h"
+#include "signals.lskel.h"
+#include "sockcalls.lskel.h"
 #include "softirq.lskel.h"
 #include "tcp.lskel.h"
 #include "tcploss.lskel.h"
@@ -102,6 +106,10 @@ WEIR_LOADER(tcp, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(tcploss, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(thermal, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(exec, WEIR_RING_SIZE, WEIR_RING_FD)
+WEIR_LOADER(dns, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(signals, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(sockcalls, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(opens, WEIR_RING_SIZE, WEIR_RING_FD)
 #ifdef WEIR_BENCH
 WEIR_LOADER(flood, WEIR_RING_SIZE, WEIR_RING_FD)
 #endif
@@ -165,6 +173,10 @@ const struct weir_probe_kind weir_probe_kinds[] = {
     {"oom", 0, 32, false, load_oom, destroy_oom, NULL},
     {"fserror", 0, 16, false, load_fserror, destroy_fserror, NULL},
     {"thermal", 0, 32, false, load_thermal, destroy_thermal, NULL},
+    {"sockcalls", 4, 128, false, load_sockcalls, destroy_sockcalls, NULL},
+    {"opens", 0, 128, true, load_opens, destroy_opens, NULL},
+    {"signals", 0, 128, false, load_signals, destroy_signals, NULL},
+    {"dns", 1, 32, false, load_dns, destroy_dns, NULL},
     {"counters", 1, 0, false, load_counters, destroy_perf, read_perf},
     {"hardware", 1, 0, false, load_hardware, destroy_perf, read_perf},
 #ifdef WEIR_BENCH

@@ -4,9 +4,18 @@
  * Importing never fails. Without the addon `crc32c` is computed in JavaScript, and every probe says why it is off.
  * Nothing of the kernel's memory is visible to JavaScript: counters and records are copied into arrays of the caller.
  */
+import { getSystemErrorName } from "node:util";
 import { crc32cTable } from "./crc32c.ts";
 import { loadNative, type Native, type NativeState } from "./native.ts";
-import { explain, explainPerf, kernelSupport, obstacle, type Unavailable } from "./support.ts";
+import {
+  explain,
+  explainPerf,
+  holdsSysAdmin,
+  kernelSupport,
+  obstacle,
+  PROBE_CAPABILITIES,
+  type Unavailable,
+} from "./support.ts";
 
 export { kernelEnum } from "./btf.ts";
 export type { NativeState } from "./native.ts";
@@ -25,13 +34,17 @@ const SHAPES = {
   oom: { histograms: 0, slots: 32 },
   fserror: { histograms: 0, slots: 16 },
   thermal: { histograms: 0, slots: 32 },
+  sockcalls: { histograms: 4, slots: 128 },
+  opens: { histograms: 0, slots: 128 },
+  signals: { histograms: 0, slots: 128 },
+  dns: { histograms: 1, slots: 32 },
   counters: { histograms: 1, slots: 0 },
   hardware: { histograms: 1, slots: 0 },
 } as const;
 
-/** One of {@link PROBES}. */
+/** One of {@link PROBES} or {@link ON_DEMAND_PROBES}. */
 export type ProbeName = keyof typeof SHAPES;
-/** Names of the probes. */
+/** Names of the probes that are always on. */
 export const PROBES: readonly ProbeName[] = [
   "sched",
   "softirq",
@@ -47,6 +60,9 @@ export const PROBES: readonly ProbeName[] = [
   "counters",
   "hardware",
 ];
+
+/** Names of those that run for a bounded time, when asked for: they tax what they look at. */
+export const ON_DEMAND_PROBES: readonly ProbeName[] = ["sockcalls", "opens", "signals", "dns"];
 
 /** Those that are no programs but counters of the kernel's own, read through perf_event_open(2). */
 const COUNTERS: readonly ProbeName[] = ["counters", "hardware"];
@@ -80,7 +96,7 @@ export interface Probe {
   /** Reads every CPU's counters. A few microseconds; not a consistent snapshot while events go on. */
   read(): Counters;
   /**
-   * Copies finished records out of the ring, oldest first, and frees their place. `exec` only.
+   * Copies finished records out of the ring, oldest first, and frees their place. `exec` and `opens` only.
    * @param into at least one record long; never more than this is copied
    * @returns records copied, {@link RECORD_BYTES} each
    */
@@ -131,7 +147,7 @@ export function bootTimeOffsetUs(): number {
  * @throws TypeError when the arguments are wrong, or this thread has the probe already
  */
 export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
-  if (!PROBES.includes(name)) throw new TypeError(`no probe named ${JSON.stringify(name)}`);
+  if (!Object.hasOwn(SHAPES, name)) throw new TypeError(`no probe named ${JSON.stringify(name)}`);
   if (!Number.isSafeInteger(ringBytes) || ringBytes < 1 || ringBytes > 2 ** 28) {
     throw new TypeError(`ringBytes must be a whole number from 1 to ${2 ** 28}`);
   }
@@ -143,6 +159,19 @@ export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
   const failure = addon.native.loadProbe(name, ringBytes);
   if (failure !== null) return { on: false, ...(counts ? explainPerf(failure) : explain(failure)) };
   return { on: true, probe: new LoadedProbe(addon.native, name) };
+}
+
+/**
+ * Gives up CAP_BPF and CAP_PERFMON in every thread of this process, for good. What is loaded goes on.
+ * @returns why they are not all gone; undefined when they are
+ */
+export function dropProbeCapabilities(): string | undefined {
+  const addon = addonState();
+  if (!addon.ok) return addon.reason;
+  const left = addon.native.dropCapabilities(Uint32Array.of(...PROBE_CAPABILITIES));
+  if (left > 0) return `${left} threads still hold CAP_BPF or CAP_PERFMON`;
+  if (left < 0) return getSystemErrorName(left);
+  return holdsSysAdmin() ? "CAP_SYS_ADMIN, which a process of root keeps, stands for both" : undefined;
 }
 
 class LoadedProbe implements Probe {

@@ -46,6 +46,8 @@ export interface Native {
   bootTimeOffsetUs(): number;
   /** 0, or a positive errno */
   notifyService(address: string, message: string): number;
+  /** threads that still hold one of these capabilities, or a negative errno */
+  dropCapabilities(numbers: Uint32Array): number;
   /** `kind` as src/addon/hash.ts numbers it; `key` has two words, which are copied */
   openHash(kind: number, key: BigUint64Array): NativeHash;
   readonly HashStream: new (kind: number, key: BigUint64Array) => NativeHashStream;
@@ -74,6 +76,7 @@ const FUNCTIONS = [
   "crc32c",
   "bootTimeOffsetUs",
   "notifyService",
+  "dropCapabilities",
   "openHash",
   "Sampler",
   "demangle",

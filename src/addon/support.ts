@@ -27,6 +27,12 @@ const CAP_SYS_ADMIN = 21n;
 const CAP_PERFMON = 38n;
 const CAP_BPF = 39n;
 
+/** The numbers of CAP_PERFMON and CAP_BPF. */
+export const PROBE_CAPABILITIES: readonly number[] = [Number(CAP_PERFMON), Number(CAP_BPF)];
+
+/** Whether the calling thread has the capability that stands for both. */
+export const holdsSysAdmin = (): boolean => ((effectiveCapabilities() >> CAP_SYS_ADMIN) & 1n) === 1n;
+
 function effectiveCapabilities(): bigint {
   try {
     const hex = /^CapEff:\s*([0-9a-f]+)$/m.exec(readFileSync("/proc/thread-self/status", "utf8"))?.[1];

@@ -1,4 +1,5 @@
 /** Makes rows of what the probes count and send. Names and units: OpenTelemetry's conventions where there are any, UCUM. */
+import { getSystemErrorName } from "node:util";
 import { BUCKETS, type Counters, RECORD_BYTES } from "../addon/index.ts";
 import { Kind, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
@@ -8,6 +9,8 @@ import { metricName } from "../core/labels.ts";
 const GATEWAY = "_gateway";
 /** enum weir_event_kind of native/bpf/layout.h */
 const EXIT = 2;
+const OPEN = 3;
+const TEXT = 4;
 /** of `struct weir_event`, behind the record's header */
 const Field = { time: 8, lifetime: 16, kind: 24, pid: 28, ppid: 32, status: 36, uid: 40, comm: 48 } as const;
 
@@ -20,17 +23,22 @@ const grown = (now: bigint, before: bigint): number => Number(now >= before ? no
  */
 export class HistogramRows {
   readonly #histogram: number;
-  readonly #metric: string;
+  readonly #count: string;
+  readonly #sum: string;
   readonly #bucketMetrics: readonly string[];
   readonly #before = new BigUint64Array(BUCKETS);
   #sumBefore = 0n;
 
-  /** `histogram`: its place in the probe's {@link Counters}. */
+  /** `histogram`: its place in the probe's {@link Counters}; `metric`: with plain labels, or without. */
   constructor(histogram: number, metric: string) {
     this.#histogram = histogram;
-    this.#metric = metric;
+    const [name = "", ...labels] = metric.split(";");
+    const suffixed = (suffix: string): string => [`${name}${suffix}`, ...labels].join(";");
+    this.#count = suffixed(".count");
+    this.#sum = suffixed(".sum");
+    const own = Object.fromEntries(labels.map((label) => label.split("=", 2)));
     this.#bucketMetrics = Array.from({ length: BUCKETS }, (_, bucket) =>
-      metricName(metric, { le: String(2 ** bucket / 1e9) }),
+      metricName(name, { ...own, le: String(2 ** bucket / 1e9) }),
     );
   }
 
@@ -51,8 +59,8 @@ export class HistogramRows {
     const sum = counters.sumNs[this.#histogram] ?? 0n;
     const sumSeconds = grown(sum, this.#sumBefore) / 1e9;
     this.#sumBefore = sum;
-    into.add(device, into.metric(`${this.#metric}.count`, "1"), timeUs, Kind.integer, Status.good, count);
-    into.add(device, into.metric(`${this.#metric}.sum`, "s"), timeUs, Kind.number, Status.good, sumSeconds);
+    into.add(device, into.metric(this.#count, "1"), timeUs, Kind.integer, Status.good, count);
+    into.add(device, into.metric(this.#sum, "s"), timeUs, Kind.number, Status.good, sumSeconds);
   }
 }
 
@@ -100,4 +108,64 @@ export function addProcessEvents(
     const seconds = u64(at + Field.lifetime) / 1e9;
     into.add(device, into.metric("process.uptime", "s"), timeUs, Kind.number, Status.good, seconds);
   }
+}
+
+/** A path's beginning is sent in parts of so many bytes. */
+const TEXT_BYTES = 32;
+/** Threads whose path has come and whose event has not. */
+const MOST_OPEN = 4096;
+
+/**
+ * Files that are opened, as rows that share device and time: `event.name` (`file.open`), `process.pid`,
+ * `process.executable.name`, `file.path` (its first 63 bytes, as the program gave it), and `error.type` when it was refused.
+ */
+export class OpenEvents {
+  readonly #paths = new Map<number, Buffer>();
+
+  /** `records`: `count` records of {@link RECORD_BYTES}, the parts of a path before its event. */
+  add(into: FrameBuilder, records: Uint8Array, count: number, offsetUs: number): void {
+    const bytes = Buffer.from(records.buffer, records.byteOffset, records.byteLength);
+    const device = into.device(GATEWAY);
+    for (let at = 0; at < count * RECORD_BYTES; at += RECORD_BYTES) {
+      const kind = bytes.readUInt32LE(at + Field.kind);
+      if (kind === TEXT) this.#keep(bytes, at);
+      if (kind !== OPEN) continue;
+      const nanoseconds =
+        bytes.readUInt32LE(at + Field.time) + bytes.readUInt32LE(at + Field.time + 4) * 2 ** 32;
+      const timeUs = Math.round(nanoseconds / 1000 + offsetUs);
+      const text = (metric: string, value: string): void =>
+        into.add(device, into.metric(metric), timeUs, Kind.text, Status.good, into.text(value));
+      const thread = bytes.readUInt32LE(at + Field.ppid);
+      const path = this.#paths.get(thread);
+      this.#paths.delete(thread);
+      text("event.name", "file.open");
+      into.add(
+        device,
+        into.metric("process.pid"),
+        timeUs,
+        Kind.integer,
+        Status.good,
+        bytes.readUInt32LE(at + Field.pid),
+      );
+      text("process.executable.name", untilNul(bytes.subarray(at + Field.comm, at + RECORD_BYTES)));
+      if (path !== undefined) text("file.path", untilNul(path));
+      const result = bytes.readInt32LE(at + Field.status);
+      if (result < 0) text("error.type", getSystemErrorName(result));
+    }
+  }
+
+  #keep(bytes: Buffer, at: number): void {
+    const thread = bytes.readUInt32LE(at + Field.pid);
+    const part = bytes[at + Field.lifetime] === 0 ? 0 : 1;
+    if (this.#paths.size >= MOST_OPEN) this.#paths.clear();
+    const path =
+      part === 0 ? Buffer.alloc(2 * TEXT_BYTES) : (this.#paths.get(thread) ?? Buffer.alloc(2 * TEXT_BYTES));
+    bytes.copy(path, part * TEXT_BYTES, at + Field.ppid, at + Field.ppid + TEXT_BYTES);
+    this.#paths.set(thread, path);
+  }
+}
+
+function untilNul(bytes: Buffer): string {
+  const end = bytes.indexOf(0);
+  return bytes.toString("utf8", 0, end < 0 ? bytes.length : end);
 }

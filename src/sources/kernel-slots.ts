@@ -1,4 +1,5 @@
 /** Rows of what the probes count by label (docs/probes.md). What has no place in the kernel's table is labelled `_other`. */
+import { constants } from "node:os";
 import { type Counters, kernelEnum, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
 import { Kind, nameProblem, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
@@ -72,6 +73,10 @@ function dropReason(code: bigint): string {
   return name === undefined ? String(code) : name.replace(/^SKB_(?:DROP_REASON_)?/, "").toLowerCase();
 }
 
+const SIGNALS = new Map(Object.entries(constants.signals).map(([name, number]) => [number, name]));
+/** Such as `SIGTERM`; real-time ones by their number. */
+const signalName = (number: bigint): string => SIGNALS.get(Number(number)) ?? portText(number);
+
 const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
   sched: {
     values: ["cpu", "preempted", "blocked", "sleeping"].map((state) =>
@@ -121,6 +126,40 @@ const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
     values: [...startup("listen"), ...startup("connection")],
     labels: ([a = 0n, b = 0n, port = 0n]) => ({ ...byName([a, b]), "network.local.port": portText(port) }),
     most: 32,
+  },
+  sockcalls: {
+    values: [
+      time("process.socket.call.duration.sum"),
+      count("process.socket.call.count", "{call}"),
+      count("process.socket.call.errors", "{error}"),
+    ],
+    labels: ([a = 0n, b = 0n, kind = 0n]) => ({
+      ...byName([a, b]),
+      call: ["connect", "accept", "send", "receive"][Number(kind) - 1] ?? "",
+    }),
+    most: 128,
+  },
+  opens: {
+    values: ["success", "not_found", "denied", "error"].map((outcome) =>
+      count("process.file.opens", "{file}", { outcome }),
+    ),
+    labels: byName,
+    most: 128,
+  },
+  signals: {
+    values: [count("process.signals", "{signal}"), count("process.signals.foreign", "{signal}")],
+    labels: ([a = 0n, b = 0n, number = 0n]) => ({ ...byName([a, b]), signal: signalName(number) }),
+    most: 128,
+  },
+  dns: {
+    values: [
+      time("dns.server.duration.sum"),
+      count("dns.server.answers", "{answer}"),
+      count("dns.server.errors", "{answer}"),
+      count("dns.server.unknown_names", "{answer}"),
+    ],
+    labels: ([a = 0n, b = 0n]) => ({ "server.address": address(a, b) || OTHER }),
+    most: 64,
   },
   oom: { values: [count("process.oom_kills", "{process}")], labels: byName, most: 32 },
   fserror: { values: [count("system.filesystem.errors", "{error}")], labels: byDevice, most: 16 },

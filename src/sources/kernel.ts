@@ -6,18 +6,21 @@
  * fill a chunk.
  */
 import {
-  bootTimeOffsetUs,
   type Counters,
+  dropProbeCapabilities,
+  ON_DEMAND_PROBES,
   openProbe,
   PROBES,
   type Probe,
   type ProbeName,
-  RECORD_BYTES,
 } from "../addon/index.ts";
+import { WeirError } from "../core/errors.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
+import { metricName } from "../core/labels.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
-import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS } from "./kernel-rows.ts";
+import { type AddEvents, CHUNK_ROWS, DRAIN_RECORDS, EventRing } from "./kernel-events.ts";
+import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
 import { BlockRows, EventRows, SoftirqRows } from "./kernel-shapes.ts";
 import { SlotRows } from "./kernel-slots.ts";
 
@@ -25,6 +28,9 @@ import { SlotRows } from "./kernel-slots.ts";
 export interface ProbeStatus {
   readonly name: ProbeName;
   readonly state: "on" | "unavailable" | "stopped";
+  /** it runs when asked for (`weir probe on`); until when, in milliseconds of the Unix epoch, while it does */
+  readonly onDemand?: boolean;
+  readonly untilMs?: number;
   /** why it is unavailable, and what a person can do about it */
   readonly reason?: string;
   readonly remedy?: string;
@@ -41,21 +47,27 @@ export interface KernelSourceOptions {
   readonly ringBytes?: number;
   /** process events sent on in an interval, 200 by default; the others are `dropped`, and still in the counts by name */
   readonly eventBudget?: number;
+  /** give up the capabilities to load probes once those that are always on are loaded; see {@link KernelSource.lockedDown} */
+  readonly lockDown?: boolean;
 }
 
 /** The metrics of each probe's histograms, in the order of its counters. */
 const METRICS: Readonly<Partial<Record<ProbeName, readonly string[]>>> = {
   sched: ["system.cpu.run_queue.latency"],
   tcp: ["tcp.connect.duration", "tcp.rtt"],
+  sockcalls: ["connect", "accept", "send", "receive"].map((call) =>
+    metricName("socket.call.duration", { call }),
+  ),
+  dns: ["dns.lookup.duration"],
 };
 
 const SHORTEST_DRAIN_MS = 2;
 const LONGEST_DRAIN_MS = 50;
 const READ_MS = 1000;
-/** Rows of a chunk (DESIGN.md): events are published when they fill one. */
-const CHUNK_ROWS = 2048;
-/** Records copied in one call. A quarter of the ring, so that "full" also means: come back sooner. */
-const DRAIN_RECORDS = 1024;
+/** The longest time for which a probe can be asked for. */
+export const LONGEST_ON_DEMAND_MS = 3_600_000;
+/** Records of a file that is opened: the event and two parts of its path. */
+const RECORDS_OF_OPEN = 3;
 
 /** Turns what a probe has counted since the last time into rows. */
 interface Rows {
@@ -75,7 +87,19 @@ interface Running {
   /** undefined where nothing is ever lost: counters of the kernel's own */
   readonly stage: StageCount | undefined;
   readonly rows: readonly Rows[];
+  readonly events: EventRing | undefined;
+  /** the account before this run of the probe: a probe on demand has several */
+  readonly since: {
+    readonly in: number;
+    readonly out: number;
+    readonly lost: number;
+    readonly dropped: number;
+  };
+  /** on demand: what ends it */
+  readonly end: NodeJS.Timeout | undefined;
 }
+
+const ON_DEMAND_TEXT = `no probe to turn on; there are ${ON_DEMAND_PROBES.join(", ")}`;
 
 /** Source `kernel`. */
 export class KernelSource implements Source {
@@ -85,17 +109,14 @@ export class KernelSource implements Source {
   readonly #status = new Map<ProbeName, ProbeStatus>();
   readonly #events = new FrameBuilder(CHUNK_ROWS);
   readonly #counts = new FrameBuilder(256);
-  readonly #records = new Uint8Array(DRAIN_RECORDS * RECORD_BYTES);
   readonly #readMs: number;
   readonly #mostEvents: number;
   #intake: Intake | undefined;
-  #drained = 0;
-  #dropped = 0;
-  #budget = 0;
   #drainMs = LONGEST_DRAIN_MS;
   #drainTimer: NodeJS.Timeout | undefined;
   #readTimer: NodeJS.Timeout | undefined;
   #publishAt = 0;
+  #lock: { readonly problem: string | undefined } | undefined;
 
   constructor(options: KernelSourceOptions) {
     this.#options = options;
@@ -103,9 +124,22 @@ export class KernelSource implements Source {
     this.#mostEvents = options.eventBudget ?? 200;
   }
 
-  /** Every probe's state, in a fixed order. */
+  /** Every probe's state, in a fixed order: those that are always on, then those on demand. */
   probes(): readonly ProbeStatus[] {
-    return PROBES.map((name) => this.#status.get(name) ?? { name, state: "stopped" });
+    return [
+      ...PROBES.map((name): ProbeStatus => this.#status.get(name) ?? { name, state: "stopped" }),
+      ...ON_DEMAND_PROBES.map(
+        (name): ProbeStatus => ({
+          ...(this.#status.get(name) ?? { name, state: "stopped" }),
+          onDemand: true,
+        }),
+      ),
+    ];
+  }
+
+  /** Undefined unless `lockDown` is wanted and was done; then why something of the capabilities is left, if it is. */
+  get lockedDown(): { readonly problem: string | undefined } | undefined {
+    return this.#lock;
   }
 
   /** Loads what can be loaded. Never throws: {@link probes} says what is off, and why. */
@@ -113,14 +147,12 @@ export class KernelSource implements Source {
     if (signal.aborted) return Promise.resolve();
     signal.addEventListener("abort", () => void this.stop(), { once: true });
     this.#intake = intake;
-    this.#drained = this.#dropped = 0;
-    this.#budget = this.#mostEvents;
-    for (const name of PROBES) this.#open(name);
-    if (this.#running.size === 0) return Promise.resolve();
-    const { intervalMs } = this.#options;
+    const { intervalMs, lockDown = false } = this.#options;
+    for (const name of PROBES) this.#open(name, undefined);
+    if (lockDown) this.#lock = { problem: dropProbeCapabilities() };
     this.#publishAt = performance.now() + intervalMs;
     this.#readTimer = setInterval(() => this.#read(), this.#readMs);
-    if (this.#running.has("exec")) this.#drainLater();
+    this.#drainLater();
     return Promise.resolve();
   }
 
@@ -132,23 +164,92 @@ export class KernelSource implements Source {
       this.#publishAt = 0;
       this.#read();
     }
-    for (const [name, { probe }] of this.#running) {
-      probe.close();
-      this.#status.set(name, { name, state: "stopped" });
-    }
-    this.#running.clear();
+    for (const name of [...this.#running.keys()]) this.#close(name);
     this.#intake = undefined;
     return Promise.resolve();
   }
 
-  #open(name: ProbeName): void {
+  /**
+   * Runs a probe of those on demand for `forMs`; one that runs already, from now.
+   * @throws WeirError `probe.unavailable` when it can't run here, `cli.usage` for a name or time that can't be
+   */
+  turnOn(name: string, forMs: number): void {
+    const probe = ON_DEMAND_PROBES.find((one) => one === name);
+    if (probe === undefined) throw new WeirError("cli.usage", `${name}: ${ON_DEMAND_TEXT}`);
+    if (!(forMs >= 1000 && forMs <= LONGEST_ON_DEMAND_MS))
+      throw new WeirError("cli.usage", "--for takes a time from 1s to 1h");
+    if (this.#lock !== undefined)
+      throw new WeirError(
+        "probe.unavailable",
+        `${name}: sources.kernel.lockDown gave up CAP_BPF and CAP_PERFMON; set it to false and restart the agent`,
+      );
+    const running = this.#running.get(probe);
+    if (running !== undefined) this.#close(probe);
+    this.#open(probe, forMs);
+    const status = this.#status.get(probe);
+    if (status?.state === "unavailable")
+      throw new WeirError("probe.unavailable", `${name}: ${status.reason}; ${status.remedy}`);
+  }
+
+  /** Ends a probe of those on demand; nothing when it doesn't run. */
+  turnOff(name: string): void {
+    const probe = ON_DEMAND_PROBES.find((one) => one === name);
+    if (probe === undefined) throw new WeirError("cli.usage", `${name}: ${ON_DEMAND_TEXT}`);
+    this.#finish(probe);
+  }
+
+  #open(name: ProbeName, forMs: number | undefined): void {
     const result = openProbe(name, this.#options.ringBytes);
     if (!result.on) {
       this.#status.set(name, { name, state: "unavailable", reason: result.reason, remedy: result.remedy });
       return;
     }
-    this.#status.set(name, { name, state: "on", memoryBytes: result.probe.memoryBytes });
-    this.#running.set(name, { probe: result.probe, stage: this.#stage(name), rows: rowsOf(name) });
+    const { probe } = result;
+    const timing = forMs === undefined ? {} : { untilMs: Date.now() + forMs };
+    this.#status.set(name, { name, state: "on", memoryBytes: probe.memoryBytes, ...timing });
+    const stage = this.#stage(name);
+    this.#running.set(name, {
+      probe,
+      stage,
+      since: {
+        in: stage?.in ?? 0,
+        out: stage?.out ?? 0,
+        lost: stage?.lost ?? 0,
+        dropped: stage?.dropped ?? 0,
+      },
+      rows: rowsOf(name),
+      events: this.#eventsOf(probe),
+      end: forMs === undefined ? undefined : setTimeout(() => this.#finish(name), forMs),
+    });
+  }
+
+  #eventsOf(probe: Probe): EventRing | undefined {
+    const budget = this.#mostEvents;
+    if (probe.name === "exec")
+      return new EventRing(probe, { add: addProcessEvents, rowsOfRecord: MOST_EVENT_ROWS, budget });
+    if (probe.name !== "opens") return undefined;
+    const opens = new OpenEvents();
+    const add: AddEvents = (into, records, count, offsetUs) => opens.add(into, records, count, offsetUs);
+    return new EventRing(probe, { add, rowsOfRecord: MOST_EVENT_ROWS, budget: budget * RECORDS_OF_OPEN });
+  }
+
+  /** Publishes what a probe on demand has counted, and ends it. */
+  #finish(name: ProbeName): void {
+    const running = this.#running.get(name);
+    if (running === undefined) return;
+    this.#count(running, true);
+    this.#send(this.#events);
+    this.#send(this.#counts);
+    this.#close(name);
+  }
+
+  #close(name: ProbeName): void {
+    const running = this.#running.get(name);
+    if (running === undefined) return;
+    clearTimeout(running.end);
+    running.probe.close();
+    this.#running.delete(name);
+    this.#status.set(name, { name, state: "stopped" });
   }
 
   #stage(name: ProbeName): StageCount | undefined {
@@ -165,7 +266,8 @@ export class KernelSource implements Source {
 
   #drainLater(): void {
     this.#drainTimer = setTimeout(() => {
-      const records = this.#drain();
+      let records = 0;
+      for (const running of this.#running.values()) records += this.#drain(running);
       // Twice as soon while a quarter of the buffer fills up, later again while next to nothing comes.
       if (records > DRAIN_RECORDS / 4) this.#drainMs = Math.max(SHORTEST_DRAIN_MS, this.#drainMs / 2);
       else if (records < DRAIN_RECORDS / 16) this.#drainMs = Math.min(LONGEST_DRAIN_MS, this.#drainMs * 2);
@@ -173,53 +275,35 @@ export class KernelSource implements Source {
     }, this.#drainMs);
   }
 
-  /** Empties the ring, at most a few times its size, and returns how many records there were. */
-  #drain(): number {
-    const running = this.#running.get("exec");
-    if (running === undefined) return 0;
-    const offsetUs = bootTimeOffsetUs();
-    let records = 0;
-    for (let calls = 0; calls < 16; calls++) {
-      const found = running.probe.drain(this.#records);
-      const count = Math.min(found, this.#budget);
-      records += found;
-      this.#dropped += found - count;
-      this.#budget -= count;
-      for (let from = 0; from < count; ) {
-        const room = Math.max(1, Math.floor((CHUNK_ROWS - this.#events.rows) / MOST_EVENT_ROWS));
-        const part = Math.min(room, count - from);
-        addProcessEvents(this.#events, this.#records.subarray(from * RECORD_BYTES), part, offsetUs);
-        from += part;
-        if (this.#events.rows > CHUNK_ROWS - MOST_EVENT_ROWS) this.#send(this.#events);
-      }
-      if (found < DRAIN_RECORDS) break;
-    }
-    this.#drained += records;
-    return records;
+  #drain({ events }: Running): number {
+    return events?.drain(this.#events, () => this.#send(this.#events)) ?? 0;
   }
 
   /** Reads every counter for the ledger, and publishes what is due. */
   #read(): void {
-    this.#drain();
     const now = performance.now();
     // Half a reading early is on time: timers are never exact. After a stall, intervals that passed merge.
     const due = now >= this.#publishAt - this.#readMs / 2;
-    if (due) this.#budget = this.#mostEvents;
     if (due)
       this.#publishAt = Math.max(this.#publishAt, now - this.#options.intervalMs) + this.#options.intervalMs;
-    const timeUs = Date.now() * 1000;
-    for (const { probe, stage, rows } of this.#running.values()) {
-      const counters = probe.read();
-      if (stage !== undefined) {
-        stage.lost = Number(counters.lost);
-        stage.in = Number(counters.produced);
-        if (probe.name === "exec") stage.dropped = this.#dropped;
-        stage.out = probe.name === "exec" ? this.#drained - this.#dropped : stage.in - stage.lost;
-      }
-      if (due) for (const one of rows) one.add(this.#counts, counters, timeUs);
-    }
+    for (const running of this.#running.values()) this.#count(running, due);
     this.#send(this.#events);
     this.#send(this.#counts);
+  }
+
+  #count(running: Running, due: boolean): void {
+    const { probe, stage, rows, events, since } = running;
+    this.#drain(running);
+    const counters = probe.read();
+    if (stage !== undefined) {
+      stage.lost = since.lost + Number(counters.lost);
+      stage.in = since.in + Number(counters.produced);
+      if (events !== undefined) stage.dropped = since.dropped + events.dropped;
+      stage.out = events === undefined ? stage.in - stage.lost : since.out + events.drained - events.dropped;
+    }
+    if (!due) return;
+    for (const one of rows) one.add(this.#counts, counters, Date.now() * 1000);
+    events?.refill();
   }
 
   #send(rows: FrameBuilder): void {

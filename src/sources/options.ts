@@ -220,6 +220,25 @@ const everySchema = z
   })
   .prefault({});
 
+const kernelSchema = z
+  .strictObject({
+    ...everySchema.unwrap().shape,
+    eventBudget: z
+      .number()
+      .int()
+      .min(0)
+      .max(100_000)
+      .default(200)
+      .describe("process events sent in an interval; further ones are dropped, and still counted by name"),
+    lockDown: z
+      .boolean()
+      .default(false)
+      .describe(
+        "give up CAP_BPF and CAP_PERFMON in every thread once the probes are attached; no probes on demand, and a change here needs a restart",
+      ),
+  })
+  .prefault({});
+
 const name = z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -");
 /** An external broker. */
 export const mqttSourceSchema = z
@@ -291,7 +310,7 @@ export const mqttSourceSchema = z
 /** Where telemetry comes from. */
 export const sourcesSchema = z
   .strictObject({
-    kernel: everySchema.describe("probes in this machine's kernel"),
+    kernel: kernelSchema.describe("probes in this machine's kernel"),
     system: everySchema.describe("/proc and /sys of this machine"),
     devices: z
       .array(deviceRuleSchema)

@@ -1,0 +1,65 @@
+/** The events of a probe that sends each of them through a ring: drained, counted, and made rows of, up to a budget. */
+import { bootTimeOffsetUs, type Probe, RECORD_BYTES } from "../addon/index.ts";
+import type { FrameBuilder } from "../core/frame-builder.ts";
+
+/** Rows of a chunk (DESIGN.md): events are published when they fill one. */
+export const CHUNK_ROWS = 2048;
+/** Records copied in one call. A quarter of the smallest ring, so that "full" also means: come back sooner. */
+export const DRAIN_RECORDS = 1024;
+
+/** Makes rows of `count` records of {@link RECORD_BYTES}; times are the kernel's plus `offsetUs`. */
+export type AddEvents = (into: FrameBuilder, records: Uint8Array, count: number, offsetUs: number) => void;
+
+/** What becomes of the records of one ring. */
+export interface EventRingOptions {
+  readonly add: AddEvents;
+  /** rows that `add` makes of a record, at most */
+  readonly rowsOfRecord: number;
+  /** records that are sent on in an interval; the others are `dropped` */
+  readonly budget: number;
+}
+
+/** One probe's ring. */
+export class EventRing {
+  readonly #probe: Probe;
+  readonly #options: EventRingOptions;
+  readonly #records = new Uint8Array(DRAIN_RECORDS * RECORD_BYTES);
+  #left: number;
+  drained = 0;
+  dropped = 0;
+
+  constructor(probe: Probe, options: EventRingOptions) {
+    this.#probe = probe;
+    this.#options = options;
+    this.#left = options.budget;
+  }
+
+  /** A new interval begins. */
+  refill(): void {
+    this.#left = this.#options.budget;
+  }
+
+  /** Empties the ring, at most a few times its size; `send` takes what fills a chunk. Returns how many records there were. */
+  drain(into: FrameBuilder, send: () => void): number {
+    const { add, rowsOfRecord } = this.#options;
+    const offsetUs = bootTimeOffsetUs();
+    let records = 0;
+    for (let calls = 0; calls < 16; calls++) {
+      const found = this.#probe.drain(this.#records);
+      const count = Math.min(found, this.#left);
+      records += found;
+      this.dropped += found - count;
+      this.#left -= count;
+      for (let from = 0; from < count; ) {
+        const room = Math.max(1, Math.floor((CHUNK_ROWS - into.rows) / rowsOfRecord));
+        const part = Math.min(room, count - from);
+        add(into, this.#records.subarray(from * RECORD_BYTES), part, offsetUs);
+        from += part;
+        if (into.rows > CHUNK_ROWS - rowsOfRecord) send();
+      }
+      if (found < DRAIN_RECORDS) break;
+    }
+    this.drained += records;
+    return records;
+  }
+}
