@@ -31,6 +31,7 @@ import { dataPaths, type HeldDataFolder, holdDataFolder } from "./outbox/data-fo
 import { WorkerOutbox } from "./outbox/outbox.ts";
 import {
   gapMessage,
+  lockDownStatus,
   missingProbes,
   outboxLine,
   outboxPlan,
@@ -177,7 +178,10 @@ export class Agent {
       this.#write("error", `outbox: the database was damaged; it is now ${quarantined}`);
     await this.#learnEpochs(outbox);
     await this.#parts.apply(this.#specs(places));
-    for (const { name, reason, remedy } of missingProbes(this.probes()))
+    for (const { name, reason, remedy } of [
+      ...missingProbes(this.probes()),
+      ...lockDownStatus(this.#kernel?.lockedDown),
+    ])
       this.#write("warn", `${name} off: ${reason}; ${remedy}`);
     const untold = this.#service.ready();
     if (untold !== undefined)
@@ -423,7 +427,7 @@ export class Agent {
     const specs: PartSpec[] = [];
     if (kernel.enabled) {
       const make = (): Part => {
-        const source = new KernelSource({ intervalMs: kernel.intervalMs, ledger: this.#ledger });
+        const source = new KernelSource({ ...kernel, ledger: this.#ledger });
         this.#kernel = source;
         return {
           start: () => source.start(this.#early, signal),
@@ -531,6 +535,7 @@ export class Agent {
     outbox: () => this.outbox(),
     purge: (what) => this.purge(what),
     probes: () => this.probes(),
+    switchProbe: (name, forMs) => this.switchProbe(name, forMs),
     rejected: () => this.#rejected.list(),
     reload: () => this.reload(),
     metrics: () => this.metrics(),
@@ -565,6 +570,7 @@ export class Agent {
         ...[...this.#external.values()].map(sourceStatus),
         ...[...this.#uplinks.values()].map(uplinkStatus),
         ...missingProbes(this.probes()),
+        ...lockDownStatus(this.#kernel?.lockedDown),
       ],
     };
   }
@@ -674,14 +680,27 @@ export class Agent {
   }
 
   probes(): readonly ProbeStatus[] {
-    return (this.#kernel?.probes() ?? []).map(({ name, state, reason, remedy, memoryBytes }) => ({
-      name,
-      memoryBytes,
-      about: PROBE_TEXTS[name],
-      state: state === "stopped" ? "off" : state,
-      reason,
-      remedy,
-    }));
+    return (this.#kernel?.probes() ?? []).map(
+      ({ name, state, reason, remedy, memoryBytes, onDemand, untilMs }) => ({
+        name,
+        memoryBytes,
+        about: PROBE_TEXTS[name],
+        state: state === "stopped" ? "off" : state,
+        reason,
+        remedy,
+        onDemand: onDemand ?? false,
+        untilMs,
+      }),
+    );
+  }
+
+  /** Runs a probe on demand for so long; undefined ends it. */
+  switchProbe(name: string, forMs: number | undefined): void {
+    const kernel = this.#kernel;
+    if (kernel === undefined)
+      throw new WeirError("probe.unavailable", "kernel probes are off: set sources.kernel.enabled to true");
+    if (forMs === undefined) kernel.turnOff(name);
+    else kernel.turnOn(name, forMs);
   }
 
   readonly #write = (level: "info" | "warn" | "error", message: string): void => this.log[level](message);

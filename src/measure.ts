@@ -50,7 +50,8 @@ export function metricsText(reading: Reading): string {
     page.add("weir_plugin_failures_total", [name], failures);
     page.add("weir_plugin_restarts_total", [name], restarts);
   }
-  for (const { name, state, memoryBytes } of reading.probes) {
+  for (const { name, state, memoryBytes, onDemand } of reading.probes) {
+    if (onDemand && state !== "on") continue;
     page.add("weir_probe_up", [name], flag(state === "on"));
     if (memoryBytes !== undefined) page.add("weir_probe_memory_bytes", [name], memoryBytes);
   }

@@ -42,7 +42,7 @@ export function pluginStatus({ binding, limits: _limits, order: _order, ...info 
 export function missingProbes(probes: readonly ProbeStatus[]): PartStatus[] {
   const groups = new Map<string, ProbeStatus[]>();
   for (const probe of probes) {
-    if (probe.state !== "unavailable") continue;
+    if (probe.state !== "unavailable" || probe.onDemand) continue;
     const key = `${probe.reason}\n${probe.remedy}`;
     groups.set(key, [...(groups.get(key) ?? []), probe]);
   }
@@ -52,6 +52,20 @@ export function missingProbes(probes: readonly ProbeStatus[]): PartStatus[] {
     reason: group[0]?.reason,
     remedy: group[0]?.remedy,
   }));
+}
+
+/** What is left of the capabilities that `sources.kernel.lockDown` gives up, as a part of the agent; nothing when they are gone. */
+export function lockDownStatus(lock: { readonly problem: string | undefined } | undefined): PartStatus[] {
+  if (lock?.problem === undefined) return [];
+  return [
+    {
+      name: "lockDown",
+      state: "failed",
+      reason: lock.problem,
+      remedy:
+        "run Weir through its own program (bin/weir), as a service with CAP_BPF and CAP_PERFMON instead of root",
+    },
+  ];
 }
 
 /** An external broker, as a part of the agent. */

@@ -83,6 +83,14 @@ export class ApiClient {
   reload(): Promise<ReloadReport> {
     return this.#get("/api/v1/reload", "POST", RELOAD_MS) as Promise<ReloadReport>;
   }
+  /** Runs a probe on demand for so long; undefined ends it. */
+  switchProbe(name: string, forMs: number | undefined): Promise<ProbeStatus> {
+    const path = `/api/v1/probes/${encodeURIComponent(name)}`;
+    return this.#get(
+      forMs === undefined ? `${path}/off` : `${path}/on?forMs=${forMs}`,
+      "POST",
+    ) as Promise<ProbeStatus>;
+  }
   /** The latest refused messages, oldest first. */
   rejected(): Promise<readonly Record<string, unknown>[]> {
     return this.#get("/api/v1/rejected") as Promise<readonly Record<string, unknown>[]>;

@@ -5,6 +5,7 @@ import { STREAMS } from "../core/ports.ts";
 import { type ApiHandlers, PLUGIN_ACTIONS, type PluginAction } from "./types.ts";
 
 const PLUGIN = /^\/api\/v1\/plugins\/([a-z0-9][a-z0-9_-]{0,63})(?:\/([a-z]{1,16}))?$/;
+const PROBE = /^\/api\/v1\/probes\/([a-z]{1,32})\/(on|off)$/;
 
 /** Answers one request. `readOnly`: whoever asks may be any local user. Never throws. */
 export async function answer(
@@ -94,6 +95,11 @@ async function post(
     return send(response, 200, await handlers.profile(seconds));
   }
   if (path === "/api/v1/reload") return send(response, 200, await handlers.reload());
+  const [, probe, wanted] = PROBE.exec(path) ?? [];
+  if (probe !== undefined) {
+    handlers.switchProbe(probe, wanted === "on" ? Number(query.get("forMs")) : undefined);
+    return send(response, 200, handlers.probes().find(({ name }) => name === probe) ?? null);
+  }
   const [, plugin, action] = PLUGIN.exec(path) ?? [];
   if (plugin !== undefined && isAction(action)) {
     await handlers.pluginAction(plugin, action);

@@ -37,6 +37,9 @@ export interface ProbeStatus extends PartStatus {
   readonly about: string;
   /** kernel memory of its maps that is mapped here, in bytes; undefined while it is not loaded */
   readonly memoryBytes: number | undefined;
+  /** it runs only when asked for, until `untilMs` (Unix epoch) */
+  readonly onDemand: boolean;
+  readonly untilMs: number | undefined;
 }
 
 /** One plugin, as `weir plugin ls` shows it. */
@@ -165,6 +168,8 @@ export interface ApiHandlers {
   /** Resolves to the samples that were dropped. */
   purge(what: PurgeRequest): Promise<number>;
   probes(): readonly ProbeStatus[];
+  /** Runs a probe on demand for so long, or ends it with undefined; throws a WeirError when it can't be. */
+  switchProbe(name: string, forMs: number | undefined): void;
   /** Reads the configuration again; throws a WeirError `config.invalid` when it is refused. */
   reload(): Promise<ReloadReport>;
   /** the page in Prometheus' text format */

@@ -274,6 +274,28 @@ export const COMMANDS: readonly Command[] = [
   ),
   command(
     {
+      name: "probe on",
+      usage: "<name>",
+      about: "run a probe on demand, for a time",
+      options: { ...config, for: { type: "string" } },
+      help: { ...configHelp, for: "how long, such as 60s; at most 1h" },
+      positionals: 1,
+    },
+    async () => (await import("./listings.ts")).probeOn,
+  ),
+  command(
+    {
+      name: "probe off",
+      usage: "<name>",
+      about: "end a probe on demand before its time",
+      options: config,
+      help: configHelp,
+      positionals: 1,
+    },
+    async () => (await import("./listings.ts")).probeOff,
+  ),
+  command(
+    {
       name: "ledger",
       usage: "",
       about: "the account of every stage: in = out + lost + dropped + rejected + held",

@@ -1,7 +1,8 @@
+import { WeirError } from "../core/errors.ts";
 import { imbalance, type LedgerLine } from "../core/ledger.ts";
-import { formatSize } from "../core/units.ts";
+import { formatSize, parseDuration } from "../core/units.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf } from "./context.ts";
+import { agentOf, option } from "./context.ts";
 import { dim, line, printJson, red, table } from "./output.ts";
 
 /** `weir plugin ls` */
@@ -41,9 +42,9 @@ export async function probeLs(invocation: Invocation): Promise<number> {
   }
   table(
     ["PROBE", "STATE", "MEMORY", "MEASURES", "REASON"],
-    probes.map(({ name, state, about, reason, memoryBytes }) => [
+    probes.map(({ name, state, about, reason, memoryBytes, onDemand, untilMs }) => [
       name,
-      state,
+      untilMs === undefined ? (onDemand && state === "off" ? "on demand" : state) : leftText(untilMs),
       memoryBytes === undefined ? "" : formatSize(memoryBytes),
       about,
       reason ?? "",
@@ -51,6 +52,30 @@ export async function probeLs(invocation: Invocation): Promise<number> {
     new Set(["MEMORY"]),
   );
   for (const { name, remedy } of probes) if (remedy !== undefined) line(dim(`${name}: ${remedy}`));
+  return 0;
+}
+
+const leftText = (untilMs: number): string =>
+  `on, ${Math.max(0, Math.ceil((untilMs - Date.now()) / 1000))} s left`;
+
+/** `weir probe on`: for a time that has to be said. */
+export async function probeOn(invocation: Invocation): Promise<number> {
+  const [name] = invocation.positionals;
+  if (name === undefined)
+    throw new WeirError("cli.usage", "which probe? `weir probe ls` lists those on demand");
+  const wanted = option(invocation, "for");
+  const forMs = wanted === undefined ? undefined : parseDuration(wanted);
+  if (forMs === undefined) throw new WeirError("cli.usage", "say for how long: --for 60s (at most 1h)");
+  const { untilMs, about } = await agentOf(invocation).switchProbe(name, forMs);
+  line(`${name} (${about}) is on until ${new Date(untilMs ?? 0).toISOString()}; its rows are in stream host`);
+  return 0;
+}
+
+/** `weir probe off` */
+export async function probeOff(invocation: Invocation): Promise<number> {
+  const [name] = invocation.positionals;
+  if (name === undefined) throw new WeirError("cli.usage", "which probe?");
+  await agentOf(invocation).switchProbe(name, undefined);
   return 0;
 }
 

@@ -123,7 +123,9 @@ export function figuresOf(before: Look, now: Look): Figures {
       reason,
     })),
     probesOn: now.probes.filter(({ state }) => state === "on").length,
-    probesOff: now.probes.filter(({ state }) => state !== "on").map(({ name }) => name),
+    probesOff: now.probes
+      .filter(({ state, onDemand }) => state !== "on" && !onDemand)
+      .map(({ name }) => name),
     troubles: [
       ...(now.outbox.full ? ["the outbox is full: nothing is taken in"] : []),
       ...now.status.parts

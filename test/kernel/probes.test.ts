@@ -3,7 +3,7 @@ import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { constants } from "node:os";
 import { describe, expect, test, vi } from "vitest";
-import { bootTimeOffsetUs, openProbe, RECORD_BYTES } from "../../src/addon/index.ts";
+import { bootTimeOffsetUs, ON_DEMAND_PROBES, openProbe, RECORD_BYTES } from "../../src/addon/index.ts";
 import {
   bpfHoldings,
   drainAll,
@@ -156,7 +156,7 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
     const before = bpfHoldings();
     const ids = { prog: new Set<string>(), map: new Set<string>() };
     for (let round = 0; round < 100; round++) {
-      const probes = PRESENT.map((name) => open(name, 4096));
+      const probes = [...PRESENT, ...ON_DEMAND_PROBES].map((name) => open(name, 4096));
       const { programs, maps } = bpfHoldings();
       for (const id of programs) ids.prog.add(id);
       for (const id of maps) ids.map.add(id);
