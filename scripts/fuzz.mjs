@@ -12,6 +12,7 @@ const xxHash = join(createRequire(import.meta.url).resolve("xxhash-addon/package
 const HASH = ["crc32c.cc", "hash.cc", "siphash.cc", "upstream_dispatch.c", "upstream_xxhash.c"];
 const TARGETS = {
   ring: ["native/ring/ring.cc"],
+  perf: ["native/perf/perf_ring.cc"],
   hash: HASH.map((name) => `native/hash/${name}`),
 };
 

@@ -64,6 +64,7 @@ describe.skipIf(lacks !== undefined)(
 
     for (const { name, sources } of [
       { name: "ring_test.cc", sources: ["native/ring/ring.cc"] },
+      { name: "perf_ring_test.cc", sources: ["native/perf/perf_ring.cc"] },
       { name: "crc32c_test.cc", sources: ["native/hash/crc32c.cc"] },
       { name: "hash_test.cc", sources: hashes },
     ]) {
