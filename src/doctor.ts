@@ -215,7 +215,7 @@ function remedyFor(reason: string): string {
   if (/not built|no launcher/.test(reason))
     return "install g++ and make, then run `npm rebuild` in Weir's folder";
   if (/root|privilege|EPERM|not permitted|permission denied|another uid/i.test(reason))
-    return "start Weir as root or by its service, which can give plugins a user of their own";
+    return "start Weir as root, which can give plugins a user of their own; the other layers stand";
   if (/kernel|ABI|ENOSYS/.test(reason)) return "a newer kernel has it; the other layers stand";
   return existsSync("/.dockerenv") || readCgroup().includes("docker")
     ? "run Weir on the machine itself, not in a container"

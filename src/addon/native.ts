@@ -98,8 +98,10 @@ function packageFolder(): string {
 
 /** Loads the addon: the one built on this machine, else the prebuilt one, or the one at `path`. Never throws. */
 export function loadNative(path?: string): NativeState {
-  const remedy = "install python3, make and g++, then run `npm run install` in Weir's folder";
   const root = packageFolder();
+  const remedy = existsSync(join(root, "binding.gyp"))
+    ? "install python3, make and g++, then run `npm run install` in Weir's folder"
+    : "packages carry it for glibc on x64 and arm64; elsewhere install Weir from a clone (docs/install.md)";
   const places = [
     join(root, "build", "Release", "weir.node"),
     join(root, "prebuilds", `linux-${process.arch}`, "weir.node"),
@@ -112,7 +114,7 @@ export function loadNative(path?: string): NativeState {
     return {
       ok: false,
       reason: "the native addon is of another version",
-      remedy: "run `npm run install` in Weir's folder",
+      remedy,
     };
   } catch (error) {
     const why = error instanceof Error ? error.message : String(error);

@@ -61,8 +61,10 @@ function greet(status: AgentStatus, file: string | undefined): void {
     line(`  ${yellow("without")} ${part.name}: ${part.reason ?? part.state}`);
     if (part.remedy !== undefined) line(dim(`          ${part.remedy}`));
   }
+  // From a clone, which runs the sources, the command is on nobody's path.
+  const weir = import.meta.filename.endsWith(".ts") ? "npx weir" : "weir";
   if (status.broker === undefined) {
-    line("  see what it does:  npx weir ledger");
+    line(`  see what it does:  ${weir} ledger`);
     return;
   }
   const [host = "", port = ""] = [
@@ -71,10 +73,10 @@ function greet(status: AgentStatus, file: string | undefined): void {
   ];
   const at = `${host === "127.0.0.1" ? "" : ` -h ${host}`}${port === "1883" ? "" : ` -p ${port}`}`;
   const message = `'{"temp_c":71.2,"rpm":1480}'`;
-  line(`  subscribe:         npx weir tail${dim("  or  ")}mosquitto_sub${at} -t 'weir/#' -v`);
+  line(`  subscribe:         ${weir} tail${dim("  or  ")}mosquitto_sub${at} -t 'weir/#' -v`);
   line(`  be a device:       mosquitto_pub${at} -q 1 -t devices/pump-1/telemetry -m ${message}`);
   line(`  through a plugin:  mosquitto_pub${at} -q 1 -t devices/demo-1/telemetry -m ${message}`);
-  line("  see every loss:    npx weir ledger");
-  line("  see what lacks:    npx weir check");
+  line(`  see every loss:    ${weir} ledger`);
+  line(`  see what lacks:    ${weir} check`);
   line(dim("  Ctrl-C ends it."));
 }
