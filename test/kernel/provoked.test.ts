@@ -1,0 +1,142 @@
+/** Trouble that has to be made before a probe can see it: no memory, a damaged file system, lost segments. */
+import { spawnSync } from "node:child_process";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmdirSync,
+  rmSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, test, vi } from "vitest";
+import type { Probe } from "../../src/addon/index.ts";
+import { FrameBuilder } from "../../src/core/frame-builder.ts";
+import { SlotRows } from "../../src/sources/kernel-slots.ts";
+import { missing, open, type Row, rowsOf } from "./helpers.ts";
+
+const lacking = missing !== "" ? missing : process.getuid?.() !== 0 ? "not root" : "";
+const environment = { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin:/sbin` };
+const run = (command: string, ...args: string[]): string => {
+  const ran = spawnSync("sh", ["-ec", command, "sh", ...args], { encoding: "utf8", env: environment });
+  if (ran.status !== 0) throw new Error(`${command}: ${ran.stderr}`);
+  return ran.stdout;
+};
+const has = (program: string): boolean =>
+  spawnSync("sh", ["-c", `command -v ${program}`], { env: environment }).status === 0;
+
+/** A memory cgroup of 32 MiB, of version 1 or 2; undefined where none can be made. */
+function smallCgroup(): { readonly dir: string; remove(): void } | undefined {
+  for (const [parent, limit] of [
+    ["/sys/fs/cgroup/memory", "memory.limit_in_bytes"],
+    ["/sys/fs/cgroup", "memory.max"],
+  ] as const) {
+    const dir = join(parent, `weir-test-${process.pid}`);
+    try {
+      mkdirSync(dir);
+    } catch {
+      continue;
+    }
+    try {
+      writeFileSync(join(dir, limit), String(32 * 2 ** 20));
+      if (existsSync(join(dir, "memory.swap.max"))) writeFileSync(join(dir, "memory.swap.max"), "0");
+      return { dir, remove: () => rmdirSync(dir) };
+    } catch {
+      rmdirSync(dir);
+    }
+  }
+  return undefined;
+}
+
+function rowsNow(probe: Probe, rows: SlotRows): Row[] {
+  const builder = new FrameBuilder();
+  rows.add(builder, probe.read(), 1);
+  return builder.rows > 0 ? rowsOf(builder.build()) : [];
+}
+
+describe.skipIf(lacking !== "")(`provoked trouble${lacking === "" ? "" : ` (skipped: ${lacking})`}`, () => {
+  test("oom names the process that was killed for want of memory", async (context) => {
+    const cgroup = smallCgroup();
+    if (cgroup === undefined) return context.skip("no memory cgroup can be made here");
+    const probe = open("oom");
+    try {
+      const program = join(tmpdir(), `glutton-${process.pid}`);
+      // The name that the kernel knows a process by is its file's.
+      run('ln -sf "$(command -v "$1")" "$2"', process.execPath, program);
+      const eat = "const all = []; for (;;) all.push(Buffer.alloc(1 << 20, 1));";
+      spawnSync("sh", ["-c", `echo $$ > ${cgroup.dir}/cgroup.procs; exec ${program} -e '${eat}'`]);
+      rmSync(program);
+      const rows = new SlotRows("oom");
+      await vi.waitFor(
+        () => {
+          const [row] = rowsNow(probe, rows);
+          expect(row?.metric).toMatch(/^process\.oom_kills;process\.executable\.name=/);
+          expect(row?.value).toBeGreaterThanOrEqual(1);
+        },
+        { timeout: 10_000 },
+      );
+    } finally {
+      probe.close();
+      await vi.waitFor(() => cgroup.remove(), { timeout: 10_000 });
+    }
+  });
+
+  test.skipIf(!has("mkfs.ext4") || !has("debugfs"))(
+    "fserror counts errors of a damaged file system",
+    (context) => {
+      const folder = mkdtempSync(join(tmpdir(), "weir-ext4-"));
+      const [image, mount] = [join(folder, "image"), join(folder, "mount")];
+      mkdirSync(mount);
+      const probe = open("fserror");
+      try {
+        run('truncate -s 8M "$1" && mkfs.ext4 -q -F -b 1024 "$1"', image);
+        try {
+          run('mount -o loop "$1" "$2"', image, mount);
+        } catch {
+          return context.skip("no loop devices here");
+        }
+        run('mkdir "$1/d" && touch "$1/d/f" && umount "$1"', mount);
+        const block = Number(run('debugfs -R "blocks /d" "$1" 2>/dev/null', image).trim());
+        // Its checksum no longer fits.
+        const file = openSync(image, "r+");
+        writeSync(file, Buffer.alloc(8, 0xff), 0, 8, block * 1024 + 32);
+        closeSync(file);
+        const device = run(
+          'mount -o loop "$1" "$2"; ls "$2/d" >/dev/null 2>&1 || true; findmnt -no SOURCE "$2"',
+          image,
+          mount,
+        ).trim();
+        const [row] = rowsNow(probe, new SlotRows("fserror"));
+        expect(row?.metric).toBe(`system.filesystem.errors;system.device=${device.replace("/dev/", "")}`);
+        expect(row?.value).toBeGreaterThanOrEqual(1);
+      } finally {
+        probe.close();
+        spawnSync("umount", [mount]);
+        rmSync(folder, { recursive: true });
+      }
+    },
+  );
+
+  test.skipIf(!has("nft") || !has("ip"))(
+    "tcploss counts segments that were lost and sent again, by peer and port",
+    async () => {
+      const probe = open("tcploss");
+      const rows = new SlotRows("tcploss");
+      const script = `
+      ip link set lo up
+      nft 'add table ip t; add chain ip t c { type filter hook input priority 0; }; add rule ip t c tcp dport 7777 drop'
+      echo ready
+      timeout 4 bash -c 'echo > /dev/tcp/127.0.0.9/7777' || true`;
+      const ran = spawnSync("unshare", ["-n", "bash", "-c", script], { encoding: "utf8", env: environment });
+      expect(ran.stdout).toBe("ready\n");
+      const found = rowsNow(probe, rows).find(({ metric }) => metric.includes("127.0.0.9"));
+      expect(found?.metric).toBe("tcp.retransmits;network.peer.address=127.0.0.9;network.peer.port=7777");
+      expect(found?.value).toBeGreaterThanOrEqual(1);
+      probe.close();
+    },
+  );
+});
