@@ -17,6 +17,7 @@
         "native/hash/siphash.cc",
         "native/hash/upstream_dispatch.c",
         "native/hash/upstream_xxhash.c",
+        "native/net/listeners.cc",
         "native/perf/counters.c",
         "native/perf/perf_ring.cc",
         "native/perf/sampler.cc",

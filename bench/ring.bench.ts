@@ -42,7 +42,7 @@ function build(): Bench {
   const common = ["-O2", "-fPIC", "-DWEIR_BENCH", "-DNAPI_VERSION=8", "-DNAPI_DISABLE_CPP_EXCEPTIONS"];
   const run = (command: string, args: string[]) =>
     execFileSync(command, args, { cwd: root, stdio: "inherit" });
-  const inFolders = ["binding", "hash", "perf", "ring", "service"].flatMap((name) =>
+  const inFolders = ["binding", "hash", "net", "perf", "ring", "service"].flatMap((name) =>
     readdirSync(join(root, "native", name)).map((file) => `native/${name}/${file}`),
   );
   const all = ["native/addon.cc", "native/bpf/probes.c", ...inFolders];

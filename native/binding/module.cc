@@ -3,6 +3,7 @@
 #include <time.h>
 
 #include "../hash/crc32c.h"
+#include "../net/listeners.h"
 #include "../service/capabilities.h"
 #include "../service/notify.h"
 #include "hash.h"
@@ -39,6 +40,7 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("crc32c", &Module::Crc32c),
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
                   InstanceMethod("notifyService", &Module::NotifyService),
+                  InstanceMethod("listeners", &Module::Listeners),
                   InstanceMethod("dropCapabilities", &Module::DropCapabilities),
                   InstanceValue("openHash", Napi::Function::New<OpenHash>(env, "openHash")),
                   InstanceValue("Sampler", SamplerObject::Define(env)),
@@ -147,6 +149,22 @@ Napi::Value Module::DropCapabilities(const Napi::CallbackInfo &info) {
   for (size_t i = 0; i < numbers.ElementLength(); ++i)
     if (numbers[i] < 64) mask |= uint64_t{1} << numbers[i];
   return Napi::Number::New(info.Env(), weir::DropCapabilities(mask));
+}
+
+// listeners(): number[], four for each TCP socket that listens: port, queued, limit, drops; or one negative errno
+Napi::Value Module::Listeners(const Napi::CallbackInfo &info) {
+  std::vector<Listener> found;
+  Napi::Array result = Napi::Array::New(info.Env());
+  uint32_t at = 0;
+  const int error = AskListeners(&found);
+  if (error != 0) {
+    result[at] = Napi::Number::New(info.Env(), -error);
+    return result;
+  }
+  for (const Listener &listener : found)
+    for (const uint32_t number : {listener.port, listener.queued, listener.limit, listener.drops})
+      result[at++] = Napi::Number::New(info.Env(), number);
+  return result;
 }
 
 // bootTimeOffsetUs(): number; an event's time_ns / 1000 plus this is microseconds since the Unix

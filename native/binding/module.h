@@ -30,6 +30,7 @@ class Module : public Napi::Addon<Module> {
   Napi::Value ProbeMemory(const Napi::CallbackInfo& info);
   Napi::Value Crc32c(const Napi::CallbackInfo& info);
   Napi::Value BootTimeOffsetUs(const Napi::CallbackInfo& info);
+  Napi::Value Listeners(const Napi::CallbackInfo& info);
   Napi::Value DropCapabilities(const Napi::CallbackInfo& info);
   Napi::Value NotifyService(const Napi::CallbackInfo& info);
 

@@ -161,6 +161,34 @@ export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
   return { on: true, probe: new LoadedProbe(addon.native, name) };
 }
 
+/** A local port on which TCP connections are taken, over all its sockets. */
+export interface Listener {
+  readonly port: number;
+  /** connections that wait to be accepted, and how many may */
+  readonly queued: number;
+  readonly limit: number;
+  /** segments dropped since it began to listen: connections for which there was no room, for the most part */
+  readonly drops: number;
+}
+
+/** The ports that listen in this network namespace, ascending; needs no privilege. Empty when the kernel can't be asked. */
+export function tcpListeners(): readonly Listener[] {
+  const addon = addonState();
+  const numbers = addon.ok ? addon.native.listeners() : [];
+  const ports = new Map<number, Listener>();
+  for (let at = 0; at + 4 <= numbers.length; at += 4) {
+    const [port = 0, queued = 0, limit = 0, drops = 0] = numbers.slice(at, at + 4);
+    const known = ports.get(port) ?? { queued: 0, limit: 0, drops: 0 };
+    ports.set(port, {
+      port,
+      queued: known.queued + queued,
+      limit: known.limit + limit,
+      drops: known.drops + drops,
+    });
+  }
+  return [...ports.values()].sort((a, b) => a.port - b.port);
+}
+
 /**
  * Gives up CAP_BPF and CAP_PERFMON in every thread of this process, for good. What is loaded goes on.
  * @returns why they are not all gone; undefined when they are

@@ -46,6 +46,8 @@ export interface Native {
   bootTimeOffsetUs(): number;
   /** 0, or a positive errno */
   notifyService(address: string, message: string): number;
+  /** four numbers for each TCP socket that listens (port, queued, limit, drops), or one negative errno */
+  listeners(): readonly number[];
   /** threads that still hold one of these capabilities, or a negative errno */
   dropCapabilities(numbers: Uint32Array): number;
   /** `kind` as src/addon/hash.ts numbers it; `key` has two words, which are copied */
@@ -77,6 +79,7 @@ const FUNCTIONS = [
   "bootTimeOffsetUs",
   "notifyService",
   "dropCapabilities",
+  "listeners",
   "openHash",
   "Sampler",
   "demangle",

@@ -1,16 +1,18 @@
 /** What /proc and /sys say, as rows (docs/specs/system-metrics.md). */
+import type { Listener } from "../addon/index.ts";
 import { Kind, nameProblem, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
 import { CPU_MODES, parseLoadavg, parseStat, parseUptime, type Stat, utilization } from "./proc/cpu.ts";
 import { type Mount, parseDiskstats } from "./proc/disk.ts";
 import { parseMeminfo, parsePressure, parseVmstat } from "./proc/memory.ts";
-import { parseNetDev } from "./proc/network.ts";
+import { parseNetDev, parseNetstat } from "./proc/network.ts";
 import { decimal } from "./proc/numbers.ts";
 
 /** The device that the gateway's own telemetry belongs to. */
 const GATEWAY = "_gateway";
 const MOST_DISKS = 32;
+const MOST_LISTENERS = 64;
 
 /** Space and inodes of a mounted file system, in bytes and inodes. */
 export interface FilesystemUse extends Mount {
@@ -148,6 +150,24 @@ export class SystemRows {
         this.#integer("system.network.errors", "{error}", errors, labels);
         this.#integer("system.network.dropped", "{packet}", dropped, labels);
       }
+    }
+  }
+
+  /** /proc/net/netstat: connections that a full queue of a listening socket turned away, and segments dropped there for any reason */
+  addNetstat(text: string): void {
+    const counters = parseNetstat(text, "TcpExt");
+    this.#integer("tcp.listen.overflows", "{connection}", counters.get("ListenOverflows"));
+    this.#integer("tcp.listen.drops", "{segment}", counters.get("ListenDrops"));
+  }
+
+  /** Ports that listen: those whose queue is not empty, or that have dropped something. */
+  addListeners(listeners: readonly Listener[]): void {
+    const troubled = listeners.filter(({ queued, drops }) => queued > 0 || drops > 0);
+    for (const { port, queued, limit, drops } of troubled.slice(0, MOST_LISTENERS)) {
+      const labels = { "network.local.port": String(port) };
+      this.#integer("tcp.listen.queue.length", "{connection}", queued, labels);
+      this.#integer("tcp.listen.queue.limit", "{connection}", limit, labels);
+      this.#integer("tcp.listen.queue.drops", "{segment}", drops, labels);
     }
   }
 

@@ -2,6 +2,7 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { statfs } from "node:fs/promises";
 import { join } from "node:path";
+import { tcpListeners } from "../addon/index.ts";
 import { messageOf } from "../core/errors.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import type { Intake, Source } from "../core/ports.ts";
@@ -82,6 +83,8 @@ export class SystemSource implements Source {
     const disks = new Set(this.#list("block").filter((name) => !/^(?:loop|ram)\d/.test(name)));
     this.#readProc("diskstats", (text) => rows.addDiskstats(text, disks));
     this.#readProc("net/dev", (text) => rows.addNetDev(text));
+    this.#readProc("net/netstat", (text) => rows.addNetstat(text));
+    if (this.#proc === "/proc") rows.addListeners(tcpListeners());
     const zones = this.#list("class/thermal").filter((name) => name.startsWith("thermal_zone"));
     for (const zone of zones.slice(0, MOST_ZONES)) {
       const path = join(this.#sys, "class/thermal", zone);

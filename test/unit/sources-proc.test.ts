@@ -23,6 +23,25 @@ function rows(add: (rows: SystemRows) => void): Map<string, number> {
   return new Map(entries);
 }
 
+test("listening ports are told once they have a queue or have dropped something, and netstat by its names", () => {
+  const netstat =
+    "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 0 4 9\nIpExt: ListenDrops\nIpExt: 1\n";
+  const found = rows((into) => {
+    into.addNetstat(netstat);
+    into.addListeners([
+      { port: 22, queued: 0, limit: 128, drops: 0 },
+      { port: 1883, queued: 3, limit: 128, drops: 7 },
+    ]);
+  });
+  expect([...found]).toEqual([
+    ["tcp.listen.overflows [{connection}]", 4],
+    ["tcp.listen.drops [{segment}]", 9],
+    ["tcp.listen.queue.length;network.local.port=1883 [{connection}]", 3],
+    ["tcp.listen.queue.limit;network.local.port=1883 [{connection}]", 128],
+    ["tcp.listen.queue.drops;network.local.port=1883 [{segment}]", 7],
+  ]);
+});
+
 describe("captured files", () => {
   it("/proc/stat: ticks by mode, processors and processes", () => {
     expect(parseStat(captured("stat"))).toMatchObject({
@@ -128,6 +147,7 @@ describe("content that no kernel wrote", () => {
         into.addPressure("cpu", text);
         into.addDiskstats(text, new Set(["sda", "sd;a=b", "vda"]));
         into.addNetDev(text);
+        into.addNetstat(text);
         into.addThermal("0", text, text);
         into.addFilesystem({
           device: text,

@@ -1,4 +1,4 @@
-/** /proc/net/dev (proc(5)). */
+/** /proc/net/dev and /proc/net/netstat (proc(5)). */
 import { count, lines, words } from "./numbers.ts";
 
 const MOST_INTERFACES = 64;
@@ -38,4 +38,17 @@ function traffic(values: readonly (number | undefined)[], at: number): Traffic |
   if (bytes === undefined || packets === undefined || errors === undefined || dropped === undefined)
     return undefined;
   return { bytes, packets, errors, dropped };
+}
+
+/** The counters of one group of /proc/net/netstat, such as `TcpExt`: a line of names, then one of values. */
+export function parseNetstat(text: string, group: string): ReadonlyMap<string, number> {
+  const found = new Map<string, number>();
+  const [names = [], values = []] = lines(text)
+    .filter((line) => line.startsWith(`${group}:`))
+    .map(words);
+  for (const [i, name] of names.entries()) {
+    const value = count(values[i]);
+    if (i > 0 && value !== undefined) found.set(name, value);
+  }
+  return found;
 }
