@@ -23,7 +23,7 @@ function rows(add: (rows: SystemRows) => void): Map<string, number> {
   return new Map(entries);
 }
 
-test("listening ports are told once they have a queue or have dropped something, and netstat by its names", () => {
+it("listening ports are told once they have a queue or have dropped something, and netstat by its names", () => {
   const netstat =
     "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 0 4 9\nIpExt: ListenDrops\nIpExt: 1\n";
   const found = rows((into) => {
