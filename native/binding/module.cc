@@ -151,7 +151,7 @@ Napi::Value Module::DropCapabilities(const Napi::CallbackInfo &info) {
   return Napi::Number::New(info.Env(), weir::DropCapabilities(mask));
 }
 
-// listeners(): number[], four for each TCP socket that listens: port, queued, limit, drops; or one negative errno
+// listeners(): number[]; port, queued, limit, drops of each TCP socket that listens, or one negative errno
 Napi::Value Module::Listeners(const Napi::CallbackInfo &info) {
   std::vector<Listener> found;
   Napi::Array result = Napi::Array::New(info.Env());
