@@ -193,3 +193,45 @@ describe("sessions", () => {
     expect(left).toBeGreaterThan(0);
   });
 });
+
+describe.skipIf(process.env["WEIR_LONG"] !== "1")("what takes long (WEIR_LONG=1)", () => {
+  it("a client that drips its CONNECT is closed after 10 s, and counted", { timeout: 60_000 }, async () => {
+    const { port, count } = await startBroker();
+    const socket = connect(port, "127.0.0.1");
+    socket.on("error", () => {});
+    const bytes = [0x10, 12, 0, 4, 77, 81, 84, 84, 4, 2, 0, 0, 0];
+    const drip = setInterval(() => socket.write(Buffer.from([bytes.shift() ?? 0])), 2000);
+    await once(socket, "close");
+    clearInterval(drip);
+    expect(count.also["refused"]).toBe(1);
+  });
+
+  it("a subscriber that never reads misses messages, and is disconnected within two minutes", {
+    timeout: 200_000,
+  }, async () => {
+    const { broker, port, count } = await startBroker();
+    const socket = await open(port, "slow");
+    socket.write(generate({ cmd: "subscribe", messageId: 1, subscriptions: [{ topic: "x", qos: 0 }] }));
+    await once(socket, "data");
+    socket.pause();
+    const payload = Buffer.alloc(64 * 1024);
+    const message = {
+      topic: "x",
+      payload,
+      qos: 0,
+      retain: false,
+      contentType: undefined,
+      userProperties: undefined,
+    } as const;
+    await vi.waitFor(
+      async () => {
+        await broker.publish(message);
+        expect(count.also["shed"]).toBeGreaterThan(0);
+      },
+      { timeout: 100_000, interval: 1 },
+    );
+    await vi.waitFor(() => expect(count.also["refused"]).toBe(1), { timeout: 90_000 });
+    socket.resume();
+    await once(socket, "close");
+  });
+});

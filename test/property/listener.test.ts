@@ -7,7 +7,14 @@ import { StageCount } from "../../src/core/ledger.ts";
 import type { DeviceMessage } from "../../src/core/ports.ts";
 import { EmbeddedBroker } from "../../src/sources/broker.ts";
 import { AckQueue } from "../../src/sources/listener-acks.ts";
-import { readConnect, readSubscribe, readUnsubscribe } from "../../src/sources/mqtt-wire.ts";
+import {
+  readAck,
+  readConnect,
+  readDisconnect,
+  readPublishProperties,
+  readSubscribe,
+  readUnsubscribe,
+} from "../../src/sources/mqtt-wire.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
 
 const RUNS = process.env["WEIR_LONG"] === "1" ? 5000 : 60;
@@ -19,10 +26,11 @@ afterEach(async () => {
 /** A broker that settles each message at once. */
 async function startBroker() {
   const messages: DeviceMessage[] = [];
+  const count = new StageCount("source", "devices", "messages");
   const broker = new EmbeddedBroker(
     brokerSchema.parse({ port: 0 }),
     sourcesSchema.parse({}).devices,
-    new StageCount("source", "devices", "messages"),
+    count,
     () => {},
   );
   const message = (one: DeviceMessage): void => {
@@ -31,7 +39,7 @@ async function startBroker() {
   };
   await broker.start({ message, frame: () => true }, new AbortController().signal);
   cleanups.push(() => broker.close());
-  return { broker, messages, port: broker.address?.port ?? 0 };
+  return { broker, count, messages, port: broker.address?.port ?? 0 };
 }
 
 async function open(port: number): Promise<Socket> {
@@ -174,6 +182,130 @@ describe("the listener", () => {
   });
 });
 
+/** Packets of a client, whole and valid, with all that version 5 has. */
+const about = {
+  messageExpiryInterval: 9,
+  contentType: "t",
+  userProperties: { a: "b" },
+  correlationData: Buffer.from("c"),
+};
+const valid = (five: boolean): Buffer[] => {
+  const options = { protocolVersion: five ? 5 : 4 };
+  const hello = {
+    cmd: "connect",
+    protocolId: "MQTT",
+    protocolVersion: five ? 5 : 4,
+    clean: true,
+    keepalive: 0,
+  } as const;
+  const will = { topic: "devices/w/t", payload: Buffer.from("w"), qos: 1, retain: false } as const;
+  const publish = { cmd: "publish", topic: "devices/a/b", payload: "1", dup: false, retain: false } as const;
+  return [
+    generate({
+      ...hello,
+      clientId: "f",
+      username: "u",
+      password: Buffer.from("p"),
+      will,
+      ...(five
+        ? { properties: { sessionExpiryInterval: 5, receiveMaximum: 7, userProperties: { x: "y" } } }
+        : {}),
+    }),
+    generate({ ...publish, qos: 1, messageId: 3, ...(five ? { properties: about } : {}) }, options),
+    generate({ ...publish, qos: 2, messageId: 4 }, options),
+    generate(
+      { cmd: "pubrel", messageId: 4, ...(five ? { reasonCode: 0, properties: { reasonString: "r" } } : {}) },
+      options,
+    ),
+    generate(
+      {
+        cmd: "subscribe",
+        messageId: 5,
+        subscriptions: [{ topic: "x/+/#", qos: 1, nl: false, rap: true, rh: 1 }],
+        ...(five ? { properties: { subscriptionIdentifier: 8 } } : {}),
+      },
+      options,
+    ),
+    generate(
+      {
+        cmd: "unsubscribe",
+        messageId: 6,
+        unsubscriptions: ["x/+/#"],
+        ...(five ? { properties: { userProperties: { a: "b" } } } : {}),
+      },
+      options,
+    ),
+    generate({ cmd: "pingreq" }, options),
+    generate(
+      { cmd: "disconnect", ...(five ? { reasonCode: 4, properties: { sessionExpiryInterval: 0 } } : {}) },
+      options,
+    ),
+  ];
+};
+
+describe("packets that were valid before some of their bytes were changed", () => {
+  for (const five of [false, true]) {
+    it(`end at most their own connection, counted, while another's messages are acknowledged (MQTT ${five ? 5 : 3})`, async () => {
+      const { broker, port, count } = await startBroker();
+      const packets = valid(five);
+      const { length } = Buffer.concat(packets);
+      const healthy = await open(port);
+      healthy.write(
+        generate({
+          cmd: "connect",
+          clientId: "h",
+          protocolId: "MQTT",
+          protocolVersion: 4,
+          clean: true,
+          keepalive: 0,
+        }),
+      );
+      await once(healthy, "data");
+      const whole = await open(port);
+      whole.resume();
+      whole.write(Buffer.concat(packets));
+      await once(whole, "close");
+      expect(count.also["refused"] ?? 0).toBe(0);
+      let id = 0;
+      const edit = fc.record({
+        at: fc.nat(length - 1),
+        byte: fc.nat(255),
+        how: fc.constantFrom("set", "cut", "add"),
+      });
+      await fc.assert(
+        fc.asyncProperty(fc.array(edit, { minLength: 1, maxLength: 3 }), async (edits) => {
+          let bytes = Buffer.concat(packets);
+          for (const { at, byte, how } of edits) {
+            const rest = bytes.subarray(how === "add" ? at : at + 1);
+            bytes = Buffer.concat([bytes.subarray(0, at), Buffer.from(how === "cut" ? [] : [byte]), rest]);
+          }
+          const socket = await open(port);
+          socket.resume();
+          socket.end(bytes);
+          await once(socket, "close");
+          id = (id % 65_535) + 1;
+          healthy.write(
+            generate({
+              cmd: "publish",
+              topic: "devices/h/t",
+              payload: "1",
+              qos: 1,
+              messageId: id,
+              dup: false,
+              retain: false,
+            }),
+          );
+          const [ack]: Buffer[] = await once(healthy, "data");
+          expect([...(ack ?? [])]).toEqual([0x40, 2, id >> 8, id & 255]);
+        }),
+        { numRuns: RUNS * 2 },
+      );
+      expect(count.also["refused"]).toBeGreaterThan(0);
+      expect(broker.address?.port).toBe(port);
+    });
+  }
+});
+
 describe("packets", () => {
   it("reading them never throws and never looks past their end", () => {
     fc.assert(
@@ -188,6 +320,9 @@ describe("packets", () => {
           expect(readConnect(bytes, 0, to)).toEqual(readConnect(alone, 0, to));
           expect(readSubscribe(bytes, 0, to, version)).toEqual(readSubscribe(alone, 0, to, version));
           expect(readUnsubscribe(bytes, 0, to, version)).toEqual(readUnsubscribe(alone, 0, to, version));
+          expect(readAck(bytes, 0, to, version)).toEqual(readAck(alone, 0, to, version));
+          expect(readDisconnect(bytes, 0, to, version)).toEqual(readDisconnect(alone, 0, to, version));
+          expect(readPublishProperties(bytes, 0, to)).toEqual(readPublishProperties(alone, 0, to));
         },
       ),
       { numRuns: 3000 },
