@@ -21,7 +21,13 @@ const dataSchema = z.strictObject({
 });
 
 const pipelineSchema = z.strictObject({
-  chunkSamples: z.number().int().min(16).max(32_768).default(2048).describe("samples that one commit stores; twice as many while an earlier one is under way"),
+  chunkSamples: z
+    .number()
+    .int()
+    .min(16)
+    .max(32_768)
+    .default(2048)
+    .describe("samples that one commit stores; twice as many while an earlier one is under way"),
   lingerMs: z
     .number()
     .int()

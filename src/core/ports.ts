@@ -31,7 +31,7 @@ export type Outcome = "committed" | "rejected" | "dropped";
 export interface DeviceMessage {
   readonly topic: string;
   readonly route: Route;
-  /** Stays unchanged until the message is settled. */
+  /** Stays unchanged until the message is settled; where nobody waits for that, until it has been taken in (a plugin's: its own). */
   readonly payload: Uint8Array;
   /** microseconds since the Unix epoch: when it arrived */
   readonly timeUs: number;

@@ -9,7 +9,7 @@ import type { Socket } from "node:net";
 import type { Intake, Outcome } from "../core/ports.ts";
 import type { Identity } from "./broker-access.ts";
 import { AckQueue } from "./listener-acks.ts";
-import { HeldMessage, type Piece } from "./listener-held.ts";
+import { HeldMessage, letGo, type Piece } from "./listener-held.ts";
 import type { Session, SessionHost } from "./listener-session.ts";
 import { isTopic, type KnownTopic, type TopicTable } from "./listener-topics.ts";
 import {
@@ -125,7 +125,7 @@ export class ClientConnection {
   #lastHeld: HeldMessage | undefined;
   /** where what is charged to held messages ends, in the bytes at hand */
   #charged = 0;
-  #piece: Piece = { bytes: EMPTY, timeUs: 0, view: EMPTY, viewOf: undefined };
+  #piece: Piece = { bytes: EMPTY, timeUs: 0, view: EMPTY, viewOf: undefined, held: 0, kept: true };
   #parts: Buffer[] = [];
   #partBytes = 0;
   #need = 0;
@@ -170,8 +170,11 @@ export class ClientConnection {
     this.#heldMessages -= 1;
     this.#host.hold(-message.bytes);
     const { known, retain } = message;
-    if (outcome !== "dropped" && (retain || this.#host.isWanted(known)))
+    if (outcome !== "dropped" && (retain || this.#host.isWanted(known))) {
+      message.piece.kept = true;
       this.#host.pass(known, message.payload, message.qos, retain, message.about, this);
+    }
+    letGo(message.piece);
     if (message.qos === 2) this.#received(message.id, outcome);
     if (this.ended) return;
     if (outcome === "dropped") {
@@ -277,10 +280,17 @@ export class ClientConnection {
 
   /** Takes the packets that lie in `bytes`, in which a packet begins. Keeps what is left. */
   #run(bytes: Buffer): void {
+    this.#charged = 0;
+    const timeUs = Date.now() * 1000;
+    const piece: Piece = { bytes, timeUs, view: EMPTY, viewOf: undefined, held: 1, kept: false };
+    this.#piece = piece;
+    this.#read(bytes, piece);
+    letGo(piece);
+  }
+
+  #read(bytes: Buffer, piece: Piece): void {
     const end = bytes.length;
     const most = this.#host.limits.packetBytes;
-    this.#charged = 0;
-    this.#piece = { bytes, timeUs: Date.now() * 1000, view: EMPTY, viewOf: undefined };
     let at = 0;
     this.#need = 2;
     while (end - at >= 2) {
@@ -343,6 +353,7 @@ export class ClientConnection {
     }
     if (at < end) {
       // A part of a packet is copied: it may wait for long, and would keep all that was read with it.
+      if (this.#waits !== "") piece.kept = true;
       const rest = this.#waits === "" ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at);
       this.#parts.unshift(rest);
       this.#partBytes += rest.length;
@@ -487,6 +498,7 @@ export class ClientConnection {
     const packed = (id << 2) | (qos === 2 ? 2 : 0) | (retain ? 1 : 0);
     const held = new HeldMessage(this, known, route, this.#piece, at, to, packed, place, size, about);
     this.#lastHeld = held;
+    this.#piece.held += 1;
     this.#host.intake?.message(held);
   }
 
@@ -497,7 +509,9 @@ export class ClientConnection {
     retain: boolean,
     about: PublishAbout | undefined,
   ): void {
-    if (retain || this.#host.isWanted(known)) this.#host.pass(known, payload, qos, retain, about, this);
+    if (!retain && !this.#host.isWanted(known)) return;
+    this.#piece.kept = true;
+    this.#host.pass(known, payload, qos, retain, about, this);
   }
 
   #ackNow(id: number, qos: number, reason: number): void {
@@ -570,6 +584,8 @@ export class ClientConnection {
 
   #connect(bytes: Buffer, from: number, to: number): void {
     this.#asked = true;
+    // The password is looked at later.
+    this.#piece.kept = true;
     const connect = readConnect(bytes, from, to);
     if (typeof connect === "number") {
       this.#host.refused(this, "its CONNECT can't be accepted");

@@ -16,6 +16,22 @@ export interface Piece {
   /** the payload that was asked for last, and whose it is */
   view: Uint8Array;
   viewOf: HeldMessage | undefined;
+  /** messages in it that are not settled, and one more while it is being read */
+  held: number;
+  /** something else may look into it for longer than that */
+  kept: boolean;
+}
+
+/**
+ * A message of a piece is settled, or the piece has been read. With the last of them its memory is free at once: what waits for
+ * the collector would be tens of megabytes at full rate.
+ */
+export function letGo(piece: Piece): void {
+  piece.held -= 1;
+  if (piece.held > 0 || piece.kept) return;
+  const { buffer, byteLength } = piece.bytes;
+  // What a socket reads has a buffer of its own, unless it is small and from the pool.
+  if (buffer instanceof ArrayBuffer && buffer.byteLength === byteLength) buffer.transfer(0);
 }
 
 /**
@@ -33,7 +49,7 @@ export class HeldMessage implements DeviceMessage {
   /** what the message brought in MQTT 5 beside its payload, or undefined */
   readonly about: PublishAbout | undefined;
   readonly #connection: Settler;
-  readonly #piece: Piece;
+  readonly piece: Piece;
   readonly #from: number;
   readonly #to: number;
 
@@ -52,7 +68,7 @@ export class HeldMessage implements DeviceMessage {
     this.#connection = connection;
     this.known = known;
     this.route = route;
-    this.#piece = piece;
+    this.piece = piece;
     this.#from = from;
     this.#to = to;
     this.packed = packed;
@@ -66,7 +82,7 @@ export class HeldMessage implements DeviceMessage {
   }
 
   get payload(): Uint8Array {
-    const piece = this.#piece;
+    const { piece } = this;
     if (piece.viewOf !== this) {
       piece.viewOf = this;
       piece.view = piece.bytes.subarray(this.#from, this.#to);
@@ -75,7 +91,7 @@ export class HeldMessage implements DeviceMessage {
   }
 
   get timeUs(): number {
-    return this.#piece.timeUs;
+    return this.piece.timeUs;
   }
 
   get qos(): 1 | 2 {

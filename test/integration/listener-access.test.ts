@@ -10,6 +10,7 @@ import type { DeviceMessage } from "../../src/core/ports.ts";
 import { EmbeddedBroker } from "../../src/sources/broker.ts";
 import { covers, readPasswords } from "../../src/sources/broker-access.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { taken } from "../helpers/taken.ts";
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {
@@ -26,7 +27,7 @@ async function startBroker(options: object = {}) {
     () => {},
   );
   const message = (one: DeviceMessage): void => {
-    messages.push(one);
+    messages.push(taken(one));
     one.settle?.("committed");
   };
   await broker.start({ message, frame: () => true }, new AbortController().signal);

@@ -8,6 +8,7 @@ import { hashPassword } from "../../src/core/password.ts";
 import type { DeviceMessage } from "../../src/core/ports.ts";
 import { EmbeddedBroker } from "../../src/sources/broker.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { taken } from "../helpers/taken.ts";
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {
@@ -22,7 +23,7 @@ async function startBroker(options: object = {}, settles = true) {
   const rules = sourcesSchema.parse({}).devices;
   const broker = new EmbeddedBroker(brokerSchema.parse({ port: 0, ...options }), rules, count, () => {});
   const message = (one: DeviceMessage): void => {
-    messages.push(one);
+    messages.push(taken(one));
     if (settles) one.settle?.("committed");
   };
   await broker.start({ message, frame: () => true }, new AbortController().signal);

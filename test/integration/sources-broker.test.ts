@@ -8,6 +8,7 @@ import { StageCount } from "../../src/core/ledger.ts";
 import type { DeviceMessage, Intake, Outgoing } from "../../src/core/ports.ts";
 import { EmbeddedBroker } from "../../src/sources/broker.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { taken } from "../helpers/taken.ts";
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {
@@ -17,7 +18,7 @@ afterEach(async () => {
 /** A broker on a free port, whose messages wait in `messages` for the test to settle them. */
 async function startBroker(port = 0) {
   const messages: DeviceMessage[] = [];
-  const intake: Intake = { message: (message) => messages.push(message), frame: () => true };
+  const intake: Intake = { message: (message) => messages.push(taken(message)), frame: () => true };
   const count = new StageCount("source", "devices", "messages");
   const log: string[] = [];
   const broker = new EmbeddedBroker(

@@ -16,6 +16,7 @@ import {
   readUnsubscribe,
 } from "../../src/sources/mqtt-wire.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { taken } from "../helpers/taken.ts";
 
 const RUNS = process.env["WEIR_LONG"] === "1" ? 5000 : 60;
 const cleanups: (() => unknown)[] = [];
@@ -34,7 +35,7 @@ async function startBroker() {
     () => {},
   );
   const message = (one: DeviceMessage): void => {
-    messages.push(one);
+    messages.push(taken(one));
     one.settle?.("committed");
   };
   await broker.start({ message, frame: () => true }, new AbortController().signal);
