@@ -118,7 +118,8 @@ export class Ingest implements Intake {
   #offFull: (() => void) | undefined;
   #queuedBytes = 0;
   #heldMessages = 0;
-  #heldSamples = 0;
+  /** samples on their way to the database */
+  readonly #heldSamples: Record<Stream, number> = { alarm: 0, data: 0, host: 0 };
   /** inputs that still run one at a time after a failure */
   #careful = 0;
   #recovering = false;
@@ -378,17 +379,18 @@ export class Ingest implements Intake {
   /** Stores one output. False when the transaction failed: then the input is back at the head of the queue. */
   async #commit(pending: Pending, output: ChainOutput): Promise<boolean> {
     const { outbox, ledger } = this.#parts;
+    const { stream } = pending;
     const rows = output.frame.rows;
-    const count = ledger.stage("commit", pending.stream, "samples", () => this.#heldSamples);
+    const count = ledger.stage("commit", stream, "samples", () => this.#heldSamples[stream]);
     if (rows > 0 || output.state.length > 0 || output.effects.length > 0) {
       const chunk = {
-        stream: pending.stream,
+        stream,
         frame: output.frame,
         state: output.state,
         effects: output.effects,
       };
       count.in += rows;
-      this.#heldSamples += rows;
+      this.#heldSamples[stream] += rows;
       const sentMs = performance.now();
       try {
         // The input's own frame is kept until the commit: it may have to run again.
@@ -406,7 +408,7 @@ export class Ingest implements Intake {
         this.#commitError = thrown;
         return false;
       } finally {
-        this.#heldSamples -= rows;
+        this.#heldSamples[stream] -= rows;
       }
       count.out += rows;
       this.#commitSeconds.observe((performance.now() - sentMs) / 1000);
