@@ -1,0 +1,224 @@
+/**
+ * One fault in its world: devices, a whole agent, a link that can break, mosquitto behind it, and the judge subscribed there.
+ * A fault says what goes wrong; what must hold afterwards is here, the same for all of them.
+ */
+import { readFileSync } from "node:fs";
+import { expect, test } from "vitest";
+import { imbalance, type LedgerLine } from "../../../src/core/ledger.ts";
+import { Agent, AgentFolder, hasProgram } from "../../helpers/agent.ts";
+import { until } from "../../helpers/until.ts";
+import { Judge, type Verdict } from "./judge.ts";
+import { Link } from "./link.ts";
+import { Load, type LoadOptions } from "./load.ts";
+import { Mosquitto, type MosquittoOptions } from "./mosquitto.ts";
+import { record } from "./table.ts";
+
+/** Whether the long form is wanted: `npm run test:faults`. */
+export const LONG: boolean = process.env["WEIR_LONG"] === "1";
+
+/** One of two, by the form of this run. */
+export const long = <T>(inLong: T, inShort: T): T => (LONG ? inLong : inShort);
+
+/** Time in which a message published after the fault's end must have arrived. */
+const FRESH_MS = 30_000;
+/** A slow machine may take this long to bring everything else. */
+const SETTLE_MS = 120_000;
+
+/** What a fault needs and how its world looks. */
+export interface FaultOptions {
+  /** over the test's configuration */
+  readonly config?: Readonly<Record<string, unknown>>;
+  /** over the options of uplink `cloud` */
+  readonly uplink?: Readonly<Record<string, unknown>>;
+  readonly load?: Partial<LoadOptions>;
+  /** the broker; `link: false` lets Weir connect to it directly, at `host` */
+  readonly broker?: Partial<MosquittoOptions>;
+  /** where Weir connects to, when not through a link */
+  readonly direct?: string;
+  /** put before the judge's command */
+  readonly judgeWrap?: readonly string[];
+  /** where the judge connects to, when not the broker's loopback */
+  readonly judgeUrl?: string;
+  /** a policy may drop: what is missing must have been announced, to the sample */
+  readonly mayDrop?: boolean;
+  /** only in the long form */
+  readonly longOnly?: boolean;
+  /** programs; one that is missing skips the fault with its name */
+  readonly needs?: readonly string[];
+  /** undefined, or what this kernel lacks */
+  readonly lacks?: string | undefined;
+  readonly timeoutMs?: number;
+}
+
+/** What a fault works with. */
+export class World {
+  readonly folder: AgentFolder;
+  readonly broker: Mosquitto;
+  readonly link: Link;
+  readonly judge: Judge;
+  readonly load: Load;
+  agent: Agent;
+
+  constructor(
+    parts: Pick<World, "folder" | "broker" | "link" | "judge" | "agent">,
+    load: Partial<LoadOptions>,
+  ) {
+    this.folder = parts.folder;
+    this.broker = parts.broker;
+    this.link = parts.link;
+    this.judge = parts.judge;
+    this.agent = parts.agent;
+    this.load = new Load(() => this.agent.broker(), load);
+  }
+
+  /** Waits until that many more messages were acknowledged. */
+  async acknowledged(more: number, timeoutMs = 60_000): Promise<void> {
+    const before = this.load.acknowledged;
+    await until(`${more} acknowledgements`, () => this.load.acknowledged >= before + more, timeoutMs);
+  }
+
+  /** Starts the agent (again). */
+  async restart(wrap: readonly string[] = []): Promise<void> {
+    this.agent = await Agent.start(this.folder, wrap);
+  }
+
+  /** Resident memory of the agent's main process, in MiB. */
+  rssMiB(): number {
+    const status = readFileSync(`/proc/${this.agent.child.pid}/status`, "utf8");
+    return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? 0) / 1024;
+  }
+
+  /** The ledger's line of what the uplink `cloud` gets of stream `data`. */
+  async data(): Promise<LedgerLine> {
+    const { lines } = await this.folder.api.ledger();
+    const line = lines.find(({ stage, name }) => stage === "outbox" && name === "cloud/data");
+    if (line === undefined) throw new Error("the ledger has no line cloud/data");
+    return line;
+  }
+}
+
+/**
+ * A test of one fault. `body` starts with everything running under load, makes the fault, ends it, and leaves an agent running;
+ * what it returns stands in the table. Then: a fresh message passes, everything acknowledged arrives, once, unchanged, in
+ * order, nothing else does, and the ledger adds up.
+ */
+export function fault(
+  name: string,
+  options: FaultOptions,
+  body: (world: World) => Promise<string | undefined>,
+): void {
+  const missing = ["mosquitto", ...(options.needs ?? [])].find((program) => !hasProgram(program));
+  const why = missing === undefined ? options.lacks : `${missing} is not installed`;
+  const skip = why !== undefined || (options.longOnly === true && !LONG);
+  const title = why === undefined ? name : `${name} (skipped: ${why})`;
+  test.skipIf(skip)(title, { timeout: options.timeoutMs ?? 300_000 }, async () => {
+    const undo: (() => unknown)[] = [];
+    try {
+      const world = await build(options, undo);
+      world.load.start();
+      await world.acknowledged(100);
+      const note = await body(world);
+      await judged(name, world, options, note ?? "");
+    } finally {
+      for (const step of undo.toReversed()) await step();
+    }
+  });
+}
+
+async function build(options: FaultOptions, undo: (() => unknown)[]): Promise<World> {
+  const broker = await Mosquitto.start(options.broker);
+  undo.push(() => broker.remove());
+  const link = new Link(broker.port);
+  await link.start();
+  undo.push(() => link.cut());
+  const judge = await Judge.start(options.judgeUrl ?? `mqtt://127.0.0.1:${broker.port}`, options.judgeWrap);
+  undo.push(() => judge.stop());
+  const url = options.direct ?? `mqtt://127.0.0.1:${link.port}`;
+  const folder = new AgentFolder({
+    sources: { kernel: { enabled: false }, system: { enabled: false } },
+    ...options.config,
+    uplinks: { cloud: { url, streams: ["alarm", "data"], batch: { ageMs: 50 }, ...options.uplink } },
+  });
+  undo.push(() => folder.remove());
+  const agent = await Agent.start(folder);
+  const world = new World({ folder, broker, link, judge, agent }, options.load ?? {});
+  undo.push(() => world.agent.kill());
+  undo.push(() => world.load.stop());
+  return world;
+}
+
+async function judged(name: string, world: World, options: FaultOptions, note: string): Promise<void> {
+  const { load, judge } = world;
+  const ended = performance.now();
+  const begin = load.next;
+  const fresh = await until(
+    "a message published after the fault to arrive",
+    async () => {
+      for (const [device, first] of Object.entries(begin))
+        for (let n = first; n < (load.next[device] ?? 0); n++) if (await judge.has(device, n)) return true;
+      return false;
+    },
+    FRESH_MS,
+  ).then(
+    () => (performance.now() - ended) / 1000,
+    () => Number.POSITIVE_INFINITY,
+  );
+  await load.stop();
+  const verdict = await settled(world, options);
+  const unbalanced = await balanced(world);
+  record({
+    fault: name,
+    acknowledged: verdict.acknowledged,
+    arrived: verdict.arrived,
+    missing: verdict.missing,
+    doubled: verdict.doubled,
+    order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
+    freshS: fresh,
+    ledger: unbalanced === "" ? "adds up" : unbalanced,
+    note: [note, verdict.copies > 0 ? `${verdict.copies} copies` : ""]
+      .filter((part) => part !== "")
+      .join("; "),
+  });
+  expect(fresh, "seconds until a message published after the fault arrived").toBeLessThanOrEqual(30);
+  expect(verdict).toMatchObject({ doubled: 0, invented: 0, altered: 0, changed: 0, disorder: 0 });
+  if (options.mayDrop === true) await announced(world, verdict);
+  else expect(verdict.missing, `not arrived, such as ${verdict.examples.join(", ")}`).toBe(0);
+  expect(unbalanced).toBe("");
+}
+
+/** The verdict once nothing is missing; where a policy may drop, once the agent holds nothing and has announced it all. */
+async function settled(world: World, { mayDrop }: FaultOptions): Promise<Verdict> {
+  const ask = (): Promise<Verdict> => world.judge.verdict(world.load.ranges, world.load.next);
+  const atRest = async (): Promise<boolean> => {
+    const { missing, gapSamples } = await ask();
+    if (mayDrop !== true) return missing === 0;
+    const { held, dropped } = await world.data();
+    return held === 0 && gapSamples >= dropped;
+  };
+  // What is still missing then is in the verdict.
+  await until("everything to arrive", atRest, SETTLE_MS).catch(() => {});
+  return await ask();
+}
+
+/** Nothing is missing that no gap has told of, and gaps tell of exactly what the ledger says was dropped. */
+async function announced(world: World, verdict: Verdict): Promise<void> {
+  const { dropped } = await world.data();
+  expect(verdict.gapSamples, "samples that gaps announced, beside those that the ledger has as dropped").toBe(
+    dropped,
+  );
+  expect(verdict.missing * 2, "samples that are missing").toBeLessThanOrEqual(dropped);
+}
+
+/** The stages whose account doesn't add up when the agent has come to rest. */
+async function balanced({ folder }: World): Promise<string> {
+  let wrong = "";
+  await until("the ledger to add up", async () => {
+    const { lines } = await folder.api.ledger();
+    wrong = lines
+      .filter((line) => imbalance(line) !== 0)
+      .map((line) => `${line.stage} ${line.name}: ${imbalance(line)}`)
+      .join(", ");
+    return wrong === "";
+  }).catch(() => {});
+  return wrong;
+}
