@@ -13,9 +13,10 @@ import type { UplinkOptions } from "./options.ts";
 const FINAL_REASONS: ReadonlySet<number> = new Set([0x90, 0x95, 0x99]);
 const CONNECT_TIMEOUT_MS = 10_000;
 const LEAST_BACKOFF_MS = 500;
-const MOST_BACKOFF_MS = 60_000;
 /** A PUBLISH beside its payload: a topic of a few hundred bytes, the properties that repeat the key. */
 const HEAD_BYTES = 2_048;
+/** With {@link CONNECT_TIMEOUT_MS} below 30 s: that long after a broker is back, data flows. */
+const MOST_BACKOFF_MS = 15_000;
 /** Time to say goodbye in, in milliseconds. */
 const GOODBYE_MS = 2_000;
 

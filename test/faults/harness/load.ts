@@ -3,6 +3,7 @@
  * acknowledged when a connection broke is given up, and the device goes on with the next. So a number that comes twice was
  * doubled by Weir.
  */
+import { randomBytes } from "node:crypto";
 import { setTimeout } from "node:timers/promises";
 import mqtt from "mqtt";
 import { Ranges } from "./ranges.ts";
@@ -15,7 +16,7 @@ export interface LoadOptions {
   readonly perSecond: number;
   /** unacknowledged messages of each device */
   readonly inFlight: number;
-  /** bytes added to each message, as a text that differs */
+  /** bytes added to each message, as a text that hardly compresses */
   readonly padBytes: number;
 }
 
@@ -102,7 +103,7 @@ export class Load {
     const publish = (): void => {
       const n = device.next++;
       const h = stampOf(device.name, n);
-      const pad = padBytes === 0 ? {} : { pad: h.repeat(Math.ceil(padBytes / h.length)).slice(0, padBytes) };
+      const pad = padBytes === 0 ? {} : { pad: randomBytes(Math.ceil(padBytes * 0.75)).toString("base64") };
       inFlight += 1;
       client.publish(
         `devices/${device.name}/t`,

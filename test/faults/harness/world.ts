@@ -3,6 +3,7 @@
  * A fault says what goes wrong; what must hold afterwards is here, the same for all of them.
  */
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { imbalance, type LedgerLine } from "../../../src/core/ledger.ts";
 import { Agent, AgentFolder, hasProgram } from "../../helpers/agent.ts";
@@ -41,6 +42,8 @@ export interface FaultOptions {
   readonly judgeUrl?: string;
   /** a policy may drop: what is missing must have been announced, to the sample */
   readonly mayDrop?: boolean;
+  /** makes the data folder, before the first start; gives what undoes it */
+  readonly prepare?: (dir: string) => () => void;
   /** only in the long form */
   readonly longOnly?: boolean;
   /** programs; one that is missing skips the fault with its name */
@@ -140,6 +143,7 @@ async function build(options: FaultOptions, undo: (() => unknown)[]): Promise<Wo
     uplinks: { cloud: { url, streams: ["alarm", "data"], batch: { ageMs: 50 }, ...options.uplink } },
   });
   undo.push(() => folder.remove());
+  if (options.prepare !== undefined) undo.push(options.prepare(join(folder.dir, "data")));
   const agent = await Agent.start(folder);
   const world = new World({ folder, broker, link, judge, agent }, options.load ?? {});
   undo.push(() => world.agent.kill());

@@ -1,0 +1,140 @@
+/** Faults of the disk and of what is on it. */
+import { spawnSync } from "node:child_process";
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+  writeSync,
+} from "node:fs";
+import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
+import { expect } from "vitest";
+import { until } from "../helpers/until.ts";
+import { fault, LONG, long, type World } from "./harness/world.ts";
+
+/** Writes until nothing fits any more. */
+function fill(path: string): void {
+  const file = openSync(path, "w");
+  try {
+    for (const part = Buffer.alloc(4096, 1); ; ) writeSync(file, part);
+  } catch (thrown) {
+    expect(thrown).toMatchObject({ code: "ENOSPC" });
+  } finally {
+    closeSync(file);
+  }
+}
+
+const mountable = ((): boolean => {
+  const done = spawnSync("sh", ["-c", "d=$(mktemp -d) && mount -t tmpfs tmpfs $d && umount $d && rmdir $d"]);
+  return done.status === 0;
+})();
+
+/** A file system of its own, of some megabytes; gives what unmounts it. */
+function smallDisk(dir: string): () => void {
+  mkdirSync(dir);
+  const done = spawnSync("mount", ["-t", "tmpfs", "-o", "size=32m,mode=755", "tmpfs", dir]);
+  expect(done.status).toBe(0);
+  return () => spawnSync("umount", ["-l", dir]);
+}
+
+fault(
+  "disk full, and freed",
+  {
+    lacks: mountable ? undefined : "mount of a tmpfs",
+    uplink: { overflow: "pause" },
+    load: { perSecond: 200 },
+    prepare: smallDisk,
+  },
+  async (world) => {
+    await world.acknowledged(500);
+    await world.link.cut();
+    const ballast = join(world.folder.dir, "data", "ballast");
+    fill(ballast);
+    await setTimeout(long(20_000, 3_000));
+    rmSync(ballast);
+    await world.link.start();
+    return undefined;
+  },
+);
+
+/** Stops the agent as a crash does, damages its database, and starts it again. */
+async function damage(world: World, how: (path: string) => void): Promise<string> {
+  await until("everything to be sent", async () => (await world.data()).held < 50);
+  const before = world.load;
+  await before.stop();
+  await until("everything to be sent", async () => (await world.data()).held === 0);
+  await world.agent.kill();
+  how(join(world.folder.dir, "data", "weir.db"));
+  await world.restart();
+  world.load.start();
+  const { quarantined } = await world.folder.api.outbox();
+  expect(quarantined).toBeDefined();
+  expect(readdirSync(join(world.folder.dir, "data", "quarantine")).length).toBeGreaterThan(0);
+  return "set aside, alarm raised";
+}
+
+const wreck = (path: string, work: (bytes: Buffer) => void): void => {
+  // What is in the WAL alone would hide the damage.
+  spawnSync("sqlite3", [path, "PRAGMA wal_checkpoint(TRUNCATE)"]);
+  const bytes = readFileSync(path);
+  work(bytes);
+  writeFileSync(path, bytes);
+};
+
+const damages: readonly (readonly [string, (path: string) => void])[] = [
+  ["corrupt", (path) => wreck(path, (bytes) => bytes.fill(0xee, 3 * 4096))],
+  ["zeroed", (path) => wreck(path, (bytes) => bytes.fill(0))],
+  [
+    "truncated",
+    (path) => {
+      wreck(path, () => {});
+      truncateSync(path, 9 * 4096 + 100);
+    },
+  ],
+];
+for (const [name, how] of damages)
+  fault(`database ${name}`, { needs: ["sqlite3"], longOnly: name === "truncated" }, (world) =>
+    damage(world, how),
+  );
+
+/** A megabyte holds some thousand messages with a pad that doesn't compress away. */
+const SMALL = { outbox: { maxBytes: "4MiB" } };
+
+for (const overflow of ["drop-oldest", "drop-newest", "pause"] as const) {
+  fault(
+    `outbox at its limit under ${overflow}`,
+    {
+      config: SMALL,
+      uplink: { overflow, streams: ["data"] },
+      load: { perSecond: 0, inFlight: 50, padBytes: 2000 },
+      mayDrop: overflow !== "pause",
+      longOnly: overflow === "drop-newest",
+    },
+    async (world) => {
+      await world.link.cut();
+      if (overflow === "pause") {
+        await until("the outbox to be full", async () => (await world.folder.api.outbox()).full, 120_000);
+        await setTimeout(2_000);
+        const before = world.load.acknowledged;
+        await setTimeout(long(10_000, 2_000));
+        // What was in flight may still be committed; then nothing is.
+        expect(world.load.acknowledged - before).toBeLessThanOrEqual(200);
+      } else {
+        await until("something to be dropped", async () => (await world.data()).dropped > 5_000, 120_000);
+      }
+      const rss = world.rssMiB();
+      if (overflow !== "pause") await world.acknowledged(long(50_000, 5_000));
+      const grown = world.rssMiB() - rss;
+      if (LONG) expect(grown, "growth of RSS at the limit, in MiB").toBeLessThan(40);
+      const { fileBytes } = await world.folder.api.outbox();
+      expect(fileBytes).toBeLessThanOrEqual(4 * 2 ** 20);
+      await world.link.start();
+      return `RSS ${grown >= 0 ? "+" : ""}${grown.toFixed(0)} MiB at the limit`;
+    },
+  );
+}
