@@ -372,6 +372,15 @@ export class Agent {
         ledger: this.#ledger,
         log: this.#write,
         gapMessage: (gap: Gap): Outgoing => gapMessage(options, gateway.name, gap),
+        limits: options,
+        memory: {
+          load: () => outbox.setting(`used/${name}`),
+          save: (text) => outbox.setSetting(`used/${name}`, text),
+        },
+        appAck:
+          options.appAck === undefined
+            ? undefined
+            : { timeoutMs: options.appAck.timeout, batches: options.appAck.batches },
       });
       return {
         start: async () => {

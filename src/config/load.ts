@@ -1,6 +1,7 @@
 /** Loads a configuration: files, references, overrides from the environment, the schema; all errors are said at once. */
 import { parseDocument } from "yaml";
 import { WeirError } from "../core/errors.ts";
+import { withPresets } from "../uplink/options.ts";
 import { type ConfigFiles, mainFile, readConfigFiles } from "./files.ts";
 import { knownKeys } from "./json-schema.ts";
 import { problemsOf } from "./problems.ts";
@@ -50,7 +51,7 @@ export function resolveConfig(read: ConfigFiles, environment: Environment): Load
   const overridden = override(raw, environment, names, problems);
   const { value, files, secrets, problems: references } = substitute(overridden, environment, file);
   for (const { keys, what } of references) problems.push(`${place(keys)}: ${keys.join(".")}: ${what}`);
-  const parsed = configSchema.safeParse(value);
+  const parsed = configSchema.safeParse(withPresets(value));
   if (!parsed.success) {
     for (const { keys, message } of problemsOf(parsed.error, value))
       problems.push(`${place(keys)}: ${keys.join(".") || "(top)"}: ${message}`);

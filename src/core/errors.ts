@@ -131,6 +131,12 @@ export const ERRORS = {
     what: "A probe or profile can't be had on this machine, or by this user.",
     remedy: "The message names the reason and what to do; `weir check` looks at the machine as a whole.",
   },
+  "uplink.refused": {
+    disposition: "retry",
+    what: "The broker refused a message and did not say that it is final.",
+    remedy:
+      "It is sent again; after five refusals it is set aside. The message carries the broker's reason code.",
+  },
   "uplink.rejected": {
     disposition: "reject",
     what: "The broker refused a message for good.",

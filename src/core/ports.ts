@@ -310,6 +310,14 @@ export interface Outbox {
 
 // ---------------------------------------------------------------------------------------------------------- uplinks
 
+/** What a consumer says it has made durable: numbers up to `upto`, and the (inclusive) ranges in `also`. */
+export interface DurableNotice {
+  readonly epoch: string;
+  readonly stream: Stream;
+  readonly upto: number;
+  readonly also: readonly (readonly [from: number, to: number])[];
+}
+
 /** Where batches go. An adapter connects, publishes and reports; the pipeline owns window, order and retries. */
 export interface Uplink {
   readonly name: string;
@@ -322,10 +330,12 @@ export interface Uplink {
   readonly lastError: string | undefined;
   /** Calls `listener` whenever `connected` changes. Returns how to stop it. */
   onChange(listener: () => void): () => void;
+  /** Calls `listener` with each notice of the consumer, where the uplink listens for them. Returns how to stop it. */
+  onDurable(listener: (notice: DurableNotice) => void): () => void;
   start(signal: AbortSignal): Promise<void>;
   /**
    * Publishes, resolves at the broker's acknowledgement (QoS 0: when handed over).
-   * @throws WeirError `uplink.unavailable` (retry) or `uplink.rejected` (reject)
+   * @throws WeirError `uplink.unavailable` or `uplink.refused` (retry), or `uplink.rejected` (reject)
    */
   publish(message: Outgoing): Promise<void>;
   /** Says goodbye (status topic, DISCONNECT). Never throws. */

@@ -1,8 +1,8 @@
 /**
  * The second of the two loops: from the outbox to one uplink.
  *
- *     lease ─► publish (window) ─► PUBACK ─► ack: forget
- *                    │ retry: release what is out, wait with jitter
+ *     lease ─► publish (window) ─► PUBACK ─► (consumer's word) ─► ack: forget
+ *                    │ retry: release what is out, wait with jitter, then try with one batch
  *                    │ reject: dead letter
  *
  * One loop for each uplink: a dead one holds no other up.
@@ -10,7 +10,9 @@
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Histogram } from "../core/histogram.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
-import type { Gap, LeasedBatch, Outbox, Outgoing, Uplink } from "../core/ports.ts";
+import type { Gap, LeasedBatch, LeaseLimits, Outbox, Outgoing, Uplink } from "../core/ports.ts";
+import { Durable } from "./durable.ts";
+import { Flow, type FlowLimits, type FlowMemory } from "./flow.ts";
 
 /** What the loop is made of. */
 export interface ForwardParts {
@@ -20,12 +22,21 @@ export interface ForwardParts {
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
   /** the message that announces a gap on this uplink */
   readonly gapMessage: (gap: Gap) => Outgoing;
+  readonly limits: FlowLimits;
+  readonly memory: FlowMemory;
+  /** only the consumer's word counts as delivered: how long to wait for it, and with how many batches at most */
+  readonly appAck: { readonly timeoutMs: number; readonly batches: number } | undefined;
 }
+
+/** `open`: nothing is sent after failures. `half-open`: one batch is on trial. */
+export type Circuit = "closed" | "open" | "half-open";
 
 /** Longest wait after a failed publish, in milliseconds. */
 const MOST_BACKOFF_MS = 30_000;
-/** How often gaps are looked for, in milliseconds. */
+/** How often gaps are looked for, and what waits for the consumer, in milliseconds. */
 const GAPS_EVERY_MS = 1_000;
+/** A batch that the broker refused so often is set aside: the ones behind it are to go on. */
+const MOST_REFUSALS = 5;
 
 /** The forward loop of one uplink. */
 export class Forward {
@@ -33,8 +44,15 @@ export class Forward {
   readonly #count: StageCount;
   readonly #seconds: Histogram;
   readonly #outstanding = new Map<number, Promise<void>>();
+  readonly #flow: Flow;
+  /** what the broker has, and the consumer has not confirmed */
+  readonly #durable: Durable | undefined;
+  /** refusals of batches that were not final, by their numbers */
+  readonly #refusals = new Map<number, number>();
   #acked: number[] = [];
   #released: number[] = [];
+  /** not confirmed in time: they go back whatever else is out */
+  readonly #late: number[] = [];
   /** a publish failed: send nothing until what is out has come back and the wait is over */
   #failed = false;
   /** failed rounds since the last acknowledgement */
@@ -47,15 +65,45 @@ export class Forward {
 
   constructor(parts: ForwardParts) {
     this.#parts = parts;
-    this.#count = parts.ledger.stage("forward", parts.uplink.name, "batches", () => this.#outstanding.size);
+    this.#count = parts.ledger.stage(
+      "forward",
+      parts.uplink.name,
+      "batches",
+      () => this.#outstanding.size + (this.#durable?.size ?? 0),
+    );
+    this.#flow = new Flow(parts.limits, parts.memory);
+    if (parts.appAck !== undefined) this.#durable = new Durable(parts.appAck.timeoutMs);
     this.#count.note("retried", 0);
     this.#seconds = parts.ledger.timing("publish", parts.uplink.name);
+  }
+
+  /** How the last rounds went. */
+  get circuit(): Circuit {
+    return this.#failed ? "open" : this.#attempts > 0 ? "half-open" : "closed";
+  }
+
+  /** Batches that the broker has and the consumer has not confirmed. */
+  get unconfirmed(): number {
+    return this.#durable?.size ?? 0;
+  }
+
+  /** The month's bytes are used up. */
+  get exhausted(): boolean {
+    return this.#flow.exhausted();
   }
 
   /** Runs until {@link stop}. */
   start(): void {
     const wake = (): void => this.#signal.resolve();
     const offs = [this.#parts.uplink.onChange(wake), this.#parts.outbox.onReady(wake)];
+    if (this.#durable !== undefined) {
+      offs.push(
+        this.#parts.uplink.onDurable((notice) => {
+          this.#confirmed(this.#durable?.take(notice) ?? []);
+          wake();
+        }),
+      );
+    }
     this.#loop = this.#run().finally(() => {
       for (const off of offs) off();
     });
@@ -79,14 +127,20 @@ export class Forward {
 
   async #run(): Promise<void> {
     const { uplink, outbox } = this.#parts;
+    await this.#flow.start().catch(() => {});
     while (!this.#stopping || this.#flushing) {
       const signal = this.#signal;
+      let timer: NodeJS.Timeout | undefined;
       try {
+        this.#expire();
         await this.#settle();
+        await this.#flow.save();
         if (uplink.connected && !this.#failed) {
           await this.#announceGaps();
-          const room = uplink.window - this.#outstanding.size;
-          const leased = room > 0 ? await outbox.lease(uplink.name, room) : [];
+          const waitMs = this.#flow.waitMs;
+          const room = waitMs > 0 ? 0 : this.#room();
+          if (waitMs > 0) timer = setTimeout(signal.resolve, waitMs);
+          const leased = room > 0 ? await outbox.lease(uplink.name, room, this.#leaseLimits()) : [];
           for (const batch of leased) this.#send(batch);
           if (leased.length > 0) continue;
           if (this.#stopping && this.#outstanding.size === 0) break;
@@ -98,15 +152,58 @@ export class Forward {
         this.#failed = true;
       }
       if (this.#failed && this.#outstanding.size === 0) await this.#backOff();
-      else await signal.promise;
+      else await this.#wait(signal.promise);
+      clearTimeout(timer);
       this.#signal = deferred();
     }
     try {
       await this.#settle();
+      await this.#flow.save(true);
       await this.#giveBack();
     } catch (thrown) {
       this.#parts.log("warn", `uplink ${uplink.name}, while stopping: ${messageOf(thrown)}`);
     }
+  }
+
+  /** Batches that may be sent now. After failed rounds one is tried before the window opens again. */
+  #room(): number {
+    const { uplink, appAck } = this.#parts;
+    const window = Math.min(uplink.window, this.#attempts > 0 ? 1 : Number.POSITIVE_INFINITY);
+    const unconfirmed = appAck === undefined ? window : appAck.batches - this.unconfirmed;
+    return Math.min(window, unconfirmed, this.#flow.room) - this.#outstanding.size;
+  }
+
+  #leaseLimits(): LeaseLimits {
+    const payloadBytes = this.#parts.uplink.mostPayloadBytes;
+    return {
+      ...(payloadBytes === undefined ? {} : { payloadBytes }),
+      ...(this.#flow.exhausted() ? { stream: "alarm" } : {}),
+    };
+  }
+
+  /** Until something happens; with batches that wait for the consumer, or a month that ends, no longer than a second. */
+  async #wait(signal: Promise<void>): Promise<void> {
+    if (this.unconfirmed === 0 && !this.#flow.exhausted()) return await signal;
+    await sleepOr(GAPS_EVERY_MS, () => true, signal);
+  }
+
+  /** The consumer has them for good. */
+  #confirmed(ids: readonly number[]): void {
+    this.#acked.push(...ids);
+    this.#count.out += ids.length;
+  }
+
+  /** What the consumer has not confirmed in time goes back, to be sent again. */
+  #expire(): void {
+    const late = this.#durable?.expired(performance.now()) ?? [];
+    if (late.length === 0) return;
+    this.#late.push(...late);
+    this.#count.in -= late.length;
+    this.#count.note("retried", late.length);
+    this.#parts.log(
+      "warn",
+      `uplink ${this.#parts.uplink.name}: ${late.length} batches were not confirmed by the consumer in time, sending them again`,
+    );
   }
 
   #send(batch: LeasedBatch): void {
@@ -114,13 +211,15 @@ export class Forward {
     const sentMs = performance.now();
     const sent = this.#publish(batch).then(
       () => {
-        this.#acked.push(batch.id);
         this.#seconds.observe((performance.now() - sentMs) / 1000);
-        this.#count.out += 1;
+        this.#refusals.delete(batch.id);
+        // Retained messages alone stand for no row: nobody confirms them.
+        if (this.#durable === undefined || batch.key.span === 0) this.#confirmed([batch.id]);
+        else this.#durable.add(batch.id, batch.key, performance.now());
         this.#attempts = 0;
       },
       async (thrown: unknown) => {
-        if (thrown instanceof WeirError && thrown.disposition === "reject") {
+        if (thrown instanceof WeirError && this.#isFinal(batch, thrown)) {
           this.#count.rejected += 1;
           await this.#reject(batch, thrown.message);
           return;
@@ -142,6 +241,14 @@ export class Forward {
     });
   }
 
+  /** Refused for good, or refused once too often. */
+  #isFinal({ id }: LeasedBatch, { code, disposition }: WeirError): boolean {
+    if (code === "uplink.refused") this.#refusals.set(id, (this.#refusals.get(id) ?? 0) + 1);
+    const final = disposition === "reject" || (this.#refusals.get(id) ?? 0) >= MOST_REFUSALS;
+    if (final) this.#refusals.delete(id);
+    return final;
+  }
+
   /** Sets a batch aside; where the outbox can't take that now, it is sent once more and refused again. */
   async #reject({ id }: LeasedBatch, reason: string): Promise<void> {
     try {
@@ -153,8 +260,22 @@ export class Forward {
     }
   }
 
-  async #publish(batch: LeasedBatch): Promise<void> {
-    await Promise.all(batch.messages.map((message) => this.#parts.uplink.publish(message)));
+  async #publish({ messages }: LeasedBatch): Promise<void> {
+    const { uplink, log } = this.#parts;
+    const bytes = messages.reduce((sum, { payload, topic }) => sum + payload.byteLength + topic.length, 0);
+    this.#flow.take(messages.length, bytes);
+    await Promise.all(
+      messages.map(async (message) => {
+        try {
+          await uplink.publish(message);
+        } catch (thrown) {
+          // A retained message is derived from the batch, which must not be set aside for it.
+          if (!(message.retain && thrown instanceof WeirError && thrown.disposition === "reject"))
+            throw thrown;
+          log("warn", `uplink ${uplink.name}: ${message.topic} was refused: ${thrown.message}`);
+        }
+      }),
+    );
   }
 
   async #announceGaps(): Promise<void> {
@@ -177,6 +298,13 @@ export class Forward {
     } catch (thrown) {
       // The outbox is away: it is told once it is back.
       this.#acked.unshift(...acked);
+      throw thrown;
+    }
+    const late = this.#late.splice(0);
+    try {
+      if (late.length > 0) await outbox.release(uplink.name, late);
+    } catch (thrown) {
+      this.#late.unshift(...late);
       throw thrown;
     }
     // What failed goes back only when nothing is out any more, so that it is leased again in order.
@@ -204,7 +332,12 @@ export class Forward {
   /** At the end: whatever is still out is given back, to be sent again with the same key. */
   async #giveBack(): Promise<void> {
     const { uplink, outbox } = this.#parts;
-    const out = [...this.#released.splice(0), ...this.#outstanding.keys()];
+    const out = [
+      ...this.#released.splice(0),
+      ...this.#late.splice(0),
+      ...this.#outstanding.keys(),
+      ...(this.#durable?.clear() ?? []),
+    ];
     if (out.length > 0) await outbox.release(uplink.name, out);
   }
 }

@@ -34,6 +34,11 @@ export class LocalUplink implements Uplink {
     return () => this.#listeners.delete(listener);
   }
 
+  /** Nobody speaks for what reads at the agent's own broker. */
+  onDurable(): () => void {
+    return () => {};
+  }
+
   async start(): Promise<void> {
     await this.#publisher.publish(this.#status(true));
     this.#connected = true;

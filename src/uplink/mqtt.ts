@@ -3,20 +3,31 @@
  * its own (it would lose what it holds past 65,535 messages without a word). Each connection is a fresh client; the
  * pipeline owns the window and the order, and sends again what was not acknowledged.
  */
-import mqtt, { type IClientPublishOptions, type IConnackPacket, type MqttClient } from "mqtt";
+import mqtt, {
+  type IClientOptions,
+  type IClientPublishOptions,
+  type IConnackPacket,
+  type MqttClient,
+} from "mqtt";
 import { messageOf, WeirError } from "../core/errors.ts";
-import type { Outgoing, Uplink } from "../core/ports.ts";
-import { type TlsOptions, tlsOptions } from "../core/tls.ts";
+import type { DurableNotice, Outgoing, Uplink } from "../core/ports.ts";
+import { tlsOptions } from "../core/tls.ts";
+import { readDurableNotice } from "./durable-notice.ts";
 import type { UplinkOptions } from "./options.ts";
+import { answerOf, connectionReason, isCrowded, PAUSE_MS, TAKEN_OVER, TOO_LARGE } from "./reasons.ts";
+import { fillTopic } from "./topics.ts";
 
-/** MQTT 5 reason codes that will be the same however often the message is sent (MQTT5 3.4.2.1). */
-const FINAL_REASONS: ReadonlySet<number> = new Set([0x90, 0x95, 0x99]);
 const CONNECT_TIMEOUT_MS = 10_000;
 const LEAST_BACKOFF_MS = 500;
-/** A PUBLISH beside its payload: a topic of a few hundred bytes, the properties that repeat the key. */
-const HEAD_BYTES = 2_048;
 /** With {@link CONNECT_TIMEOUT_MS} below 30 s: that long after a broker is back, data flows. */
 const MOST_BACKOFF_MS = 15_000;
+/** The properties that repeat a batch's key, and the packet's own bytes, beside topic and payload. */
+const HEAD_BYTES = 512;
+/** So many times within this another client has taken the session over: then it is another gateway's name, and we stop. */
+const TAKEOVERS = 3;
+const TAKEOVER_WINDOW_MS = 5 * 60_000;
+/** No broker takes less: below it, the size is not what it minds. */
+const LEAST_PACKET = 1_024;
 /** Time to say goodbye in, in milliseconds. */
 const GOODBYE_MS = 2_000;
 
@@ -40,13 +51,28 @@ interface Session {
   readonly fail: Set<(error: WeirError) => void>;
 }
 
-/** Keeps a connection to one broker, with back-off and jitter. */
+/** Keeps a connection to one broker of a list, with back-off and jitter. */
 export class MqttUplink implements Uplink {
   readonly name: string;
   readonly #options: UplinkOptions;
   readonly #parts: MqttUplinkParts;
   readonly #listeners = new Set<() => void>();
+  readonly #durable = new Set<(notice: DurableNotice) => void>();
+  readonly #urls: readonly string[];
+  readonly #headBytes: number;
+  /** which of the brokers is connected, or tried next */
+  #at = 0;
   #session: Session | undefined;
+  /** on the monotonic clock: a quota was exceeded, nothing is sent before */
+  #pausedUntilMs = 0;
+  #takeovers: number[] = [];
+  /** the largest packet of this connection, and what a broker that ended one for its size is taken to accept */
+  #largestBytes = 0;
+  #learntBytes = Number.POSITIVE_INFINITY;
+  /** the last reason asked for fewer connections */
+  #crowded = false;
+  #failback: NodeJS.Timeout | undefined;
+  #pause: NodeJS.Timeout | undefined;
   #stopped = false;
   #attempts = 0;
   #retry: NodeJS.Timeout | undefined;
@@ -57,10 +83,19 @@ export class MqttUplink implements Uplink {
     this.name = name;
     this.#options = options;
     this.#parts = parts;
+    this.#urls = [options.url, ...options.fallback];
+    const topic = fillTopic(options.topics.batch, { gateway: parts.gateway, stream: "alarm" });
+    this.#headBytes = HEAD_BYTES + 2 * Buffer.byteLength(topic);
   }
 
   get window(): number {
+    if (performance.now() < this.#pausedUntilMs) return 0;
     return Math.min(this.#options.window, this.#session?.receiveMaximum ?? this.#options.window);
+  }
+
+  /** The broker that is connected; undefined while none is. */
+  get broker(): string | undefined {
+    return this.#session === undefined ? undefined : this.#urls[this.#at];
   }
 
   get connected(): boolean {
@@ -68,7 +103,13 @@ export class MqttUplink implements Uplink {
   }
 
   get mostPayloadBytes(): number | undefined {
-    return this.#session === undefined ? undefined : this.#session.maximumPacketSize - HEAD_BYTES;
+    if (this.#session === undefined) return undefined;
+    return Math.max(1, this.#session.maximumPacketSize - this.#headBytes);
+  }
+
+  onDurable(listener: (notice: DurableNotice) => void): () => void {
+    this.#durable.add(listener);
+    return () => this.#durable.delete(listener);
   }
 
   onChange(listener: () => void): () => void {
@@ -78,7 +119,7 @@ export class MqttUplink implements Uplink {
 
   /** Begins to connect; does not wait for it: a gateway may boot without a network. */
   start(signal: AbortSignal): Promise<void> {
-    signal.addEventListener("abort", () => clearTimeout(this.#retry), { once: true });
+    signal.addEventListener("abort", () => this.#clearTimers(), { once: true });
     this.#connect();
     return Promise.resolve();
   }
@@ -86,7 +127,7 @@ export class MqttUplink implements Uplink {
   async publish(message: Outgoing): Promise<void> {
     const session = this.#session;
     if (session === undefined) throw new WeirError("uplink.unavailable", `${this.name}: not connected`);
-    const size = message.payload.byteLength + HEAD_BYTES;
+    const size = message.payload.byteLength + 2 * Buffer.byteLength(message.topic) + 64;
     if (size > session.maximumPacketSize) {
       // Batches were made to fit; what is left is a retained message of one device.
       throw new WeirError(
@@ -94,6 +135,7 @@ export class MqttUplink implements Uplink {
         `about ${size} bytes, the broker takes ${session.maximumPacketSize}`,
       );
     }
+    this.#largestBytes = Math.max(this.#largestBytes, size);
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const timer = setTimeout(() => {
       // The broker took the message and never answered: nothing sent after it on this connection can be trusted.
@@ -125,7 +167,7 @@ export class MqttUplink implements Uplink {
 
   async stop(): Promise<void> {
     this.#stopped = true;
-    clearTimeout(this.#retry);
+    this.#clearTimers();
     this.#connecting?.end(true);
     const client = this.#session?.client;
     if (client === undefined) return;
@@ -139,7 +181,8 @@ export class MqttUplink implements Uplink {
   }
 
   #publishOptions(message: Outgoing): IClientPublishOptions {
-    const options: IClientPublishOptions = { qos: message.qos, retain: message.retain };
+    const retain = message.retain && this.#options.retain;
+    const options: IClientPublishOptions = { qos: message.qos, retain };
     if (this.#options.version !== 5) return options;
     const { contentType, userProperties } = message;
     return {
@@ -153,17 +196,43 @@ export class MqttUplink implements Uplink {
 
   #refused(error: Error): WeirError {
     const code = "code" in error && typeof error.code === "number" ? error.code : undefined;
-    const detail = `${this.name}: ${error.message}${code === undefined ? "" : ` (reason 0x${code.toString(16)})`}`;
-    const final = code !== undefined && FINAL_REASONS.has(code);
-    return new WeirError(final ? "uplink.rejected" : "uplink.unavailable", detail, { cause: error });
+    const { name, answer } = answerOf(code);
+    if (answer === "pause") this.#rest();
+    const detail = `${this.name}: ${code === undefined ? error.message : name}`;
+    this.#note(detail);
+    const kind =
+      answer === "reject"
+        ? "uplink.rejected"
+        : answer === "refused"
+          ? "uplink.refused"
+          : "uplink.unavailable";
+    return new WeirError(kind, detail, { cause: error });
+  }
+
+  /** Nothing is sent for a while; the connection stays. */
+  #rest(): void {
+    this.#pausedUntilMs = performance.now() + PAUSE_MS;
+    clearTimeout(this.#pause);
+    this.#pause = setTimeout(() => this.#tell(), PAUSE_MS + 1);
+  }
+
+  #tell(): void {
+    for (const listener of this.#listeners) listener();
+  }
+
+  #clearTimers(): void {
+    for (const timer of [this.#retry, this.#failback, this.#pause]) clearTimeout(timer);
   }
 
   #connect(): void {
-    const { url, version, username, password, clientId, tls } = this.#options;
+    const { version, username, password, clientId, tls, retain } = this.#options;
+    const url = this.#urls[this.#at] ?? this.#options.url;
     const { hostname, protocol } = new URL(url);
-    let security: Partial<TlsOptions> = {};
+    let security: Partial<IClientOptions> = {};
     try {
-      if (protocol === "mqtts:") security = tlsOptions(tls, hostname.replace(/^\[|\]$/g, ""));
+      const files = (): ReturnType<typeof tlsOptions> => tlsOptions(tls, hostname.replace(/^\[|\]$/g, ""));
+      if (protocol === "mqtts:") security = files();
+      else if (protocol === "wss:") security = { wsOptions: files() };
     } catch (thrown) {
       // A file that is being replaced, or has gone: the next try may find it.
       this.#note(`tls: ${messageOf(thrown)}`);
@@ -183,48 +252,103 @@ export class MqttUplink implements Uplink {
       queueQoSZero: false,
       resubscribe: false,
       ...security,
-      will: { topic: will.topic, payload: Buffer.from(will.payload), qos: 1, retain: true },
+      will: { topic: will.topic, payload: Buffer.from(will.payload), qos: 1, retain },
     });
     this.#connecting = client;
     client.once("connect", (connack) => this.#opened(client, connack));
-    client.on("error", (error) => this.#note(messageOf(error)));
-    client.on("disconnect", (packet) =>
-      this.#note(`the broker ended the connection, reason 0x${(packet.reasonCode ?? 0).toString(16)}`),
-    );
+    client.on("error", (error) => this.#failed(error));
+    client.on("disconnect", ({ reasonCode = 0 }) => this.#disconnected(reasonCode));
+    client.on("message", (topic, payload) => this.#hear(topic, payload));
     client.once("close", () => this.#closed(client));
+  }
+
+  /** The consumer speaks on one topic; anything else that comes is not ours. */
+  #hear(topic: string, payload: Uint8Array): void {
+    if (topic !== this.#ackTopic()) return;
+    const notice = readDurableNotice(payload);
+    if (notice === undefined) this.#note(`${topic}: not a confirmation: see docs/uplinks.md`);
+    else for (const listener of this.#durable) listener(notice);
+  }
+
+  #ackTopic(): string | undefined {
+    const topic = this.#options.appAck?.topic;
+    return topic === undefined ? undefined : fillTopic(topic, { gateway: this.#parts.gateway });
+  }
+
+  #failed(error: Error): void {
+    const code = "code" in error && typeof error.code === "number" ? error.code : undefined;
+    if (code !== undefined) this.#crowded = isCrowded(code);
+    this.#note(
+      code === undefined ? messageOf(error) : `the broker refused the connection: ${connectionReason(code)}`,
+    );
+  }
+
+  #disconnected(code: number): void {
+    this.#crowded = isCrowded(code);
+    this.#note(`the broker ended the connection: ${connectionReason(code)}`);
+    if (code === TOO_LARGE) this.#learntBytes = Math.max(LEAST_PACKET, this.#largestBytes >> 1);
+    if (code !== TAKEN_OVER) return;
+    const now = performance.now();
+    this.#takeovers = [...this.#takeovers.filter((at) => at > now - TAKEOVER_WINDOW_MS), now];
+    if (this.#takeovers.length < TAKEOVERS) return;
+    this.#stopped = true;
+    const id = this.#options.clientId ?? `weir-${this.#parts.gateway}`;
+    this.#note(
+      `another client uses the client id ${id}: stopped, so as not to fight it; give each gateway a name or a clientId of its own, then \`weir reload\``,
+    );
+    this.#parts.log("error", `uplink ${this.name}: ${this.lastError}`);
   }
 
   #opened(client: MqttClient, connack: IConnackPacket): void {
     const properties = connack.properties;
+    const { maxPacketBytes = Number.POSITIVE_INFINITY, failback } = this.#options;
     this.#connecting = undefined;
+    this.#largestBytes = 0;
     this.#session = {
       client,
       receiveMaximum: properties?.receiveMaximum ?? 65_535,
-      maximumPacketSize: properties?.maximumPacketSize ?? 268_435_455,
+      maximumPacketSize: Math.min(
+        properties?.maximumPacketSize ?? 268_435_455,
+        maxPacketBytes,
+        this.#learntBytes,
+      ),
       fail: new Set(),
     };
     this.lastError = undefined;
-    this.#parts.log("info", `uplink ${this.name}: connected to ${this.#options.url}`);
+    this.#crowded = false;
+    this.#parts.log("info", `uplink ${this.name}: connected to ${this.#urls[this.#at]}`);
+    const ackTopic = this.#ackTopic();
+    if (ackTopic !== undefined) {
+      client.subscribe(ackTopic, { qos: 1 }, (error) => {
+        if (error) this.#note(`${ackTopic}: ${messageOf(error)}`);
+      });
+    }
+    // Back to the first broker after a while; batches wait for the moment that takes.
+    clearTimeout(this.#failback);
+    if (this.#at > 0) this.#failback = setTimeout(() => client.end(), failback);
     this.publish(this.#parts.status(true)).then(
       () => {
         this.#attempts = 0;
       },
       (thrown: unknown) => this.#note(messageOf(thrown)),
     );
-    for (const listener of this.#listeners) listener();
+    this.#tell();
   }
 
   #closed(client: MqttClient): void {
     client.end(true);
     // A client that is done may still report what its socket does: nobody is to crash from that.
     client.on("error", () => {});
+    clearTimeout(this.#failback);
     this.#connecting = undefined;
     const session = this.#session;
     this.#session = undefined;
+    // The first one again after a connection, the next one after none.
+    this.#at = session === undefined ? (this.#at + 1) % this.#urls.length : 0;
     if (session !== undefined) {
       const error = new WeirError("uplink.unavailable", `${this.name}: connection lost`);
       for (const fail of session.fail) fail(error);
-      for (const listener of this.#listeners) listener();
+      this.#tell();
     }
     this.#later(session !== undefined);
   }
@@ -234,7 +358,12 @@ export class MqttUplink implements Uplink {
     if (this.#stopped) return;
     this.#attempts += 1;
     const most = Math.min(MOST_BACKOFF_MS, LEAST_BACKOFF_MS * 2 ** Math.min(this.#attempts - 1, 10));
-    const waitMs = most / 2 + Math.random() * (most / 2);
+    // The others of a list are tried at once, the first one with back-off.
+    const soon = this.#at > 0 && this.#attempts > 0;
+    const least = this.#crowded ? PAUSE_MS : 0;
+    const waitMs = soon
+      ? LEAST_BACKOFF_MS * Math.random()
+      : Math.max(least, most / 2 + Math.random() * (most / 2));
     if (this.#attempts === 1 || lost) {
       this.#parts.log(
         "warn",

@@ -2,6 +2,9 @@
 import { z } from "zod";
 import { STREAMS } from "../core/ports.ts";
 import { parseDuration, parseSize } from "../core/units.ts";
+import { PRESETS } from "./presets.ts";
+
+export { withPresets } from "./presets.ts";
 
 /** A number of bytes, or text such as `100KiB`; bytes come out. */
 const bytes = z
@@ -13,6 +16,8 @@ const duration = z
   .string()
   .transform(parseDuration)
   .pipe(z.number("expected a duration such as 30s, 12h or 1d"));
+
+const ADDRESS = /^(?:mqtts?:\/\/[^/\s@]+|wss?:\/\/[^\s@]+)$/;
 
 const template = (fallback: string) => z.string().min(1).max(512).default(fallback);
 
@@ -30,20 +35,32 @@ const patterns = (what: string) =>
 
 const file = z.string().min(1).max(4096);
 
-/** One uplink. */
-export const uplinkSchema = z.strictObject({
+const plainSchema = z.strictObject({
+  preset: z
+    .enum(["aws-iot", "azure-iot-hub"])
+    .optional()
+    .describe("limits and topics of a cloud's broker as defaults: see docs/uplinks.md"),
   url: z
     .string()
     .refine(
-      (url) => url === "embedded" || /^mqtts?:\/\/[^/\s@]+$/.test(url),
-      "expected `embedded`, mqtt://host:port or mqtts://host:port",
+      (url) => url === "embedded" || ADDRESS.test(url),
+      "expected `embedded`, or mqtt://, mqtts://, ws:// or wss:// and host:port",
     )
-    .describe("`embedded` for the agent's own broker, or mqtt:// or mqtts:// and the broker's address"),
+    .describe(
+      "`embedded` for the agent's own broker, or mqtt://, mqtts://, ws:// or wss:// and the broker's address",
+    ),
+  fallback: z
+    .array(z.string().regex(ADDRESS, "expected mqtt://, mqtts://, ws:// or wss:// and host:port"))
+    .max(8)
+    .default([])
+    .describe("brokers to try in turn while `url` can't be reached; they get the same batches"),
+  failback: duration.prefault("10m").describe("how long to stay with a fallback before `url` is tried again"),
   streams: z
     .array(z.enum(STREAMS))
     .min(1)
     .default([...STREAMS])
     .describe("what is sent"),
+  retain: z.boolean().default(true).describe("false for a broker that takes no retained messages"),
   last: z
     .boolean()
     .optional()
@@ -69,7 +86,7 @@ export const uplinkSchema = z.strictObject({
     })
     .prefault({})
     .refine(({ cert, key }) => (cert === undefined) === (key === undefined), "cert and key go together")
-    .describe("for mqtts://; the files are read again at each connection"),
+    .describe("for mqtts:// and wss://; the files are read again at each connection"),
   window: z
     .number()
     .int()
@@ -77,6 +94,32 @@ export const uplinkSchema = z.strictObject({
     .max(32)
     .default(32)
     .describe("batches that may be unacknowledged at a time"),
+  maxPacketBytes: bytes
+    .optional()
+    .describe("largest packet, where the broker takes less than it says; batches above it are sent in parts"),
+  messagesPerSecond: z.number().positive().optional().describe("most messages a second"),
+  bytesPerSecond: bytes.optional().describe("most bytes a second, of payloads and topics"),
+  bytesPerMonth: bytes
+    .optional()
+    .describe(
+      "most bytes in a calendar month (UTC); when they are used up, only alarms are sent until it ends",
+    ),
+  appAck: z
+    .strictObject({
+      topic: template("weir/v1/{gateway}/in/ack"),
+      timeout: duration.prefault("5m").describe("what is not confirmed in this time is sent again"),
+      batches: z
+        .number()
+        .int()
+        .min(1)
+        .max(4096)
+        .default(256)
+        .describe("that may wait for confirmation at a time"),
+    })
+    .optional()
+    .describe(
+      "forget a batch only when the consumer says on this topic that it is durable: see docs/uplinks.md",
+    ),
   ackTimeoutMs: z.number().int().min(100).default(20_000),
   batch: z
     .strictObject({
@@ -134,6 +177,25 @@ export const uplinkSchema = z.strictObject({
   topics: topicsSchema.prefault({}),
 });
 
+/** Levels of a topic, as many as its template has. */
+const depth = (topic: string): number => topic.split("/").length - 1;
+
+/** One uplink. A preset's values are put in before ({@link withPresets}). */
+export const uplinkSchema = plainSchema.superRefine((options, context) => {
+  const { appAck, fallback, preset, topics, url } = options;
+  if (url === "embedded" && (appAck !== undefined || fallback.length > 0 || options.qos === 2)) {
+    const message = "appAck, fallback and qos 2 are for brokers elsewhere, not for `embedded`";
+    context.addIssue({ code: "custom", path: ["url"], message });
+  }
+  const most = preset === undefined ? undefined : PRESETS[preset].slashes;
+  if (most === undefined) return;
+  for (const name of ["status", "batch", "gap"] as const) {
+    if (depth(topics[name]) <= most) continue;
+    const message = `${depth(topics[name])} slashes, ${preset} takes ${most}`;
+    context.addIssue({ code: "custom", path: ["topics", name], message });
+  }
+});
+
 /** The map of uplinks. `local` stays when others are added. */
 export const uplinksSchema = z
   .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -"), uplinkSchema)
@@ -146,6 +208,6 @@ export const uplinksSchema = z
   );
 
 /** An uplink's options, every default filled in. */
-export type UplinkOptions = z.infer<typeof uplinkSchema>;
+export type UplinkOptions = z.infer<typeof plainSchema>;
 /** Topic templates. */
 export type Topics = z.infer<typeof topicsSchema>;

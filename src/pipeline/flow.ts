@@ -1,0 +1,125 @@
+/** How much one uplink may send: messages and bytes a second, and bytes a month. */
+
+/** Limits of an uplink; what is left out is not limited. */
+export interface FlowLimits {
+  readonly messagesPerSecond?: number | undefined;
+  readonly bytesPerSecond?: number | undefined;
+  /** of payloads and topics, in a calendar month (UTC) */
+  readonly bytesPerMonth?: number | undefined;
+}
+
+/** Where the month's count is kept over restarts. */
+export interface FlowMemory {
+  load(): Promise<string | undefined>;
+  save(text: string): Promise<void>;
+}
+
+/** Least time between two times that the month's count is kept, in milliseconds: a crash forgets no more than this. */
+const SAVE_EVERY_MS = 10_000;
+
+/** Room for a second's worth; what is sent beyond it is owed. Time is the caller's monotonic clock, in milliseconds. */
+export class TokenBucket {
+  readonly #perSecond: number;
+  #tokens: number;
+  #atMs: number;
+
+  constructor(perSecond: number, nowMs: number) {
+    this.#perSecond = perSecond;
+    this.#tokens = perSecond;
+    this.#atMs = nowMs;
+  }
+
+  /** How long until something may be sent: 0 for now. */
+  waitMs(nowMs: number): number {
+    this.#fill(nowMs);
+    return this.#tokens > 0 ? 0 : Math.ceil(((1 - this.#tokens) * 1000) / this.#perSecond);
+  }
+
+  /** What may be sent now without owing anything. */
+  get room(): number {
+    return Math.max(0, Math.floor(this.#tokens));
+  }
+
+  take(amount: number, nowMs: number): void {
+    this.#fill(nowMs);
+    this.#tokens -= amount;
+  }
+
+  #fill(nowMs: number): void {
+    const earned = ((nowMs - this.#atMs) / 1000) * this.#perSecond;
+    this.#tokens = Math.min(this.#perSecond, this.#tokens + earned);
+    this.#atMs = nowMs;
+  }
+}
+
+const monthOf = (nowMs: number): string => new Date(nowMs).toISOString().slice(0, 7);
+
+/** The limits of one uplink, and what of them is used. */
+export class Flow {
+  readonly #messages: TokenBucket | undefined;
+  readonly #bytes: TokenBucket | undefined;
+  readonly #bytesPerMonth: number | undefined;
+  readonly #memory: FlowMemory;
+  #month = "";
+  #used = 0;
+  #saved = 0;
+  #savedMs = 0;
+
+  constructor(limits: FlowLimits, memory: FlowMemory) {
+    const { messagesPerSecond, bytesPerSecond, bytesPerMonth } = limits;
+    const nowMs = performance.now();
+    if (messagesPerSecond !== undefined) this.#messages = new TokenBucket(messagesPerSecond, nowMs);
+    if (bytesPerSecond !== undefined) this.#bytes = new TokenBucket(bytesPerSecond, nowMs);
+    this.#bytesPerMonth = bytesPerMonth;
+    this.#memory = memory;
+  }
+
+  /** Reads what of the month is used. */
+  async start(): Promise<void> {
+    if (this.#bytesPerMonth === undefined) return;
+    const [month, used] = ((await this.#memory.load()) ?? "").split(" ");
+    this.#month = month ?? "";
+    this.#used = Number(used) || 0;
+    this.#saved = this.#used;
+  }
+
+  /** How long until something may be sent: 0 for now. */
+  get waitMs(): number {
+    const nowMs = performance.now();
+    return Math.max(this.#messages?.waitMs(nowMs) ?? 0, this.#bytes?.waitMs(nowMs) ?? 0);
+  }
+
+  /** Messages that may be sent at once. */
+  get room(): number {
+    return this.#messages === undefined ? Number.POSITIVE_INFINITY : Math.max(1, this.#messages.room);
+  }
+
+  /** The month's bytes are used up: only alarms go. `nowMs`: since the Unix epoch. */
+  exhausted(nowMs: number = Date.now()): boolean {
+    if (this.#bytesPerMonth === undefined) return false;
+    const month = monthOf(nowMs);
+    if (month !== this.#month) {
+      this.#month = month;
+      this.#used = 0;
+    }
+    return this.#used >= this.#bytesPerMonth;
+  }
+
+  /** Counts what is sent. */
+  take(messages: number, bytes: number): void {
+    const nowMs = performance.now();
+    this.#messages?.take(messages, nowMs);
+    this.#bytes?.take(bytes, nowMs);
+    this.#used += bytes;
+  }
+
+  /** Keeps the month's count, when it is time or `now` says so. */
+  async save(now = false): Promise<void> {
+    const nowMs = performance.now();
+    if (this.#bytesPerMonth === undefined || this.#saved === this.#used) return;
+    if (!now && nowMs - this.#savedMs < SAVE_EVERY_MS) return;
+    this.#savedMs = nowMs;
+    this.#saved = this.#used;
+    await this.#memory.save(`${this.#month} ${this.#used}`);
+  }
+}

@@ -1,0 +1,311 @@
+/** The forward loop, the real outbox and the MQTT uplink, against a broker that does what it is told. */
+import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
+import { batchIn } from "../../src/batch-tools.ts";
+import { Ledger } from "../../src/core/ledger.ts";
+import type { Stream } from "../../src/core/ports.ts";
+import { WorkerOutbox } from "../../src/outbox/outbox.ts";
+import { Forward } from "../../src/pipeline/forward.ts";
+import { MqttUplink } from "../../src/uplink/mqtt.ts";
+import { type UplinkOptions, uplinkSchema } from "../../src/uplink/options.ts";
+import {
+  frameOf,
+  newPath,
+  planFor,
+  uplink as planOf,
+  range,
+  removeDatabases,
+  workerUrl,
+} from "../helpers/outbox.ts";
+import { ScriptedBroker } from "../helpers/scripted-broker.ts";
+import { until } from "../helpers/until.ts";
+
+afterAll(removeDatabases);
+
+let broker: ScriptedBroker;
+const stops: (() => Promise<unknown>)[] = [];
+beforeEach(async () => {
+  broker = await ScriptedBroker.start();
+});
+afterEach(async () => {
+  for (const stop of stops.splice(0).reverse()) await stop();
+  await broker.stop();
+});
+
+interface Running {
+  readonly outbox: WorkerOutbox;
+  readonly uplink: MqttUplink;
+  readonly forward: Forward;
+  readonly logs: string[];
+  readonly append: (from: number, to: number, stream?: Stream) => Promise<void>;
+}
+
+/** An uplink `up` to the broker. */
+async function run(changes: Partial<Record<keyof UplinkOptions, unknown>> = {}): Promise<Running> {
+  const options = uplinkSchema.parse({ url: broker.url, ...changes });
+  const { qos, appAck } = options;
+  const plan = planOf("up", { batch: { samples: 10, bytes: 1e6, ageMs: 0 }, qos });
+  const outbox = new WorkerOutbox(workerUrl, planFor(newPath(), { uplinks: [plan] }));
+  await outbox.start();
+  stops.push(() => outbox.stop());
+  const logs: string[] = [];
+  const log = (level: string, text: string): void => void logs.push(`${level} ${text}`);
+  const message = (topic: string) => ({
+    topic,
+    payload: Buffer.from("{}"),
+    qos: 1 as const,
+    retain: false,
+    contentType: undefined,
+    userProperties: undefined,
+  });
+  const uplink = new MqttUplink("up", options, { gateway: "gw", status: () => message("w/gw/status"), log });
+  const kept = new Map<string, string>();
+  const forward = new Forward({
+    uplink,
+    outbox,
+    ledger: new Ledger(),
+    log,
+    gapMessage: () => message("w/gw/gap"),
+    limits: options,
+    memory: { load: async () => kept.get("used"), save: async (text) => void kept.set("used", text) },
+    appAck: appAck === undefined ? undefined : { timeoutMs: appAck.timeout, batches: appAck.batches },
+  });
+  const controller = new AbortController();
+  await uplink.start(controller.signal);
+  forward.start();
+  stops.push(async () => {
+    await forward.stop(0);
+    controller.abort();
+    await uplink.stop();
+  });
+  const append = (from: number, to: number, stream: Stream = "data"): Promise<void> =>
+    outbox.append({ stream, frame: frameOf(range(from, to)), state: [], effects: [] });
+  return { outbox, uplink, forward, logs, append };
+}
+
+const numbersIn = (payload: string | Buffer): number[] =>
+  (batchIn(Buffer.from(payload))?.samples ?? []).map(({ values }) => Number(values["n"]));
+const came = (): number[] => broker.batches.flatMap(({ payload }) => numbersIn(payload));
+
+/** The account of stream data, in samples. */
+async function account({ outbox }: Running): Promise<{ acked: number; rejected: number; held: number }> {
+  const count = (await outbox.counts()).find(({ stream }) => stream === "data");
+  return { acked: count?.acked ?? 0, rejected: count?.rejected ?? 0, held: count?.held ?? 0 };
+}
+const settled = (running: Running, acked: number, rejected = 0, held = 0): Promise<unknown> =>
+  until(
+    `${acked} acknowledged, ${rejected} rejected, ${held} held`,
+    async () => JSON.stringify(await account(running)) === JSON.stringify({ acked, rejected, held }),
+    60_000,
+  );
+
+describe("what the broker allows", () => {
+  test("is kept to: no more unacknowledged than its receive maximum", async () => {
+    let waiting = 0;
+    let most = 0;
+    broker.script = {
+      connack: () => ({ properties: { receiveMaximum: 3 } }),
+      puback: ({ topic }) => (topic.endsWith("/status") ? 0 : undefined),
+      after: (packet, connection) => {
+        if (packet.cmd !== "publish" || packet.topic.endsWith("/status")) return;
+        waiting += 1;
+        most = Math.max(most, waiting);
+        setTimeout(() => {
+          waiting -= 1;
+          connection.send({ cmd: "puback", messageId: packet.messageId ?? 0, reasonCode: 0 });
+        }, 20);
+      },
+    };
+    const running = await run();
+    for (let i = 0; i < 12; i++) await running.append(10 * i, 10 * i + 10);
+    await settled(running, 120);
+    expect(came()).toEqual(range(0, 120));
+    expect(most).toBe(3);
+  });
+
+  test("is kept to in parts: a batch above its largest packet comes in several messages", async () => {
+    broker.script = { connack: () => ({ properties: { maximumPacketSize: 1_200 } }) };
+    const running = await run();
+    await running.append(0, 60);
+    await settled(running, 60);
+    expect(broker.batches.length).toBeGreaterThan(3);
+    expect(came()).toEqual(range(0, 60));
+  });
+});
+
+describe("a reason code", () => {
+  test.each([0x90, 0x99])(
+    "%i of a PUBACK is final: the batch is set aside, the next goes on",
+    async (code) => {
+      broker.script = { puback: ({ payload }) => (numbersIn(payload).includes(15) ? code : 0) };
+      const running = await run();
+      for (let i = 0; i < 3; i++) await running.append(10 * i, 10 * i + 10);
+      await settled(running, 20, 10);
+      expect(came().filter((n) => n === 15).length).toBe(1);
+    },
+  );
+
+  test.each([0x80, 0x83])(
+    "%i is tried five times, then the batch is set aside and the head is free",
+    async (code) => {
+      broker.script = { puback: ({ payload }) => (numbersIn(payload).includes(5) ? code : 0) };
+      const running = await run();
+      await running.append(0, 10);
+      await running.append(10, 20);
+      await settled(running, 10, 10);
+      expect(came().filter((n) => n === 5).length).toBe(5);
+    },
+    90_000,
+  );
+
+  test("0x95 of a DISCONNECT halves what is sent at once, until it fits", async () => {
+    broker.script = {
+      after: (packet, connection) => {
+        if (packet.cmd === "publish" && packet.payload.length > 2_000) connection.disconnect(0x95);
+      },
+      puback: ({ payload }) => (payload.length > 2_000 ? undefined : 0),
+    };
+    const running = await run();
+    await running.append(0, 200);
+    await settled(running, 200);
+    expect(new Set(came())).toEqual(new Set(range(0, 200)));
+  }, 90_000);
+
+  test("0x97 of a PUBACK pauses the uplink and loses nothing", async () => {
+    let over = true;
+    broker.script = {
+      puback: ({ topic }) => {
+        if (topic.endsWith("/status") || !over) return 0;
+        over = false;
+        return 0x97;
+      },
+    };
+    const running = await run();
+    await running.append(0, 10);
+    await until("the pause", () => broker.batches.length === 1 && running.uplink.window === 0);
+    expect(running.uplink.connected).toBe(true);
+    await settled(running, 10);
+    expect(came().length).toBe(20);
+  }, 90_000);
+
+  test("0x8e of DISCONNECT three times means another client of that name: it stops and says so", async () => {
+    broker.script = {
+      after: (packet, connection) => {
+        if (packet.cmd === "publish") connection.disconnect(0x8e);
+      },
+    };
+    const running = await run();
+    await until(
+      "the explanation",
+      () => running.uplink.lastError?.includes("another client uses the client id weir-gw"),
+      60_000,
+    );
+    expect(broker.connections.length).toBe(3);
+    expect(running.logs.some((line) => line.startsWith("error") && line.includes("clientId"))).toBe(true);
+  }, 90_000);
+
+  test("of a CONNACK is shown in words", async () => {
+    broker.script = { connack: () => ({ reasonCode: 0x86 }) };
+    const running = await run();
+    await until("the reason", () =>
+      running.uplink.lastError?.includes("bad user name or password (reason 0x86)"),
+    );
+  });
+});
+
+test("a broker that takes and never acknowledges is left; the batch comes again with the same key and bytes, one alone on trial", async () => {
+  let silent = true;
+  broker.script = { puback: ({ topic }) => (topic.endsWith("/status") || !silent ? 0 : undefined) };
+  const running = await run({ ackTimeoutMs: 300 });
+  for (let i = 0; i < 4; i++) await running.append(10 * i, 10 * i + 10);
+  await until("a trial on a second connection", () => broker.connections.length >= 2 && came().length >= 20);
+  expect(running.forward.circuit).not.toBe("closed");
+  silent = false;
+  await settled(running, 40);
+  expect(running.forward.circuit).toBe("closed");
+  const first = broker.batches.filter(({ properties }) => properties?.userProperties?.["seq"] === "0");
+  expect(first.length).toBeGreaterThan(1);
+  for (const { payload } of first) expect(payload).toEqual(first[0]?.payload);
+}, 90_000);
+
+describe("limits of the uplink's own", () => {
+  test("hold the rate: messages a second", async () => {
+    const running = await run({ messagesPerSecond: 20 });
+    const start = performance.now();
+    for (let i = 0; i < 60; i++) await running.append(10 * i, 10 * i + 10);
+    await settled(running, 600);
+    // A second's worth at once, then 20 a second: 60 messages take two seconds at the least.
+    expect(performance.now() - start).toBeGreaterThan(1_900);
+    expect(came()).toEqual(range(0, 600));
+  });
+
+  test("let only alarms go once the month's bytes are used up", async () => {
+    const running = await run({ bytesPerMonth: 600 });
+    await running.append(0, 10);
+    await until("the budget to be used up", () => running.forward.exhausted);
+    await settled(running, 10);
+    await running.append(10, 20);
+    await running.append(0, 1, "alarm");
+    await until("the alarm", () => broker.batches.some(({ topic }) => topic === "w/gw/alarm"));
+    expect(came().includes(10)).toBe(false);
+    expect(await account(running)).toEqual({ acked: 10, rejected: 0, held: 10 });
+  });
+});
+
+test("several brokers are tried in turn, and the first one is gone back to", async () => {
+  const other = await ScriptedBroker.start();
+  stops.push(() => other.stop());
+  const { port, url } = broker;
+  await broker.stop();
+  const running = await run({ url, fallback: [other.url], failback: "2s" });
+  await running.append(0, 10);
+  await until("the other broker", () => other.batches.length === 1);
+  expect(running.uplink.broker).toBe(other.url);
+  broker = await ScriptedBroker.start({}, port);
+  await until("the first broker", () => running.uplink.broker === url, 30_000);
+  await running.append(10, 20);
+  await settled(running, 20);
+  expect(came()).toEqual(range(10, 20));
+}, 60_000);
+
+describe("the consumer's word", () => {
+  const say = (payload: string): void =>
+    broker.connections
+      .at(-1)
+      ?.send({ cmd: "publish", topic: "weir/v1/gw/in/ack", payload, qos: 0, retain: false, dup: false });
+  const confirm = ({ outbox }: Running, upto: number, also: number[][] = []): void =>
+    say(JSON.stringify({ epoch: outbox.epoch, stream: "data", upto, also }));
+
+  test("is waited for: a batch that only the broker has is kept", async () => {
+    const running = await run({ appAck: {} });
+    for (let i = 0; i < 4; i++) {
+      await running.append(10 * i, 10 * i + 10);
+      await until("the batch", () => running.forward.unconfirmed === i + 1);
+    }
+    expect(await account(running)).toEqual({ acked: 0, rejected: 0, held: 40 });
+    confirm(running, 9, [[20, 29]]);
+    await settled(running, 20, 0, 20);
+    confirm(running, 25, [[26, 39]]);
+    await settled(running, 40);
+    expect(came()).toEqual(range(0, 40));
+  });
+
+  test("that does not come in time has the batch sent again; nonsense is not taken for it", async () => {
+    const running = await run({ appAck: { timeout: "1s" } });
+    await running.append(0, 10);
+    await until("the batch", () => running.forward.unconfirmed === 1);
+    for (const payload of ["{", '{"epoch":"x"}', '{"epoch":"00000000","stream":"data","upto":1000}'])
+      say(payload);
+    await until("it again", () => came().length === 20);
+    expect(await account(running)).toEqual({ acked: 0, rejected: 0, held: 10 });
+    await until("its delivery to the broker", () => running.forward.unconfirmed === 1);
+    confirm(running, 9);
+    await settled(running, 10);
+  });
+});
+
+test("QoS 2 batches are delivered once their handshake is done", async () => {
+  const running = await run({ qos: 2 });
+  await running.append(0, 10);
+  await settled(running, 10);
+  expect(broker.batches.map(({ qos }) => qos)).toEqual([2]);
+});
