@@ -27,6 +27,7 @@ import { messageOf, WeirError } from "./core/errors.ts";
 import { Ledger } from "./core/ledger.ts";
 import type { DeviceMessage, Gap, MessageDecoder, Outgoing, Uplink } from "./core/ports.ts";
 import { metricsText, vitalsReport } from "./measure.ts";
+import { findNeighbour, NEIGHBOUR, type Neighbour } from "./neighbour.ts";
 import { dataPaths, type HeldDataFolder, holdDataFolder } from "./outbox/data-folder.ts";
 import { WorkerOutbox } from "./outbox/outbox.ts";
 import {
@@ -52,6 +53,7 @@ import { EmbeddedBroker } from "./sources/broker.ts";
 import { KernelSource } from "./sources/kernel.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
 import { mqttSource } from "./sources/mqtt-sources.ts";
+import { isLoopback } from "./sources/options.ts";
 import { RuleTable } from "./sources/rule-table.ts";
 import { RuleDecoder } from "./sources/rules.ts";
 import { SystemSource } from "./sources/system.ts";
@@ -94,6 +96,8 @@ export class Agent {
   #outbox: WorkerOutbox | undefined;
   #plugins: PluginManager | undefined;
   #broker: EmbeddedBroker | undefined;
+  /** another broker in its place */
+  #neighbour: Neighbour | undefined;
   #kernel: KernelSource | undefined;
   #http: HttpServer | undefined;
   #ingest: Ingest | undefined;
@@ -343,11 +347,23 @@ export class Agent {
       const embedded = new EmbeddedBroker(broker, sources.devices, count, this.#write, first);
       return {
         start: async () => {
-          await embedded.start(this.#early, this.#controller.signal);
-          this.#broker = embedded;
+          try {
+            await embedded.start(this.#early, this.#controller.signal);
+            this.#broker = embedded;
+          } catch (thrown) {
+            const taken = thrown instanceof WeirError && thrown.code === "broker.port-in-use";
+            this.#neighbour = taken ? await this.#findNeighbour(first) : undefined;
+            if (this.#neighbour === undefined) throw thrown;
+            const { source } = this.#neighbour;
+            if (source !== undefined) this.#external.set(NEIGHBOUR, source);
+          }
           this.#effects?.run();
         },
         stop: async () => {
+          const neighbour = this.#neighbour;
+          this.#neighbour = undefined;
+          this.#external.delete(NEIGHBOUR);
+          await neighbour?.stop(() => this.#settled());
           await embedded.stop();
           await this.#settled();
           await embedded.close();
@@ -356,6 +372,28 @@ export class Agent {
       };
     };
     return [{ name: "broker", key: JSON.stringify([broker, sources.devices, first]), make }];
+  }
+
+  /** The broker that has the embedded one's port, if it is on this machine and there is something to publish on it. */
+  async #findNeighbour(firstRule: number): Promise<Neighbour | undefined> {
+    const { broker, sources, uplinks, gateway } = this.#config;
+    const uplink = Object.values(uplinks).find(({ url }) => url === "embedded");
+    if (uplink === undefined || !isLoopback(broker.host)) return undefined;
+    return await findNeighbour({
+      host: broker.host,
+      port: broker.port,
+      rules: sources.devices,
+      firstRule,
+      uplink,
+      status: (online) => this.#statusMessage(uplink, online),
+      intake: this.#early,
+      signal: this.#controller.signal,
+      gateway: gateway.name,
+      templates: Object.values(uplinks).flatMap(({ topics }) => Object.values(topics)),
+      decoder: { decode: (message: DeviceMessage, into) => this.#decoder.decode(message, into) },
+      ledger: this.#ledger,
+      log: this.#write,
+    });
   }
 
   #uplinkSpec(name: string, options: UplinkOptions): PartSpec[] {
@@ -483,9 +521,9 @@ export class Agent {
   }
 
   async #publish(message: Outgoing): Promise<void> {
-    if (this.#broker === undefined)
-      throw new WeirError("uplink.unavailable", "the embedded broker is not running");
-    await this.#broker.publish(message);
+    const broker = this.#broker ?? this.#neighbour;
+    if (broker === undefined) throw new WeirError("uplink.unavailable", "the embedded broker is not running");
+    await broker.publish(message);
   }
 
   async #makeUplink(name: string, options: UplinkOptions): Promise<Uplink> {
@@ -565,7 +603,7 @@ export class Agent {
       pid: process.pid,
       uptime: (Date.now() - this.#startedMs) / 1000,
       dataDir: dataPaths(this.#config.data.dir).dir,
-      broker: addressText(this.#broker?.address),
+      broker: addressText(this.#broker?.address ?? this.#neighbour?.address),
       http: addressText(this.#http?.address),
       topics:
         local === undefined || !this.#config.broker.enabled

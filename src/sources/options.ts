@@ -62,7 +62,7 @@ const filters = z
   .max(256);
 
 /** Whether a host name or address can only be reached from this machine. */
-const isLoopback = (host: string): boolean =>
+export const isLoopback = (host: string): boolean =>
   host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
 
 const identitySchema = z
