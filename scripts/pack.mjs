@@ -4,7 +4,16 @@
 // arm64, and of the transpiler the two wasm tools that vetting uses, without what they don't need (binaryen alone is 93 MB).
 // --only=x64 leaves the other architecture out; for tests.
 import { spawnSync } from "node:child_process";
-import { chmodSync, cpSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -41,10 +50,8 @@ function run(command, args, cwd) {
 
 const writeJson = (path, value) => writeFileSync(path, `${JSON.stringify(value, undefined, 2)}\n`);
 
-/** Lays the package out in `folder`, which is made anew. */
+/** Lays the package out in an empty folder. */
 function layOut(folder, architectures, version) {
-  rmSync(folder, { recursive: true, force: true });
-  mkdirSync(folder, { recursive: true });
   run("tsc", ["-p", join(root, "tsconfig.build.json"), "--outDir", join(folder, "dist")], root);
   for (const name of COPIED) cpSync(join(root, name), join(folder, name), { recursive: true });
   for (const arch of architectures) prebuild(arch, join(folder, "prebuilds"));
@@ -57,7 +64,7 @@ function layOut(folder, architectures, version) {
   writeJson(join(folder, "package.json"), {
     ...rest,
     version,
-    cpu: architectures,
+    cpu: ARCHITECTURES,
     dependencies: Object.fromEntries(dependencies),
     bundleDependencies: [TRANSPILER],
   });
@@ -95,11 +102,16 @@ function bundleTranspiler(folder) {
  * @param version other than package.json's: for tests of upgrades
  */
 export function pack(into, { architectures = ARCHITECTURES, version = manifest.version } = {}) {
-  const folder = join(root, "build", "package");
-  layOut(folder, architectures, version);
-  mkdirSync(into, { recursive: true });
-  const [packed] = JSON.parse(run("npm", ["pack", "--json", "--pack-destination", into], folder));
-  return join(into, packed.filename);
+  mkdirSync(join(root, "build"), { recursive: true });
+  const folder = mkdtempSync(join(root, "build", "package-"));
+  try {
+    layOut(folder, architectures, version);
+    mkdirSync(into, { recursive: true });
+    const [packed] = JSON.parse(run("npm", ["pack", "--json", "--pack-destination", into], folder));
+    return join(into, packed.filename);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -4,7 +4,7 @@
 // newer version than the addon does; linked in, it would ask for a newer C library than Node's. Debian's
 // g++-aarch64-linux-gnu cross-compiles for arm64 on x64, g++-x86-64-linux-gnu the other way round.
 import { spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdirSync, rmSync, symlinkSync } from "node:fs";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -31,12 +31,25 @@ export function prebuild(arch, into) {
   const compiler = compilerFor(arch);
   if (compiler === undefined)
     throw new Error(`no compiler for ${arch}: install g++-${TRIPLES[arch].replace("_", "-")}`);
-  const folder = join(root, "build", `prebuild-${arch}`);
-  mkdirSync(folder, { recursive: true });
-  for (const name of ["binding.gyp", "native", "node_modules", "package.json"]) {
-    rmSync(join(folder, name), { force: true });
-    symlinkSync(join(root, name), join(folder, name));
+  mkdirSync(join(root, "build"), { recursive: true });
+  const folder = mkdtempSync(join(root, "build", "prebuild-"));
+  try {
+    for (const name of ["binding.gyp", "native", "node_modules", "package.json"]) {
+      symlinkSync(join(root, name), join(folder, name));
+    }
+    build(arch, compiler, folder);
+    const target = join(into, `linux-${arch}`);
+    mkdirSync(target, { recursive: true });
+    for (const name of ["weir.node", "weir-jail"]) {
+      cpSync(join(folder, "build", "Release", name), join(target, name));
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
+}
+
+/** Runs node-gyp in a folder that binding.gyp lies in. */
+function build(arch, compiler, folder) {
   const nodedir = join(dirname(require.resolve(`node-linux-${process.arch}/package.json`)));
   const gyp = require.resolve("node-gyp/bin/node-gyp.js");
   const LDFLAGS = "-s";
@@ -53,11 +66,4 @@ export function prebuild(arch, into) {
   const args = ["rebuild", `--arch=${arch}`, `--nodedir=${nodedir}`, "--loglevel=error"];
   const built = spawnSync(process.execPath, [gyp, ...args], { cwd: folder, env, encoding: "utf8" });
   if (built.status !== 0) throw new Error(`${built.stdout}${built.stderr}`);
-  const target = join(into, `linux-${arch}`);
-  mkdirSync(target, { recursive: true });
-  for (const name of ["weir.node", "weir-jail"]) {
-    const file = join(folder, "build", "Release", name);
-    if (!existsSync(file)) throw new Error(`the build left no ${name}`);
-    cpSync(file, join(target, name));
-  }
 }

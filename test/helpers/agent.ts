@@ -113,3 +113,6 @@ export function weir(...args: readonly string[]): { status: number | null; stdou
 /** Whether a program is on the PATH. */
 export const hasProgram = (name: string): boolean =>
   spawnSync("sh", ["-c", `command -v ${name}`]).status === 0;
+
+/** How npm says that it reaches no registry. */
+export const NPM_UNREACHABLE = /ENOTFOUND|EAI_AGAIN|EAI_FAIL|ECONNREFUSED|ETIMEDOUT|ENETUNREACH|ENOTCACHED/;

@@ -15,13 +15,12 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { batchIn } from "../../src/batch-tools.ts";
 import type { Batch } from "../../src/consume/batch.ts";
-import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
+import { Agent, AgentFolder, hasProgram, NPM_UNREACHABLE } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
 const lacks = ["npm", "gcc", "g++"].find((program) => !hasProgram(program));
 /** What `bin/weir` calls, and what npm may. Anything else is not there. */
 const TOOLS = ["sh", "env", "uname", "readlink", "dirname"];
-const UNREACHABLE = /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ETIMEDOUT|ENETUNREACH|ENOTCACHED|EAI_FAIL/;
 
 describe.skipIf(lacks !== undefined)(
   `the packed tarball${lacks === undefined ? "" : ` (skipped: no ${lacks})`}`,
@@ -54,7 +53,7 @@ describe.skipIf(lacks !== undefined)(
         env: environment,
         encoding: "utf8",
       });
-      if (done.status !== 0 && UNREACHABLE.test(done.stderr)) offline = "npm can't reach a registry";
+      if (done.status !== 0 && NPM_UNREACHABLE.test(done.stderr)) offline = "npm can't reach a registry";
       else if (done.status !== 0) throw new Error(done.stderr);
     }, 300_000);
     afterAll(() => rmSync(dir, { recursive: true, force: true }));

