@@ -201,6 +201,7 @@ export class EmbeddedBroker implements Source, LocalPublisher {
       subscriptions: limits.subscriptions,
       queueMessages: limits.queueMessages,
       queueBytes: limits.queueKiB * 1024,
+      waiting: { bytes: 0, most: limits.queuesMiB * 1024 * 1024 },
       sessions: limits.sessions,
       get intake() {
         return broker.#intake;

@@ -45,6 +45,8 @@ export interface SessionHost {
   /** messages that wait for one client, at most, and their bytes */
   readonly queueMessages: number;
   readonly queueBytes: number;
+  /** bytes of all sessions, what waits and what would be sent again, and the most that they may be */
+  readonly waiting: { bytes: number; readonly most: number };
   /** Why a client may not have a subscription, as a reason code, or undefined. */
   maySubscribe(session: Session, filter: string): number | undefined;
   /** A message that the client should have got is given up. */
@@ -121,6 +123,8 @@ export class Session {
     this.#filters.clear();
     this.#sent.clear();
     this.#queue = [];
+    this.#queued(-this.#queueBytes);
+    this.#kept(-this.#sentBytes);
     this.open.clear();
   }
 
@@ -216,7 +220,7 @@ export class Session {
     const onTheWay = this.#sent.size - this.#again.length;
     return (
       onTheWay < Math.min(connection.takes.receiveMaximum, MOST_IDS) &&
-      this.#sentBytes <= this.#host.queueBytes &&
+      (this.#sentBytes === 0 || (this.#sentBytes <= this.#host.queueBytes && !this.#isTooMuch())) &&
       connection.socket.writableLength <= SHED_BYTES
     );
   }
@@ -238,7 +242,7 @@ export class Session {
     for (; taken < this.#queue.length && this.#hasRoom(connection); taken++) {
       const next = this.#queue[taken];
       if (next === undefined) break;
-      this.#queueBytes -= sizeOf(next);
+      this.#queued(-sizeOf(next));
       this.#send(next);
     }
     if (taken > 0) this.#queue.splice(0, taken);
@@ -247,11 +251,11 @@ export class Session {
   #wait(queued: Queued): void {
     const { queueMessages, queueBytes } = this.#host;
     this.#queue.push(queued);
-    this.#queueBytes += sizeOf(queued);
-    while (this.#queue.length > queueMessages || this.#queueBytes > queueBytes) {
+    this.#queued(sizeOf(queued));
+    while (this.#queue.length > queueMessages || this.#queueBytes > queueBytes || this.#isTooMuch()) {
       const oldest = this.#queue.shift();
       if (oldest === undefined) break;
-      this.#queueBytes -= sizeOf(oldest);
+      this.#queued(-sizeOf(oldest));
       this.#host.shed();
     }
   }
@@ -264,14 +268,29 @@ export class Session {
     this.#lastId = id;
     if (!this.#write(queued, id, false)) return;
     const isKept = this.expiryS > 0;
-    if (isKept) this.#sentBytes += sizeOf(queued);
+    if (isKept) this.#kept(sizeOf(queued));
     this.#sent.set(id, { delivery: isKept ? queued : undefined, received: false });
   }
 
   /** It will not be sent again. */
   #settled(sent: Sent): void {
-    if (sent.delivery !== undefined) this.#sentBytes -= sizeOf(sent.delivery);
+    if (sent.delivery !== undefined) this.#kept(-sizeOf(sent.delivery));
     sent.delivery = undefined;
+  }
+
+  #queued(bytes: number): void {
+    this.#queueBytes += bytes;
+    this.#host.waiting.bytes += bytes;
+  }
+
+  #kept(bytes: number): void {
+    this.#sentBytes += bytes;
+    this.#host.waiting.bytes += bytes;
+  }
+
+  /** All sessions together hold more than they may. */
+  #isTooMuch(): boolean {
+    return this.#host.waiting.bytes > this.#host.waiting.most;
   }
 
   #release(id: number): void {

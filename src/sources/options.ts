@@ -188,6 +188,7 @@ export const brokerSchema = z
           .default(1000)
           .describe("that wait for one client; the oldest go first"),
         queueKiB: z.number().int().min(1).max(1_048_576).default(1024).describe("of one client's, too"),
+        queuesMiB: z.number().int().min(1).max(16_384).default(64).describe("of all clients' together"),
       })
       .prefault({}),
   })

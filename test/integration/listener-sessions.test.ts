@@ -142,6 +142,27 @@ describe("sessions", () => {
     expect((await keep(url, { clientId: "a" })).present).toBe(false);
   });
 
+  it("what waits for all clients together is bounded, and given back when a session ends", async () => {
+    const { url, count } = await startBroker({ limits: { queueKiB: 2048, queuesMiB: 1 } });
+    const away = async (clientId: string): Promise<void> => {
+      const { client } = await keep(url, { clientId, clean: true });
+      await client.subscribeAsync(clientId, { qos: 1 });
+      await client.endAsync();
+    };
+    const other = await join(url);
+    const fill = (topic: string): Promise<unknown> =>
+      other.publishAsync(topic, Buffer.alloc(200_000), { qos: 1 });
+    await away("a");
+    for (let i = 0; i < 5; i++) await fill("a");
+    expect(count.also["shed"] ?? 0).toBe(0);
+    await away("b");
+    await fill("b");
+    expect(count.also["shed"]).toBe(1);
+    await away("a"); // a clean start: what waited is gone
+    for (let i = 0; i < 5; i++) await fill("b");
+    expect(count.also["shed"]).toBe(1);
+  });
+
   it("a will waits for its delay, and is not published when the client is back before", async () => {
     const { url, gone, messages } = await startBroker();
     const properties = { willDelayInterval: 2 };
