@@ -1,9 +1,11 @@
 /** `weir check`: looks at the machine, the configuration and the running agent. Every finding that is not good has a remedy. */
-import { accessSync, constants, existsSync, readFileSync, statfsSync } from "node:fs";
+import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from "node:fs";
 import { connect } from "node:net";
+import { totalmem } from "node:os";
 import { dirname, extname, join } from "node:path";
 import { addonState, crc32cImplementation, kernelSupport, PROBES } from "./addon/index.ts";
 import { ApiClient } from "./api/client.ts";
+import type { Chosen } from "./config/last-good.ts";
 import type { LoadedConfig } from "./config/load.ts";
 import { formatSize } from "./core/units.ts";
 import { dataPaths } from "./outbox/data-folder.ts";
@@ -43,12 +45,22 @@ const LEAST_FREE_BYTES = 64 * 2 ** 20;
 const LEAST_CLOCK_MS = 1_735_689_600_000;
 const CONNECT_MS = 2_000;
 
-/** Looks at everything. Takes a second or two, changes nothing. */
-export async function examine({ config, file }: LoadedConfig): Promise<Finding[]> {
-  const agent = await new ApiClient(dataPaths(config.data.dir).socket).status().catch(() => undefined);
+/** All processes with three plugins and 2,000 messages a second take 145 MiB (bench/README.md). */
+const LEAST_MEMORY_BYTES = 160 * 2 ** 20;
+
+/** Looks at everything. Takes a second or two, changes nothing. `fallback`: why the last good configuration is looked at. */
+export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> {
+  const { config } = loaded;
+  const client = new ApiClient(dataPaths(config.data.dir).socket);
+  const agent = await client.status().catch(() => undefined);
+  const readiness = await client.readiness().catch(() => undefined);
   const findings = [
     good("node", `${process.version} on ${process.arch}`),
-    good("configuration", file ?? "no file: defaults"),
+    fallback === undefined
+      ? good("configuration", loaded.files.join(", ") || "no file: defaults")
+      : bad("configuration", fallback, "mend what is listed, then `weir config validate`"),
+    ...secrets(loaded),
+    memory(),
     ...kernel(),
     addon(),
     dataFolder(config.data.dir, config.outbox.maxBytes),
@@ -60,6 +72,9 @@ export async function examine({ config, file }: LoadedConfig): Promise<Finding[]
       agent === undefined
         ? port(config.broker)
         : Promise.resolve(good("broker", agent.broker === undefined ? "off" : `listens on ${agent.broker}`)),
+      agent === undefined
+        ? httpPort(config.http)
+        : Promise.resolve(good("http", agent.http === undefined ? "off" : `listens on ${agent.http}`)),
       ...Object.entries(config.uplinks).map(([name, { url }]) => reach(name, url)),
     ])),
     ...(await jail()),
@@ -68,7 +83,34 @@ export async function examine({ config, file }: LoadedConfig): Promise<Finding[]
     if (part.state === "on" || part.state === "off") continue;
     findings.push(warn(part.name, part.reason ?? part.state, part.remedy ?? "see the agent's log"));
   }
+  for (const reason of readiness?.reasons ?? [])
+    findings.push(bad("ready", reason, "docs/operations.md has an entry for each of these"));
+  for (const note of readiness?.notes ?? []) {
+    if (note.startsWith("plugin "))
+      findings.push(warn("plugin", note.slice(7), "`weir plugin logs <name>` says more"));
+  }
   return findings;
+}
+
+/** Files of secrets, and a configuration that holds one, are for the agent's user alone. */
+function secrets({ files, secrets: known }: LoadedConfig): Finding[] {
+  if (known.size === 0) return [];
+  return files.flatMap((path) => {
+    const mode = statSync(path, { throwIfNoEntry: false })?.mode ?? 0;
+    if ((mode & 0o007) === 0) return [];
+    return [warn("secrets", `${path} can be read by every user`, `chmod o-rwx ${path}`)];
+  });
+}
+
+function memory(): Finding {
+  const limit = process.constrainedMemory();
+  const most = Math.min(totalmem(), limit > 0 ? limit : Number.POSITIVE_INFINITY);
+  if (most >= LEAST_MEMORY_BYTES) return good("memory", `${formatSize(most)} at most`);
+  return warn(
+    "memory",
+    `${formatSize(most)} at most`,
+    "give it 160 MiB, or turn the kernel probes off and run fewer plugins",
+  );
 }
 
 function kernel(): Finding[] {
@@ -163,6 +205,16 @@ async function port(broker: LoadedConfig["config"]["broker"]): Promise<Finding> 
     "broker",
     `port ${broker.port} is taken by another program`,
     "stop that one, or set broker.port in weir.yaml",
+  );
+}
+
+async function httpPort({ enabled, host, port: at }: LoadedConfig["config"]["http"]): Promise<Finding> {
+  if (!enabled) return good("http", "off (http.enabled)");
+  if (at === 0 || (await answers(host, at)) !== undefined) return good("http", `port ${at} is free`);
+  return warn(
+    "http",
+    `port ${at} is taken by another program`,
+    "stop that one, or set http.port in weir.yaml",
   );
 }
 

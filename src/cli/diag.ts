@@ -23,14 +23,15 @@ const MOST_ENTRIES = 500;
  * log lines; it has no payloads of devices and no secrets.
  */
 export async function diag(invocation: Invocation): Promise<number> {
-  const { loaded, fallback } = chosenConfigOf(invocation);
+  const chosen = chosenConfigOf(invocation);
+  const { loaded, fallback } = chosen;
   const redact = redactor(loaded.secrets);
   const files = new Map<string, string>();
   const add = (name: string, text: string): void => void files.set(`weir-diag/${name}`, redact(text));
   add("config.yaml", stringify(withoutSecrets(loaded.config, loaded.secrets)));
   add("machine.json", json({ ...machine(), version: version(), files: loaded.files, fallback }));
   add("data-folder.txt", listing(loaded.config.data.dir));
-  add("check.json", json(await examine(loaded)));
+  add("check.json", json(await examine(chosen)));
   await addAgent(agentOf(invocation), add);
   add("journal.txt", journal());
   const bytes = gzipSync(tar(files, Date.now() / 1000));

@@ -1,5 +1,5 @@
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -71,6 +71,20 @@ describe("a running agent, looked into", () => {
     const log = (await folder.api.logLines()).join("\n");
     const seen = [bundle, agent.output, printed, processes, log].join("\n");
     for (const canary of CANARIES) expect(seen).not.toContain(canary);
+  });
+
+  test("check has a remedy for every finding that is not good, and sees what others may read", () => {
+    chmodSync(join(folder.dir, "two.password"), 0o644);
+    const findings: { subject: string; state: string; what: string; remedy?: string }[] = JSON.parse(
+      weir("check", "--json", ...at).stdout,
+    );
+    for (const { subject, state, remedy } of findings)
+      if (state !== "good") expect(remedy?.length, subject).toBeGreaterThan(5);
+    const secret = findings.find(
+      ({ subject, what }) => subject === "secrets" && what.includes("two.password"),
+    );
+    expect(secret).toMatchObject({ state: "warn", remedy: expect.stringContaining("chmod") });
+    expect(findings.find(({ subject }) => subject === "agent")?.state).toBe("good");
   });
 
   test("top --once shows rates and troubles; its JSON has the figures", () => {
