@@ -3,7 +3,7 @@ import { setTimeout } from "node:timers/promises";
 import { until } from "../helpers/until.ts";
 import { fault, long } from "./harness/world.ts";
 
-fault("broker away and back", {}, async ({ link, broker, acknowledged: _, ...world }) => {
+fault("broker away and back", {}, async ({ link, broker }) => {
   await link.cut();
   await setTimeout(long(60_000, 3_000));
   await link.start();
@@ -11,7 +11,7 @@ fault("broker away and back", {}, async ({ link, broker, acknowledged: _, ...wor
   await broker.halt();
   await setTimeout(long(10_000, 1_000));
   await broker.run();
-  return `${Object.keys(world.load.next).length} devices went on publishing`;
+  return undefined;
 });
 
 fault("connection reset again and again", {}, async ({ link }) => {

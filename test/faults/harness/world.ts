@@ -153,23 +153,10 @@ async function build(options: FaultOptions, undo: (() => unknown)[]): Promise<Wo
 
 async function judged(name: string, world: World, options: FaultOptions, note: string): Promise<void> {
   const { load, judge } = world;
-  const ended = performance.now();
-  const begin = load.next;
-  const fresh = await until(
-    "a message published after the fault to arrive",
-    async () => {
-      for (const [device, first] of Object.entries(begin))
-        for (let n = first; n < (load.next[device] ?? 0); n++) if (await judge.has(device, n)) return true;
-      return false;
-    },
-    FRESH_MS,
-  ).then(
-    () => (performance.now() - ended) / 1000,
-    () => Number.POSITIVE_INFINITY,
-  );
+  const fresh = await freshAfter(load, judge);
   await load.stop();
   const verdict = await settled(world, options);
-  const unbalanced = await balanced(world);
+  const unbalanced = await imbalances(world.folder);
   record({
     fault: name,
     acknowledged: verdict.acknowledged,
@@ -213,11 +200,28 @@ async function announced(world: World, verdict: Verdict): Promise<void> {
   expect(verdict.missing * 2, "samples that are missing").toBeLessThanOrEqual(dropped);
 }
 
+/** Seconds until a message published from now on has arrived; infinite when none did in time. */
+export async function freshAfter(load: Load, judge: Judge): Promise<number> {
+  const ended = performance.now();
+  const begin = Object.entries(load.next);
+  const arrived = async (): Promise<boolean> => {
+    for (const [device, first] of begin)
+      for (let n = first; n < (load.next[device] ?? 0); n++) if (await judge.has(device, n)) return true;
+    return false;
+  };
+  try {
+    await until("a message published after the fault", arrived, FRESH_MS);
+    return (performance.now() - ended) / 1000;
+  } catch {
+    return Number.POSITIVE_INFINITY;
+  }
+}
+
 /** The stages whose account doesn't add up when the agent has come to rest. */
-async function balanced({ folder }: World): Promise<string> {
+export async function imbalances({ api }: AgentFolder): Promise<string> {
   let wrong = "";
   await until("the ledger to add up", async () => {
-    const { lines } = await folder.api.ledger();
+    const { lines } = await api.ledger();
     wrong = lines
       .filter((line) => imbalance(line) !== 0)
       .map((line) => `${line.stage} ${line.name}: ${imbalance(line)}`)

@@ -1,0 +1,113 @@
+/** The power goes under load, again and again: with `sync: full` everything acknowledged is there; without fsync it isn't. */
+import { rmSync } from "node:fs";
+import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
+import { expect, test } from "vitest";
+import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
+import { until } from "../helpers/until.ts";
+import { ForgetfulDisk, lacksForDisk } from "./harness/forgetful-disk.ts";
+import { Judge, type Verdict } from "./harness/judge.ts";
+import { Load } from "./harness/load.ts";
+import { freePort, Mosquitto } from "./harness/mosquitto.ts";
+import { record } from "./harness/table.ts";
+import { freshAfter, imbalances, long } from "./harness/world.ts";
+
+const lacks = hasProgram("mosquitto") ? await lacksForDisk() : "mosquitto is not installed";
+const noEatmydata = lacks ?? (hasProgram("eatmydata") ? undefined : "eatmydata is not installed");
+const named = (name: string, reason: string | undefined): string =>
+  reason === undefined ? name : `${name} (skipped: ${reason})`;
+
+/** What the judge found, how soon data flowed again, and the stages whose account doesn't add up. */
+interface Outcome extends Verdict {
+  readonly freshS: number;
+  readonly ledger: string;
+}
+
+/** Cuts the power `cuts` times while no broker takes anything; then one does, and the judge says what came. */
+async function cutUnderLoad(cuts: number, wrap: readonly string[]): Promise<Outcome> {
+  const disk = new ForgetfulDisk();
+  const port = await freePort();
+  const folder = new AgentFolder({
+    sources: { kernel: { enabled: false }, system: { enabled: false } },
+    outbox: { sync: "full" },
+    uplinks: { cloud: { url: `mqtt://127.0.0.1:${port}`, streams: ["data"], batch: { ageMs: 50 } } },
+  });
+  const data = join(folder.dir, "data");
+  let agent: Agent | undefined;
+  const load = new Load(() => agent?.broker() ?? Promise.reject(new Error("off")), { perSecond: 0 });
+  let broker: Mosquitto | undefined;
+  let judge: Judge | undefined;
+  try {
+    for (let cut = 0; cut < cuts; cut++) {
+      await disk.mount(data);
+      agent = await Agent.start(folder, wrap);
+      load.start();
+      const before = load.acknowledged;
+      await until("acknowledgements", () => load.acknowledged > before + 1_000, 120_000);
+      // With it: what it would go on to acknowledge on a disk that is gone is not the question.
+      agent.child.kill("SIGKILL");
+      await disk.cut();
+      await agent.exited;
+      await load.stop();
+    }
+    await disk.mount(data);
+    broker = await Mosquitto.start({ port });
+    judge = await Judge.start(`mqtt://127.0.0.1:${port}`);
+    agent = await Agent.start(folder);
+    load.start();
+    const freshS = await freshAfter(load, judge);
+    await load.stop();
+    const { api } = folder;
+    await until("everything held to be sent", async () =>
+      (await api.outbox()).counts.every(({ uplink, held }) => uplink !== "cloud" || held === 0),
+    );
+    const ledger = await imbalances(folder);
+    let verdict = await judge.verdict(load.ranges, load.next);
+    for (let seen = -1; seen !== verdict.arrived; ) {
+      seen = verdict.arrived;
+      await setTimeout(500);
+      verdict = await judge.verdict(load.ranges, load.next);
+    }
+    return { ...verdict, freshS, ledger };
+  } finally {
+    await agent?.kill();
+    judge?.stop();
+    await broker?.remove();
+    await disk.remove();
+    rmSync(data, { recursive: true, force: true });
+    folder.remove();
+  }
+}
+
+test.skipIf(lacks !== undefined)(
+  named("power cut under load with sync: full: everything acknowledged is there", lacks),
+  { timeout: 300_000 },
+  async () => {
+    const verdict = await cutUnderLoad(long(5, 1), []);
+    record({
+      fault: `power cut x ${long(5, 1)}, sync: full`,
+      ...verdict,
+      order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
+      ledger: verdict.ledger === "" ? "adds up" : verdict.ledger,
+      note: "",
+    });
+    expect(verdict).toMatchObject({
+      missing: 0,
+      doubled: 0,
+      invented: 0,
+      altered: 0,
+      disorder: 0,
+      ledger: "",
+    });
+    expect(verdict.freshS).toBeLessThanOrEqual(30);
+  },
+);
+
+test.skipIf(noEatmydata !== undefined)(
+  named("the same without fsync loses what was acknowledged: the disk does forget", noEatmydata),
+  { timeout: 300_000 },
+  async () => {
+    const verdict = await cutUnderLoad(1, ["eatmydata"]);
+    expect(verdict.missing).toBeGreaterThan(0);
+  },
+);
