@@ -3,6 +3,7 @@ import { z } from "zod";
 import { isPasswordHash } from "../core/password.ts";
 import { isJsonPath } from "./json-path.ts";
 import { filterProblem } from "./mqtt-wire.ts";
+import { PRESET_NAMES, PRESETS } from "./presets.ts";
 import { patternProblem } from "./topic-pattern.ts";
 
 const pattern = (captures: boolean) =>
@@ -15,37 +16,114 @@ const pattern = (captures: boolean) =>
 const jsonPath = z.string().refine(isJsonPath, "expected a path such as $.object.time");
 
 /** Decoders of Weir's own; any other name is a plugin's. */
-export const DECODERS: readonly string[] = ["json", "senml", "cbor"];
+export const DECODERS: readonly string[] = ["json", "plain", "availability", "senml", "cbor"];
 
-/** One mapping rule (docs/specs/mapping.md). */
+const metricDeclaration = z.strictObject({
+  unit: z.string().max(64).optional().describe("UCUM"),
+  type: z
+    .enum(["number", "integer", "boolean", "text"])
+    .optional()
+    .describe("what it is to be; a value that can't be rejects its message"),
+});
+
+const ruleShape = {
+  topic: pattern(true).describe(
+    "topic pattern with {device} or {device+}, perhaps {channel} or {channel+}, +, *, #",
+  ),
+  skip: z.array(pattern(false)).max(64).default([]).describe("topic patterns that are left out of it"),
+  decoder: z
+    .string()
+    .regex(/^[a-z0-9][a-z0-9_-]{0,63}$/, "expected json, plain, availability, senml, cbor or a plugin's name")
+    .optional()
+    .describe(
+      "json (which takes plain values, too), plain, availability, senml, cbor, or the plugin that decodes the payload",
+    ),
+  each: jsonPath
+    .optional()
+    .describe("where in the JSON an array of samples is; values, time and name then count from each element"),
+  name: jsonPath.optional().describe("with each: where in an element its metric's name is"),
+  values: jsonPath.optional().describe("where in the JSON the values are; default: $, all of it"),
+  time: jsonPath
+    .optional()
+    .describe("where in the JSON the device's time is; default: none, the gateway's stands"),
+  metrics: z
+    .record(z.string().min(1).max(256), metricDeclaration)
+    .default({})
+    .describe("units and types, by metric name; * stands for any characters, the first that fits holds"),
+};
+
+/** What a rule's keys demand of each other. */
+function checkRule(
+  rule: Readonly<Record<"decoder" | "values" | "time" | "each" | "name", string | undefined>> & {
+    readonly metrics: object;
+  },
+  context: { addIssue(issue: { code: "custom"; path: string[]; message: string }): void },
+): void {
+  const { decoder = "json", values, time, each, name, metrics } = rule;
+  const problem = (key: string, message: string): void =>
+    context.addIssue({ code: "custom", path: [key], message });
+  if (decoder !== "json" && decoder !== "cbor" && (values ?? time ?? each) !== undefined)
+    problem("decoder", "values, time and each are for the built-in decoders json and cbor");
+  if (name !== undefined && each === undefined) problem("name", "name goes with each");
+  if (Object.keys(metrics).length > 0 && !["json", "plain", "cbor"].includes(decoder))
+    problem("metrics", "metrics are for json, plain and cbor: the others say units themselves");
+}
+
+/** One mapping rule (docs/specs/mapping.md), as it holds once presets are replaced by theirs. */
 export const deviceRuleSchema = z
-  .strictObject({
-    topic: pattern(true).describe("topic pattern with {device} or {device+}, perhaps {channel}, +, *, #"),
-    skip: z.array(pattern(false)).max(64).default([]).describe("topic patterns that are left out of it"),
-    decoder: z
-      .string()
-      .regex(/^[a-z0-9][a-z0-9_-]{0,63}$/, "expected json, senml, cbor or a plugin's name")
-      .optional()
-      .describe("json (which takes plain values, too), senml, cbor, or the plugin that decodes the payload"),
-    values: jsonPath.optional().describe("where in the JSON the values are; default: $, all of it"),
-    time: jsonPath
-      .optional()
-      .describe("where in the JSON the device's time is; default: none, the gateway's stands"),
-  })
-  .refine(
-    ({ decoder = "json", values, time }) =>
-      decoder === "json" || decoder === "cbor" || (values === undefined && time === undefined),
-    { error: "values and time are for the built-in decoder, not for senml or a plugin's", path: ["decoder"] },
+  .strictObject(ruleShape)
+  .superRefine((rule, context) =>
+    checkRule(
+      { decoder: undefined, values: undefined, time: undefined, each: undefined, name: undefined, ...rule },
+      context,
+    ),
   );
 
-/** The rules without a configuration: plain devices, Zigbee2MQTT, Tasmota, ChirpStack, Neuron. */
-export const RULE_PRESETS = [
-  { topic: "devices/{device}/{channel}" },
-  { topic: "zigbee2mqtt/{device+}", skip: ["zigbee2mqtt/bridge/#", "*/set", "*/get"] },
-  { topic: "tele/{device}/SENSOR", time: "$.Time" },
-  { topic: "application/+/device/{device}/event/up", values: "$.object", time: "$.time" },
-  { topic: "/neuron/+/{device}/{channel}", values: "$.values", time: "$.timestamp" },
-];
+/** A rule, or the name of a preset, whose rules take its place. */
+const entrySchema = z
+  .strictObject({
+    ...ruleShape,
+    topic: ruleShape.topic.optional(),
+    preset: z
+      .enum(PRESET_NAMES)
+      .optional()
+      .describe("instead of all else: rules for devices and bridges that many have"),
+  })
+  .superRefine((entry, context) => {
+    const { preset, topic, skip, metrics, ...others } = entry;
+    checkRule(
+      {
+        decoder: undefined,
+        values: undefined,
+        time: undefined,
+        each: undefined,
+        name: undefined,
+        ...others,
+        metrics,
+      },
+      context,
+    );
+    const alone = topic === undefined && skip.length === 0 && Object.keys(others).length === 0;
+    if (preset === undefined && topic === undefined)
+      context.addIssue({ code: "custom", path: ["topic"], message: "expected a topic pattern, or a preset" });
+    if (preset !== undefined && !(alone && Object.keys(metrics).length === 0))
+      context.addIssue({
+        code: "custom",
+        path: ["preset"],
+        message: "a preset stands alone: it has rules of its own",
+      });
+  });
+
+/** A list of rules and presets; rules come out. */
+const rulesSchema = z
+  .array(entrySchema)
+  .max(256)
+  .prefault(PRESET_NAMES.map((preset) => ({ preset })))
+  .transform((list): DeviceRule[] =>
+    list.flatMap(({ preset, topic = "", ...rule }) =>
+      preset === undefined ? [{ ...rule, topic }] : PRESETS[preset].map((one) => deviceRuleSchema.parse(one)),
+    ),
+  );
 
 const file = z.string().min(1).max(4096);
 const filters = z
@@ -296,12 +374,7 @@ export const mqttSourceSchema = z
       .max(2 ** 32 - 1)
       .default(86_400)
       .describe("how long the broker keeps what is not acknowledged; MQTT 5 only"),
-    rules: z
-      .array(deviceRuleSchema)
-      .min(1)
-      .max(256)
-      .prefault(RULE_PRESETS)
-      .describe("mapping rules for this broker's messages, as in sources.devices"),
+    rules: rulesSchema.describe("mapping rules for this broker's messages, as in sources.devices"),
   })
   .refine(({ tls }) => (tls.cert === undefined) === (tls.key === undefined), {
     error: "cert and key go together",
@@ -313,11 +386,9 @@ export const sourcesSchema = z
   .strictObject({
     kernel: kernelSchema.describe("probes in this machine's kernel"),
     system: everySchema.describe("/proc and /sys of this machine"),
-    devices: z
-      .array(deviceRuleSchema)
-      .max(256)
-      .prefault(RULE_PRESETS)
-      .describe("mapping rules for device messages, first match wins"),
+    devices: rulesSchema.describe(
+      "mapping rules and presets for device messages, first match wins; default: every preset",
+    ),
     mqtt: z.record(name, mqttSourceSchema).default({}).describe("external brokers"),
   })
   .prefault({});

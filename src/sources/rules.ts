@@ -1,6 +1,7 @@
-/** The decoder of every rule: JSON and plain values, or what the rule names. */
+/** The decoder of every rule: what the rule names, by default JSON and plain values. */
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import type { DeviceMessage, MessageDecoder } from "../core/ports.ts";
+import { AvailabilityDecoder } from "./availability.ts";
 import { cborToJson } from "./cbor.ts";
 import { DeviceDecoder } from "./decode.ts";
 import type { DeviceRule } from "./options.ts";
@@ -10,6 +11,7 @@ import { SenmlDecoder } from "./senml.ts";
 export class RuleDecoder implements MessageDecoder {
   readonly #json: MessageDecoder;
   readonly #senml = new SenmlDecoder();
+  readonly #availability = new AvailabilityDecoder();
   readonly #decoders: readonly (string | undefined)[];
 
   constructor(rules: readonly DeviceRule[]) {
@@ -19,6 +21,8 @@ export class RuleDecoder implements MessageDecoder {
 
   decode(message: DeviceMessage, into: FrameBuilder): string | undefined {
     switch (this.#decoders[message.route.rule]) {
+      case "availability":
+        return this.#availability.decode(message, into);
       case "senml":
         return this.#senml.decode(message, into);
       case "cbor": {

@@ -1,7 +1,13 @@
 /** Where a message's samples wait until the whole message has turned out to be valid. */
 import { FrameLimits, Kind, nameProblem, utf8Length } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
+import type { Declaration, Declarations } from "./declared.ts";
 
+/** Words that a declared boolean may come as. */
+const BOOLEANS: ReadonlyMap<string, 0 | 1> = new Map([
+  ...["true", "on", "yes", "1"].map((word) => [word, 1] as const),
+  ...["false", "off", "no", "0"].map((word) => [word, 0] as const),
+]);
 /** Samples of one message, at most. */
 export const MESSAGE_SAMPLES = 2048;
 /** Nodes of the path tree; a tree that is full is thrown away and grows again. */
@@ -81,8 +87,50 @@ export class Samples {
     return this.number(name, Kind.text, 0);
   }
 
+  /** Makes samples the types that are declared for them. Returns why one can't be. */
+  convert(declared: Declarations): string | undefined {
+    if (!declared.converts) return undefined;
+    for (let i = 0; i < this.#count; i++) {
+      const name = this.#names[i] ?? "";
+      const { type } = declared.of(name);
+      if (type !== undefined && this.#kinds[i] !== Kind.null && !this.#convert(i, type))
+        return `${JSON.stringify(name.slice(0, 64))} is not a ${type}`;
+    }
+    return undefined;
+  }
+
+  #convert(at: number, type: NonNullable<Declaration["type"]>): boolean {
+    const kind = this.#kinds[at];
+    const text = kind === Kind.text ? (this.#texts[at] ?? "").trim() : undefined;
+    const number = this.#numbers[at] ?? 0;
+    if (type === "text") {
+      if (text !== undefined) return true;
+      this.#texts[at] = kind === Kind.boolean ? String(number === 1) : String(number);
+      this.#kinds[at] = Kind.text;
+      return true;
+    }
+    if (type === "boolean") {
+      const word = text === undefined ? String(number) : text.toLowerCase();
+      const value = BOOLEANS.get(word);
+      if (value === undefined) return false;
+      this.#set(at, Kind.boolean, value);
+      return true;
+    }
+    const value = text === undefined ? number : text === "" ? Number.NaN : Number(text);
+    if (!Number.isFinite(value)) return false;
+    if (type === "integer" && !Number.isSafeInteger(value)) return false;
+    this.#set(at, type === "integer" ? Kind.integer : Kind.number, value);
+    return true;
+  }
+
+  #set(at: number, kind: Kind, value: number): void {
+    this.#kinds[at] = kind;
+    this.#numbers[at] = value;
+    this.#texts[at] = "";
+  }
+
   /** Moves all samples into a frame, as rows of one device, time and status. */
-  moveTo(into: FrameBuilder, device: string, timeUs: number, status: number): void {
+  moveTo(into: FrameBuilder, device: string, timeUs: number, status: number, declared: Declarations): void {
     const index = into.device(device);
     for (let i = 0; i < this.#count; i++) {
       const kind = this.#kinds[i] ?? Kind.null;
@@ -91,7 +139,8 @@ export class Samples {
         value = into.text(this.#texts[i] ?? "");
         this.#texts[i] = "";
       }
-      into.add(index, into.metric(this.#names[i] ?? ""), timeUs, kind, status, value);
+      const name = this.#names[i] ?? "";
+      into.add(index, into.metric(name, declared.of(name).unit), timeUs, kind, status, value);
     }
     this.#count = 0;
   }

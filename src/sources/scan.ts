@@ -11,6 +11,7 @@ import { isUtf8 } from "node:buffer";
 import { FrameLimits, Kind, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import type { DeviceMessage } from "../core/ports.ts";
+import type { Declarations } from "./declared.ts";
 import { deviceTime } from "./device-time.ts";
 import { learnShape, SHAPE_VALUES, type ShapePlan } from "./scan-shape.ts";
 
@@ -35,6 +36,7 @@ interface KnownText {
 /** A shape, with the places of its metrics in the frame that is being built. */
 interface Shape extends ShapePlan {
   readonly metrics: Uint32Array;
+  readonly units: readonly (string | undefined)[];
   /** the latest text of each value, which is often the next one, too */
   readonly texts: (KnownText | undefined)[];
   builder: FrameBuilder | undefined;
@@ -45,6 +47,7 @@ interface Shape extends ShapePlan {
 interface RuleShapes {
   readonly values: readonly string[];
   readonly time: readonly string[] | undefined;
+  readonly declared: Declarations;
   readonly shapes: Shape[];
   next: number;
   misses: number;
@@ -63,13 +66,12 @@ export class JsonScanner {
   #at = 0;
   #text = "";
 
-  /** `rules`: where each rule's values and time are. */
-  constructor(
-    rules: readonly { readonly values: readonly string[]; readonly time: readonly string[] | undefined }[],
-  ) {
-    this.#rules = rules.map(({ values, time }) => ({
+  /** `rules`: where each rule's values and time are, and what it says about metrics. */
+  constructor(rules: readonly Pick<RuleShapes, "values" | "time" | "declared">[]) {
+    this.#rules = rules.map(({ values, time, declared }) => ({
       values,
       time,
+      declared,
       shapes: [],
       next: 0,
       misses: 0,
@@ -119,7 +121,8 @@ export class JsonScanner {
     const plan = learnShape(payload, rule.values, rule.time);
     if (plan === undefined) return;
     const metrics = new Uint32Array(plan.names.length);
-    const shape: Shape = { ...plan, metrics, texts: [], builder: undefined, generation: 0 };
+    const units = plan.names.map((name) => rule.declared.of(name).unit);
+    const shape: Shape = { ...plan, metrics, units, texts: [], builder: undefined, generation: 0 };
     if (rule.shapes.length < SHAPES) rule.shapes.push(shape);
     else {
       rule.next = (rule.next + 1) % SHAPES;
@@ -182,7 +185,7 @@ export class JsonScanner {
         value = into.text(this.#texts[row] ?? "");
         this.#texts[row] = "";
       }
-      if (!known) metrics[row] = into.metric(names[row] ?? "");
+      if (!known) metrics[row] = into.metric(names[row] ?? "", shape.units[row]);
       into.add(index, metrics[row] ?? 0, timeUs, kind, status, value);
     }
     if (!known) {

@@ -10,8 +10,9 @@
  *     {device}    one level that is not empty: the device
  *     {device+}   one or more levels: the device, joined by `/`
  *     {channel}   one level that is not empty: the channel
+ *     {channel+}  one or more levels: the channel, joined by `.`
  *
- * At most one of `*`, `#` and `{device+}` may stand in a pattern, so matching is linear in the levels, whatever comes in.
+ * A level that begins with `$` is no device and no channel: brokers and Homie say of themselves there. At most one of `*`, `#`, `{device+}` and `{channel+}` may stand in a pattern, so matching is linear in the levels, whatever comes in.
  */
 
 /** What a pattern found in a topic, as it stood there; "" where the pattern doesn't name it. */
@@ -23,7 +24,15 @@ export interface TopicMatch {
 type Token =
   | { readonly type: "text"; readonly text: string }
   | { readonly type: "one" | "device" | "channel" };
-type Run = "none" | "levels" | "rest" | "device";
+type Run = "none" | "levels" | "rest" | "device" | "channel";
+
+/** Levels of a pattern that stand for several of a topic. */
+const RUNS: ReadonlyMap<string, Run> = new Map([
+  ["*", "levels"],
+  ["#", "rest"],
+  ["{device+}", "device"],
+  ["{channel+}", "channel"],
+]);
 
 /** Longest pattern, in characters. */
 const PATTERN_LENGTH = 1024;
@@ -41,18 +50,18 @@ export function patternProblem(text: string, captures: boolean): string | undefi
   const levels = text.split("/");
   for (const [i, level] of levels.entries()) {
     if (level === "{device}" || level === "{device+}") devices += 1;
-    else if (level === "{channel}") channels += 1;
+    else if (level === "{channel}" || level === "{channel+}") channels += 1;
     else if (/[{}]/.test(level))
-      return `has ${JSON.stringify(level)}: expected {device}, {device+} or {channel} as a whole level`;
+      return `has ${JSON.stringify(level)}: expected {device}, {device+}, {channel} or {channel+} as a whole level`;
     else if (level.length > 1 && /[+#]/.test(level))
       return `has + or # inside the level ${JSON.stringify(level)}`;
     else if (level === "#" && i < levels.length - 1) return "has # before its end";
-    if (level === "*" || level === "#" || level === "{device+}") runs += 1;
+    if (RUNS.has(level)) runs += 1;
   }
-  if (runs > 1) return "has more than one of *, # and {device+}";
+  if (runs > 1) return "has more than one of *, #, {device+} and {channel+}";
   if (captures) {
     if (devices !== 1) return "must have {device} or {device+} exactly once";
-    if (channels > 1) return "has {channel} more than once";
+    if (channels > 1) return "has {channel} or {channel+} more than once";
   } else if (devices + channels > 0) return "must not name {device} or {channel}";
   return undefined;
 }
@@ -67,8 +76,8 @@ export class TopicPattern {
 
   constructor(text: string) {
     const levels = text.split("/");
-    const at = levels.findIndex((level) => level === "*" || level === "#" || level === "{device+}");
-    this.#run = at < 0 ? "none" : levels[at] === "*" ? "levels" : levels[at] === "#" ? "rest" : "device";
+    const at = levels.findIndex((level) => RUNS.has(level));
+    this.#run = RUNS.get(levels[at] ?? "") ?? "none";
     this.#head = levels.slice(0, at < 0 ? levels.length : at).map(token);
     this.#tail = at < 0 ? [] : levels.slice(at + 1).map(token);
     const head = this.#head.map((one) => (one.type === "text" ? one.text : "+"));
@@ -82,11 +91,11 @@ export class TopicPattern {
     if (this.#run === "none" ? run !== 0 : run < (this.#run === "rest" ? 0 : 1)) return undefined;
     const found = { device: "", channel: "" };
     if (!take(this.#head, levels, 0, found) || !take(this.#tail, levels, head + run, found)) return undefined;
-    if (this.#run === "device") {
-      found.device = levels.slice(head, head + run).join("/");
-      if (found.device === "") return undefined;
-    }
-    return found;
+    if (this.#run !== "device" && this.#run !== "channel") return found;
+    const named = levels.slice(head, head + run);
+    if (named.some((level) => level.startsWith("$"))) return undefined;
+    found[this.#run] = named.join(this.#run === "device" ? "/" : ".");
+    return found[this.#run] === "" ? undefined : found;
   }
 }
 
@@ -109,7 +118,7 @@ function take(
     if (token.type === "text") {
       if (level !== token.text) return false;
     } else if (token.type !== "one") {
-      if (level === "") return false;
+      if (level === "" || level.startsWith("$")) return false;
       found[token.type] = level;
     }
   }

@@ -1,5 +1,3 @@
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import { type Frame, Kind, Status, validate } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
@@ -55,21 +53,6 @@ const samplesOf = (result: Frame | string): [metric: string, value: unknown][] =
 };
 
 const rule = (options: object): DeviceRule[] => [deviceRuleSchema.parse({ topic: "d/{device}", ...options })];
-
-describe("payloads of real devices", () => {
-  const folder = new URL("../fixtures/payloads", import.meta.url).pathname;
-  for (const file of readdirSync(folder).filter((name) => name.endsWith(".json"))) {
-    it(`${file} becomes the samples beside it`, () => {
-      const fixture = JSON.parse(readFileSync(join(folder, file), "utf8"));
-      const frame = decode(fixture.topic, fixture.payload);
-      expect(Object.fromEntries(samplesOf(frame))).toEqual(fixture.samples);
-      if (typeof frame === "string") return;
-      expect(frame.devices).toEqual([fixture.device]);
-      expect(new Set(frame.time)).toEqual(new Set([fixture.timeUs ?? ARRIVED_US]));
-      expect(new Set(frame.status)).toEqual(new Set([fixture.timeUs === null ? Status.gatewayTime : 0]));
-    });
-  }
-});
 
 describe("JSON", () => {
   it("kinds follow JSON's types and never the value", () => {

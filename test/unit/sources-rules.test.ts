@@ -9,10 +9,11 @@ import { PacketGuard } from "../../src/sources/packet-guard.ts";
 import { RecentMap } from "../../src/sources/recent-map.ts";
 import { deviceId, Router } from "../../src/sources/router.ts";
 
-const presets = new Router(sourcesSchema.parse({}).devices);
+const rules = sourcesSchema.parse({}).devices;
+const presets = new Router(rules);
 const found = (topic: string) => {
   const { route } = presets.resolve(topic);
-  return route && [route.rule, route.device, route.channel];
+  return route && [route.device, route.channel, rules[route.rule]?.decoder ?? "json"];
 };
 const routerOf = (...rules: object[]) => new Router(rules.map((rule) => deviceRuleSchema.parse(rule)));
 
@@ -22,25 +23,54 @@ it("no plugin can have a decoder's name", () => {
 
 describe("the presets", () => {
   for (const [topic, expected] of [
-    ["devices/pump-1/telemetry", [0, "pump-1", "telemetry"]],
+    ["devices/pump-1/telemetry", ["pump-1", "telemetry", "json"]],
     ["devices/pump-1", undefined],
     ["devices/pump-1/a/b", undefined],
     ["devices//telemetry", undefined],
-    ["zigbee2mqtt/lamp", [1, "lamp", ""]],
-    ["zigbee2mqtt/hall/lamp 2", [1, "hall%2Flamp 2", ""]],
+    ["zigbee2mqtt/lamp", ["lamp", "", "json"]],
+    ["zigbee2mqtt/lamp/availability", ["lamp", "", "availability"]],
+    ["zigbee2mqtt/hall/lamp 2", ["hall%2Flamp 2", "", "json"]],
     ["zigbee2mqtt/bridge/state", undefined],
     ["zigbee2mqtt/bridge", undefined],
     ["zigbee2mqtt/lamp/set", undefined],
     ["zigbee2mqtt/hall/lamp/get", undefined],
-    ["tele/sonoff/SENSOR", [2, "sonoff", ""]],
-    ["tele/sonoff/STATE", undefined],
-    ["application/7/device/0102/event/up", [3, "0102", ""]],
+    ["tele/sonoff/SENSOR", ["sonoff", "", "json"]],
+    ["tele/sonoff/LWT", ["sonoff", "", "availability"]],
+    ["stat/sonoff/POWER", undefined],
+    ["shellies/shellyht-1/sensor/temperature", ["shellyht-1", "sensor.temperature", "plain"]],
+    ["shellies/shellyht-1/online", ["shellyht-1", "", "availability"]],
+    ["shellies/shelly1-2/relay/0/command", undefined],
+    ["shellies/announce", undefined],
+    ["shellyplus1-a8032ab1/events/rpc", ["shellyplus1-a8032ab1", "", "json"]],
+    ["shellyplus1-a8032ab1/online", ["shellyplus1-a8032ab1", "", "availability"]],
+    ["homie/car/engine/temperature", ["car", "engine.temperature", "plain"]],
+    ["homie/car/engine/temperature/$datatype", undefined],
+    ["homie/car/engine/speed/set", undefined],
+    ["homie/car/$name", undefined],
+    ["homie/car/$state", ["car", "", "availability"]],
+    ["homie/5/car/engine/temperature", ["car", "engine.temperature", "plain"]],
+    ["homie/5/car/$state", ["car", "", "availability"]],
+    ["homie/5/car/$description", undefined],
+    ["application/7/device/0102/event/up", ["0102", "", "json"]],
     ["weir/v1/gw/data", undefined],
   ] as const) {
-    it(`${topic} ${expected ? `is device ${expected[1]}` : "matches none"}`, () => {
+    it(`${topic} ${expected ? `is device ${expected[0]}` : "matches none"}`, () => {
       expect(found(topic)).toEqual(expected);
     });
   }
+
+  it("can be chosen by name, before and after rules of one's own", () => {
+    const { devices } = sourcesSchema.parse({
+      devices: [{ preset: "tasmota" }, { topic: "x/{device}" }, { preset: "plain" }],
+    });
+    expect(devices.map(({ topic }) => topic)).toEqual([
+      "tele/{device}/SENSOR",
+      "tele/{device}/STATE",
+      "tele/{device}/LWT",
+      "x/{device}",
+      "devices/{device}/{channel}",
+    ]);
+  });
 });
 
 describe("rules", () => {
@@ -65,7 +95,7 @@ describe("rules", () => {
   });
 
   it("no topic can speak for the gateway itself", () => {
-    expect(found("devices/_gateway/telemetry")).toEqual([0, "%5Fgateway", "telemetry"]);
+    expect(found("devices/_gateway/telemetry")).toEqual(["%5Fgateway", "telemetry", "json"]);
   });
 
   it("a device id over 256 bytes is no device, for no plugin either", () => {
@@ -104,6 +134,14 @@ describe("options", () => {
   for (const [path, message, section] of [
     ["devices.0.topic", "must have {device}", { devices: [{ topic: "a/b" }] }],
     ["devices.1.topic", "more than one of", { devices: [{ topic: "{device}" }, { topic: "*/{device}/#" }] }],
+    ["devices.0.topic", "expected a topic pattern, or a preset", { devices: [{ decoder: "json" }] }],
+    ["devices.0.preset", "stands alone", { devices: [{ preset: "homie", topic: "{device}" }] }],
+    ["devices.0.name", "goes with each", { devices: [{ topic: "{device}", name: "$.n" }] }],
+    [
+      "devices.0.metrics",
+      "say units themselves",
+      { devices: [{ topic: "{device}", decoder: "senml", metrics: { t: { unit: "Cel" } } }] },
+    ],
     ["devices.0.topic", "# before its end", { devices: [{ topic: "#/{device}" }] }],
     ["devices.0.topic", "as a whole level", { devices: [{ topic: "a{device}" }] }],
     ["devices.0.topic", "inside the level", { devices: [{ topic: "a+/{device}" }] }],

@@ -1,0 +1,46 @@
+/** Mapping rules for devices and bridges that many have. Topics and payloads as their projects document them: docs/specs/mapping.md. */
+
+/** Rules by the preset's name, in the order in which they stand without a configuration. No topic is taken by two of them. */
+export const PRESETS = {
+  plain: [{ topic: "devices/{device}/{channel}" }],
+  zigbee2mqtt: [
+    { topic: "zigbee2mqtt/{device+}/availability", skip: ["zigbee2mqtt/bridge/#"], decoder: "availability" },
+    { topic: "zigbee2mqtt/{device+}", skip: ["zigbee2mqtt/bridge/#", "*/set", "*/get"] },
+  ],
+  tasmota: [
+    { topic: "tele/{device}/SENSOR", time: "$.Time" },
+    { topic: "tele/{device}/STATE", time: "$.Time" },
+    { topic: "tele/{device}/LWT", decoder: "availability" },
+  ],
+  shelly: [
+    // First generation.
+    { topic: "shellies/{device}/online", decoder: "availability" },
+    {
+      topic: "shellies/{device}/{channel+}",
+      skip: ["*/command", "*/set", "*/announce", "*/info"],
+      decoder: "plain",
+    },
+    // Second generation and later.
+    { topic: "{device}/events/rpc", values: "$.params", time: "$.params.ts" },
+    { topic: "{device}/online", decoder: "availability" },
+  ],
+  homie: [
+    { topic: "homie/5/{device}/$state", decoder: "availability" },
+    { topic: "homie/5/{device}/{channel+}", skip: ["*/set"], decoder: "plain" },
+    { topic: "homie/{device}/$state", decoder: "availability" },
+    { topic: "homie/{device}/{channel+}", skip: ["*/set"], decoder: "plain" },
+  ],
+  chirpstack: [{ topic: "application/+/device/{device}/event/up", values: "$.object", time: "$.time" }],
+  neuron: [{ topic: "/neuron/+/{device}/{channel}", values: "$.values", time: "$.timestamp" }],
+} as const;
+
+/** Their names. */
+export const PRESET_NAMES = [
+  "plain",
+  "zigbee2mqtt",
+  "tasmota",
+  "shelly",
+  "homie",
+  "chirpstack",
+  "neuron",
+] as const satisfies readonly (keyof typeof PRESETS)[];
