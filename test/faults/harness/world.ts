@@ -31,8 +31,10 @@ export interface FaultOptions {
   readonly config?: Readonly<Record<string, unknown>>;
   /** over the options of uplink `cloud` */
   readonly uplink?: Readonly<Record<string, unknown>>;
+  /** uplinks beside `cloud`, which the judge doesn't see */
+  readonly more?: Readonly<Record<string, unknown>>;
   readonly load?: Partial<LoadOptions>;
-  /** the broker; `link: false` lets Weir connect to it directly, at `host` */
+  /** how the broker is started */
   readonly broker?: Partial<MosquittoOptions>;
   /** where Weir connects to, when not through a link */
   readonly direct?: string;
@@ -140,7 +142,10 @@ async function build(options: FaultOptions, undo: (() => unknown)[]): Promise<Wo
   const folder = new AgentFolder({
     sources: { kernel: { enabled: false }, system: { enabled: false } },
     ...options.config,
-    uplinks: { cloud: { url, streams: ["alarm", "data"], batch: { ageMs: 50 }, ...options.uplink } },
+    uplinks: {
+      cloud: { url, streams: ["alarm", "data"], batch: { ageMs: 50 }, ...options.uplink },
+      ...options.more,
+    },
   });
   undo.push(() => folder.remove());
   if (options.prepare !== undefined) undo.push(options.prepare(join(folder.dir, "data")));
