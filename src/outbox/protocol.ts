@@ -10,7 +10,8 @@ import type {
   StateEntry,
   Stream,
 } from "../core/ports.ts";
-import type { PublishEffect, Purge, StoreInfo } from "./store.ts";
+import type { PublishEffect } from "./effect-queue.ts";
+import type { Purge, StoreInfo } from "./store.ts";
 
 /** State changes as columns: cloning an object and a buffer for each would cost more than storing them. */
 export interface PackedState {

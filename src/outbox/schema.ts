@@ -7,7 +7,6 @@ import { isMarked, quarantine, type Salvage } from "./quarantine.ts";
 
 /** "WEIR" */
 const APPLICATION_ID = 0x57454952;
-const SCHEMA_VERSION = 1;
 /** A database up to this size is checked after a stop that was not clean: some 100 ms. */
 const CHECK_BYTES = 64 * 2 ** 20;
 /** Pages in the WAL before it is checkpointed. */
@@ -15,7 +14,7 @@ export const WAL_PAGES = 2000;
 /** Bytes of a page. A chunk of 2,048 samples takes 3 KB, so one page holds one or a few. */
 export const PAGE_BYTES = 4096;
 
-const TABLES = `
+const FIRST_TABLES = `
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO meta VALUES ('clean', 0), ('effects_dropped', 0), ('alarm', 0);
 CREATE TABLE epoch (
@@ -66,6 +65,12 @@ CREATE TABLE effect (
   plugin TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL
 ) STRICT;
 `;
+
+/**
+ * The schema's steps: the first makes the tables, each further one changes them. `user_version` is how many were taken. A step
+ * that was released never changes.
+ */
+export const STEPS: readonly string[] = [FIRST_TABLES];
 
 /** A connection with its settings made and its schema there. */
 export type Connection = Database.Database;
@@ -133,10 +138,10 @@ function prepare(db: Connection, plan: OutboxPlan): void {
   const fresh = application === 0 && version === 0 && pragma("schema_version") === 0;
   if (!fresh && application !== APPLICATION_ID)
     throw new WeirError("data.unusable", `${plan.path} is another program's database`);
-  if (version > SCHEMA_VERSION) {
+  if (version > STEPS.length) {
     throw new WeirError(
       "outbox.newer-schema",
-      `${plan.path} has schema ${version}, this Weir knows ${SCHEMA_VERSION}`,
+      `${plan.path} has schema ${version}, this Weir knows ${STEPS.length}`,
     );
   }
   if (fresh) {
@@ -152,15 +157,24 @@ function prepare(db: Connection, plan: OutboxPlan): void {
   pragma("temp_store = MEMORY");
   // A file that is larger already (the limit was lowered) keeps its pages; dropping brings it under the limit.
   pragma(`max_page_count = ${Math.floor(plan.maxBytes / PAGE_BYTES)}`);
-  if (fresh) {
-    db.transaction(() => {
-      db.exec(TABLES);
-      pragma(`application_id = ${APPLICATION_ID}`);
-      pragma(`user_version = ${SCHEMA_VERSION}`);
-    })();
-  } else if (db.prepare("SELECT value FROM meta WHERE key = 'clean'").pluck().get() !== 1) {
+  // Before the steps: they are not to be taken on damaged pages.
+  if (!fresh && db.prepare("SELECT value FROM meta WHERE key = 'clean'").pluck().get() !== 1)
     check(db, plan.path);
-  }
+  migrate(db, STEPS);
+}
+
+/**
+ * Takes the steps that a database lacks, all in one transaction with the number that says so: after a crash in the middle it is
+ * as before the first of them, whatever they do.
+ */
+export function migrate(db: Connection, steps: readonly string[]): void {
+  const taken = Number(db.pragma("user_version", { simple: true }));
+  if (taken >= steps.length) return;
+  db.transaction(() => {
+    for (const step of steps.slice(taken)) db.exec(step);
+    db.pragma(`application_id = ${APPLICATION_ID}`);
+    db.pragma(`user_version = ${steps.length}`);
+  }).immediate();
 }
 
 /** Finds damaged pages where that is quick; else damage shows when a page is read. */

@@ -2,24 +2,26 @@
  * The outbox over its database: every operation, synchronous, for the one thread that owns the connection.
  * Operations run inside {@link Store.transaction}, several in one; what they answer holds once that returns.
  */
-import { randomBytes } from "node:crypto";
 import type { Crc32c } from "../core/block.ts";
 import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
-import {
-  type Effect,
-  type EncodedBatch,
-  type Gap,
-  type OutboxCount,
-  STREAMS,
-  type StateChange,
-  type StateEntry,
-  type Stream,
+import type {
+  Effect,
+  EncodedBatch,
+  Gap,
+  OutboxCount,
+  StateChange,
+  StateEntry,
+  Stream,
 } from "../core/ports.ts";
 import { type AlarmEffect, alarmFrame } from "./alarms.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
+import { DeadLetters } from "./dead-letters.ts";
 import { Discard } from "./discard.ts";
+import { EffectQueue, type PublishEffect } from "./effect-queue.ts";
+import { type EpochRange, Epochs } from "./epochs.ts";
 import { Gaps } from "./gaps.ts";
+import { Keepsakes } from "./keepsakes.ts";
 import { type Batch, type Lane, Lanes, lastChunk, type OldestChunk } from "./lanes.ts";
 import type { OutboxPlan } from "./plan.ts";
 import { markDamaged, type Salvage } from "./quarantine.ts";
@@ -27,9 +29,6 @@ import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
 import { type Connection, openDatabase, WAL_PAGES } from "./schema.ts";
 import { Sealer } from "./sealing.ts";
-
-/** A publish effect that waits to be done. */
-export type PublishEffect = Extract<Effect, { type: "publish" }>;
 
 /** What one transaction stores of one chunk. */
 export interface StoredChunk {
@@ -47,13 +46,6 @@ export interface Purge {
   readonly untilMs: number;
 }
 
-/** The numbers that an epoch gave to a stream: 0 to `lastSeq`. */
-export interface EpochRange {
-  readonly epoch: string;
-  readonly stream: Stream;
-  readonly lastSeq: number;
-}
-
 /** How the store is doing. */
 export interface StoreInfo {
   /** earlier epochs that are remembered, oldest first */
@@ -69,32 +61,14 @@ export interface StoreInfo {
   readonly oldest: readonly OldestChunk[];
 }
 
-/** Publish effects that may wait; beyond it the oldest are given up, and counted. */
-const MOST_EFFECTS = 10_000;
-/** Effects given out by one call. */
-const EFFECTS_AT_ONCE = 256;
 /** Batches given out by one lease have at most this many (estimated) bytes, or are one. */
 const LEASE_BYTES = 2 ** 20;
-const DEAD_ROWS = 256;
 /** The reserve for a full disk: at most this, and a sixteenth of the database's limit. */
 const MOST_RESERVE_BYTES = 4 * 2 ** 20;
 /** Pages in the WAL before it is checkpointed on a full disk. */
 const TIGHT_WAL_PAGES = 64;
-/** Earlier epochs remembered after nothing is left of them. */
-const EPOCHS_KEPT = 64;
-
-interface EffectRow {
-  readonly id: number;
-  readonly plugin: string;
-  readonly topic: string;
-  readonly payload: Buffer;
-  readonly qos: 0 | 1;
-  readonly retain: number;
-}
-
 /** The outbox's database, open. */
 export class Store {
-  readonly epoch: string = randomBytes(4).toString("hex");
   /** where a damaged database was moved at this start */
   readonly quarantined: string | undefined;
   readonly #db: Connection;
@@ -104,10 +78,11 @@ export class Store {
   readonly #lanes: Lanes;
   readonly #sealer: Sealer;
   readonly #room: Room;
-  readonly #deadBytes: number;
+  readonly #dead: DeadLetters;
+  readonly #effects: EffectQueue;
+  readonly #kept: Keepsakes;
+  readonly #epochs: Epochs;
   readonly #sql: ReturnType<typeof statements>;
-  /** the next number of each stream in this epoch */
-  #next = new Map<Stream, number>();
   /** id of the newest chunk */
   #lastChunk: number;
   /** batches that each uplink may have on lease, as of its last lease */
@@ -115,7 +90,6 @@ export class Store {
   readonly #discard: Discard;
   /** rows of sealed batches that were encoded without them */
   readonly #leftOut = new Map<number, { readonly dropped: number; readonly rejected: number }>();
-  #numbered = new Set<Stream>();
   #forgetting = false;
   readonly #expires: boolean;
   readonly #path: string;
@@ -141,12 +115,15 @@ export class Store {
     this.#discard = new Discard(db, this.#lanes, this.#gaps);
     this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes);
     this.#expires = plan.uplinks.some(({ ttlMs }) => ttlMs !== undefined);
-    this.#deadBytes = Math.floor(plan.maxBytes / 16);
+    this.#dead = new DeadLetters(db, plan.maxBytes);
+    this.#effects = new EffectQueue(db);
+    this.#kept = new Keepsakes(db);
+    this.#epochs = new Epochs(db);
     try {
       db.transaction(() => {
         this.#sql.setMeta.run(0, "clean");
         if (salvage !== undefined) this.#takeOver(salvage);
-        this.#beginEpoch();
+        this.#epochs.begin(db);
         this.#lanes.reconcile(db);
       })();
       this.#lastChunk = lastChunk(db);
@@ -160,6 +137,11 @@ export class Store {
     }
   }
 
+  /** this run's epoch */
+  get epoch(): string {
+    return this.#epochs.current;
+  }
+
   /**
    * Runs operations as one transaction. When any of them or the commit throws, nothing of them is stored, and the
    * store is as it was before.
@@ -167,15 +149,14 @@ export class Store {
   transaction<T>(work: () => T): T {
     const leased = new Set(this.#lanes.leased);
     const handed = new Set(this.#gaps.handed);
-    const next = new Map(this.#next);
+    const next = new Map(this.#epochs.next);
     const lastChunk = this.#lastChunk;
     try {
       this.#sql.begin.run();
       const result = work();
       this.#forgetting = this.#room.forget();
       this.#lanes.flush();
-      for (const stream of this.#numbered) this.#sql.number.run(this.#next.get(stream) ?? 0, stream);
-      this.#numbered.clear();
+      this.#epochs.flush();
       this.#sql.commit.run();
       this.#room.reset();
       return result;
@@ -184,9 +165,8 @@ export class Store {
       if (this.#db.inTransaction) this.#sql.rollback.run();
       this.#lanes.leased = leased;
       this.#gaps.handed = handed;
-      this.#next = next;
+      this.#epochs.restore(next);
       this.#lastChunk = lastChunk;
-      this.#numbered.clear();
       this.#lanes.load();
       this.#room.reload();
       if (this.#reserve.isDiskFull(thrown)) this.#squeeze(true);
@@ -218,32 +198,16 @@ export class Store {
 
   /** Stores a chunk: samples, alarms as samples, state and publish effects. */
   append(chunk: StoredChunk): void {
-    const alarms: AlarmEffect[] = [];
-    for (const effect of chunk.effects) {
-      if (effect.type === "alarm") alarms.push(effect);
-      else
-        this.#sql.addEffect.run(
-          effect.plugin,
-          effect.topic,
-          effect.payload,
-          effect.qos,
-          effect.retain ? 1 : 0,
-        );
-    }
-    if (alarms.length < chunk.effects.length) this.#boundEffects();
+    const alarms = chunk.effects.filter((effect) => effect.type === "alarm");
+    this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
     this.#put(chunk.stream, chunk.frame);
     if (alarms.length > 0) this.#put("alarm", alarmFrame(alarms, this.#now()));
-    for (const { plugin, scope, key, value } of chunk.state) {
-      if (value === undefined) this.#sql.deleteState.run(plugin, scope, key);
-      else this.#sql.setState.run(plugin, scope, key, value);
-    }
+    this.#kept.change(chunk.state);
   }
 
   #put(stream: Stream, frame: Frame): void {
     if (frame.rows === 0) return;
-    const seq = this.#next.get(stream) ?? 0;
-    this.#next.set(stream, seq + frame.rows);
-    this.#numbered.add(stream);
+    const seq = this.#epochs.take(stream, frame.rows);
     const lanes = this.#lanes.of(stream);
     if (lanes.length === 0) return;
     const block = storeFrame(frame, this.#crc32c);
@@ -269,12 +233,6 @@ export class Store {
     }
   }
 
-  #boundEffects(): void {
-    const { changes } = this.#sql.dropEffects.run(MOST_EFFECTS);
-    if (changes > 0)
-      this.#sql.setMeta.run((this.#sql.getMeta.get("effects_dropped") ?? 0) + changes, "effects_dropped");
-  }
-
   /** The accounts of a damaged database go on in this one; what its lanes held is lost. */
   #takeOver({ lanes, ranges, epochs }: Salvage): void {
     for (const { uplink, stream, active, committed, acked, dropped, rejected } of lanes) {
@@ -282,7 +240,7 @@ export class Store {
       const lost = committed - acked - dropped - rejected;
       this.#sql.addLane.run(uplink, stream, active, committed, acked, dropped, rejected, lost);
     }
-    for (const { epoch, stream, next } of epochs) this.#sql.addEpoch.run(epoch, stream, next);
+    for (const { epoch, stream, next } of epochs) this.#epochs.remember(epoch, stream, next);
     for (const { uplink, epoch, stream, from, to } of ranges)
       this.#gaps.add(uplink, epoch, stream, from, to, "corrupt");
   }
@@ -309,17 +267,6 @@ export class Store {
       this.#put("alarm", alarmFrame([alarm], this.#now()));
       this.#sql.setMeta.run(salvage === undefined ? 0 : 1, "alarm");
     });
-  }
-
-  /** Numbers begin again: a new epoch, after what the one before has counted is kept. */
-  #beginEpoch(): void {
-    this.#sql.closeEpoch.run();
-    this.#sql.forgetEmpty.run();
-    this.#sql.forgetEpochs.run(EPOCHS_KEPT);
-    for (const stream of STREAMS) {
-      this.#sql.addEpoch.run(this.epoch, stream, 0);
-      this.#sql.resetNumbers.run(stream);
-    }
   }
 
   /**
@@ -412,8 +359,7 @@ export class Store {
   reject(uplink: string, id: number, reason: string): void {
     const batch = this.#lanes.find(uplink, id)?.batch;
     if (batch === undefined) return;
-    this.#sql.bury.run(uplink, reason, this.#now(), batch.stream, batch.first, batch.last);
-    this.#sql.boundDead.run(this.#deadBytes, DEAD_ROWS);
+    this.#dead.bury(uplink, batch, reason, this.#now());
     this.#leftOut.delete(id);
     this.#finish(uplink, id, "rejected");
     this.#gaps.add(uplink, batch.epoch, batch.stream, batch.seq, batch.seq + batch.span - 1, "rejected");
@@ -433,10 +379,9 @@ export class Store {
     for (const { seq, bytes, frame } of tooLarge) {
       const reason = `a message of ${bytes} bytes, the broker takes ${mostBytes}`;
       const block = storeFrame(frame, this.#crc32c);
-      this.#sql.buryRow.run(uplink, stream, epoch, seq, reason, this.#now(), block);
+      this.#dead.buryRow({ uplink, stream, epoch, seq, reason, block }, this.#now());
       this.#gaps.add(uplink, epoch, stream, seq, seq, "rejected");
     }
-    this.#sql.boundDead.run(this.#deadBytes, DEAD_ROWS);
   }
 
   /** Gives a batch up whose chunks can't be read. */
@@ -501,30 +446,26 @@ export class Store {
 
   /** Everything that a plugin keeps. */
   state(plugin: string): StateEntry[] {
-    return this.#sql.state.all(plugin);
+    return this.#kept.state(plugin);
   }
 
   /** Publish effects to do, oldest first, some at a time. */
   effects(): { readonly id: number; readonly effect: PublishEffect }[] {
-    return this.#sql.effects.all(EFFECTS_AT_ONCE).map(({ id, plugin, topic, payload, qos, retain }) => ({
-      id,
-      effect: { type: "publish", plugin, topic, payload, qos, retain: retain === 1 },
-    }));
+    return this.#effects.list();
   }
 
   effectsDone(ids: readonly number[]): void {
-    for (const id of ids) this.#sql.deleteEffect.run(id);
+    this.#effects.done(ids);
   }
 
   /** What an operator decided at run time, by key; undefined when nothing was. */
   setting(key: string): string | undefined {
-    return this.#sql.setting.get(key)?.value;
+    return this.#kept.setting(key);
   }
 
   /** Keeps a decision; undefined forgets it. */
   setSetting(key: string, value: string | undefined): void {
-    if (value === undefined) this.#sql.deleteSetting.run(key);
-    else this.#sql.setSetting.run(key, value);
+    this.#kept.setSetting(key, value);
   }
 
   /** The ledger. */
@@ -535,10 +476,10 @@ export class Store {
 
   info(): StoreInfo {
     return {
-      epochs: this.#sql.epochs.all(this.epoch),
+      epochs: this.#epochs.earlier(),
       quarantined: this.quarantined,
       oldest: this.#lanes.oldest(),
-      effectsDropped: this.#sql.getMeta.get("effects_dropped") ?? 0,
+      effectsDropped: this.#effects.dropped,
       ...this.#room.size(),
     };
   }
@@ -598,31 +539,9 @@ function statements(db: Connection) {
     rollback: db.prepare<[]>("ROLLBACK"),
     getMeta: db.prepare<[string], number>("SELECT value FROM meta WHERE key = ?").pluck(),
     setMeta: db.prepare<[number, string]>("UPDATE meta SET value = ? WHERE key = ?"),
-    // Beside the lanes' rows, on their page: a page of its own would be written by every commit.
-    number: db.prepare<[number, Stream]>("UPDATE lane SET committed = ? WHERE uplink = '' AND stream = ?"),
-    resetNumbers: db.prepare<[Stream]>(
-      `INSERT INTO lane (uplink, stream, active, cursor) VALUES ('', ?, 0, 0)
-       ON CONFLICT DO UPDATE SET committed = 0`,
-    ),
-    addEpoch: db.prepare<[string, Stream, number]>("INSERT OR IGNORE INTO epoch VALUES (?, ?, ?)"),
     addLane: db.prepare<[string, Stream, number, number, number, number, number, number]>(
       `INSERT OR IGNORE INTO lane (uplink, stream, active, cursor, committed, acked, dropped, rejected, lost)
        VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)`,
-    ),
-    forgetEmpty: db.prepare<[]>("DELETE FROM epoch WHERE next = 0"),
-    closeEpoch: db.prepare<[]>(
-      `UPDATE epoch SET next = coalesce(
-         (SELECT committed FROM lane WHERE uplink = '' AND lane.stream = epoch.stream), next)
-       WHERE epoch = (SELECT epoch FROM epoch ORDER BY rowid DESC LIMIT 1)`,
-    ),
-    epochs: db.prepare<[string], EpochRange>(
-      "SELECT epoch, stream, next - 1 AS lastSeq FROM epoch WHERE epoch <> ? AND next > 0 ORDER BY rowid",
-    ),
-    forgetEpochs: db.prepare<[number]>(
-      // Chunks are in the order of their epochs, so the oldest chunk has the oldest epoch that is still needed.
-      `DELETE FROM epoch WHERE rowid <= (SELECT max(rowid) FROM epoch) - ? * ${STREAMS.length} AND rowid < coalesce(
-         (SELECT min(rowid) FROM epoch WHERE epoch = (SELECT epoch FROM chunk ORDER BY id LIMIT 1)),
-         (SELECT max(rowid) FROM epoch))`,
     ),
     addChunk: db.prepare<[number, Stream, string, number, number, number, number, Uint8Array]>(
       "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -633,40 +552,5 @@ function statements(db: Connection) {
       )
       .pluck(),
     deleteBatch: db.prepare<[number]>("DELETE FROM batch WHERE id = ?"),
-    bury: db.prepare<[string, string, number, Stream, number, number]>(
-      `INSERT INTO dead (uplink, stream, epoch, seq, samples, reason, rejected, block)
-       SELECT ?, stream, epoch, seq, samples, ?, ?, block FROM chunk
-       WHERE stream = ? AND id BETWEEN ? AND ? ORDER BY id`,
-    ),
-    buryRow: db.prepare<[string, Stream, string, number, string, number, Uint8Array]>(
-      `INSERT INTO dead (uplink, stream, epoch, seq, samples, reason, rejected, block) VALUES (?, ?, ?, ?, 1, ?, ?, ?)`,
-    ),
-    boundDead: db.prepare<[number, number]>(
-      `DELETE FROM dead WHERE id <= (
-         SELECT max(id) FROM (
-           SELECT id, sum(length(block)) OVER newest AS bytes, row_number() OVER newest AS place
-           FROM dead WINDOW newest AS (ORDER BY id DESC))
-         WHERE bytes > ? OR place > ?)`,
-    ),
-    state: db.prepare<[string], StateEntry>("SELECT scope, key, value FROM state WHERE plugin = ?"),
-    setState: db.prepare<[string, string, string, Uint8Array]>(
-      "INSERT INTO state VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-    ),
-    deleteState: db.prepare<[string, string, string]>(
-      "DELETE FROM state WHERE plugin = ? AND scope = ? AND key = ?",
-    ),
-    addEffect: db.prepare<[string, string, Uint8Array, number, number]>(
-      "INSERT INTO effect (plugin, topic, payload, qos, retain) VALUES (?, ?, ?, ?, ?)",
-    ),
-    dropEffects: db.prepare<[number]>(
-      "DELETE FROM effect WHERE id <= (SELECT id FROM effect ORDER BY id DESC LIMIT 1 OFFSET ?)",
-    ),
-    effects: db.prepare<[number], EffectRow>("SELECT * FROM effect ORDER BY id LIMIT ?"),
-    deleteEffect: db.prepare<[number]>("DELETE FROM effect WHERE id = ?"),
-    setting: db.prepare<[string], { value: string }>("SELECT value FROM setting WHERE key = ?"),
-    setSetting: db.prepare<[string, string]>(
-      "INSERT INTO setting VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-    ),
-    deleteSetting: db.prepare<[string]>("DELETE FROM setting WHERE key = ?"),
   };
 }
