@@ -728,9 +728,10 @@ export class Agent {
 
   probes(): readonly ProbeStatus[] {
     return (this.#kernel?.probes() ?? []).map(
-      ({ name, state, reason, remedy, memoryBytes, onDemand, untilMs }) => ({
+      ({ name, state, reason, remedy, memoryBytes, cost, onDemand, untilMs }) => ({
         name,
         memoryBytes,
+        cost,
         about: PROBE_TEXTS[name],
         state: state === "stopped" ? "off" : state,
         reason,

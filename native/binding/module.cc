@@ -1,6 +1,7 @@
 #include "module.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include "../hash/crc32c.h"
 #include "../net/listeners.h"
@@ -37,6 +38,8 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("readCounters", &Module::ReadCounters),
                   InstanceMethod("drain", &Module::Drain),
                   InstanceMethod("probeMemory", &Module::ProbeMemory),
+                  InstanceMethod("probeCost", &Module::ProbeCost),
+                  InstanceMethod("countRuns", &Module::CountRuns),
                   InstanceMethod("crc32c", &Module::Crc32c),
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
                   InstanceMethod("notifyService", &Module::NotifyService),
@@ -111,6 +114,30 @@ Napi::Value Module::ProbeMemory(const Napi::CallbackInfo &info) {
   Probe *probe = LoadedProbe(info);
   if (!probe) return info.Env().Undefined();
   return Napi::Number::New(info.Env(), static_cast<double>(probe->raw().memory_bytes));
+}
+
+// probeCost(name: string): [nanoseconds, runs] of its programs while runs were counted
+Napi::Value Module::ProbeCost(const Napi::CallbackInfo &info) {
+  Probe *probe = LoadedProbe(info);
+  if (!probe) return info.Env().Undefined();
+  uint64_t run_ns = 0;
+  uint64_t runs = 0;
+  weir_probe_cost(&probe->raw(), &run_ns, &runs);
+  Napi::Array result = Napi::Array::New(info.Env(), 2);
+  result[0u] = Napi::Number::New(info.Env(), static_cast<double>(run_ns));
+  result[1u] = Napi::Number::New(info.Env(), static_cast<double>(runs));
+  return result;
+}
+
+// countRuns(on: boolean): 0, or an errno; the kernel counts until called with false or the environment ends
+Napi::Value Module::CountRuns(const Napi::CallbackInfo &info) {
+  if (counting_runs_ >= 0) close(counting_runs_);
+  counting_runs_ = info[0].ToBoolean() ? weir_count_runs() : -1;
+  return Napi::Number::New(info.Env(), info[0].ToBoolean() && counting_runs_ < 0 ? -counting_runs_ : 0);
+}
+
+Module::~Module() {
+  if (counting_runs_ >= 0) close(counting_runs_);
 }
 
 // drain(name: string, into: Uint8Array): number of 64-byte records copied

@@ -21,12 +21,15 @@ namespace weir {
 class Module : public Napi::Addon<Module> {
  public:
   Module(Napi::Env env, Napi::Object exports);
+  ~Module();
 
  private:
   Napi::Value LoadProbe(const Napi::CallbackInfo& info);
   Napi::Value CloseProbe(const Napi::CallbackInfo& info);
   Napi::Value ReadCounters(const Napi::CallbackInfo& info);
   Napi::Value Drain(const Napi::CallbackInfo& info);
+  Napi::Value ProbeCost(const Napi::CallbackInfo& info);
+  Napi::Value CountRuns(const Napi::CallbackInfo& info);
   Napi::Value ProbeMemory(const Napi::CallbackInfo& info);
   Napi::Value Crc32c(const Napi::CallbackInfo& info);
   Napi::Value BootTimeOffsetUs(const Napi::CallbackInfo& info);
@@ -38,6 +41,8 @@ class Module : public Napi::Addon<Module> {
   Probe* LoadedProbe(const Napi::CallbackInfo& info);
 
   std::map<std::string, std::unique_ptr<Probe>> probes_;
+  // While open, the kernel counts runs of programs.
+  int counting_runs_ = -1;
 
 #ifdef WEIR_BENCH
   Napi::Value StartFlood(const Napi::CallbackInfo& info);

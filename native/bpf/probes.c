@@ -300,17 +300,45 @@ void weir_probe_close(struct weir_probe *probe)
 	memset(probe, 0, sizeof(*probe));
 }
 
-static uint64_t skipped_runs(int program_fd)
+/* Zeros where the kernel says nothing of the program. */
+static void ask_program(int program_fd, struct bpf_prog_info *info)
 {
-	struct bpf_prog_info info = {};
 	union bpf_attr attr = {};
 
+	memset(info, 0, sizeof(*info));
 	attr.info.bpf_fd = program_fd;
-	attr.info.info_len = sizeof(info);
-	attr.info.info = (unsigned long)&info;
+	attr.info.info_len = sizeof(*info);
+	attr.info.info = (unsigned long)info;
 	if (skel_sys_bpf(BPF_OBJ_GET_INFO_BY_FD, &attr, WEIR_ATTR_SIZE(info)) < 0)
-		return 0;
+		memset(info, 0, sizeof(*info));
+}
+
+static uint64_t skipped_runs(int program_fd)
+{
+	struct bpf_prog_info info;
+
+	ask_program(program_fd, &info);
 	return info.recursion_misses;
+}
+
+void weir_probe_cost(const struct weir_probe *probe, uint64_t *run_ns, uint64_t *runs)
+{
+	struct bpf_prog_info info;
+
+	*run_ns = *runs = 0;
+	for (unsigned int i = 0; i < probe->program_count; i++) {
+		ask_program(probe->program_fds[i], &info);
+		*run_ns += info.run_time_ns;
+		*runs += info.run_cnt;
+	}
+}
+
+int weir_count_runs(void)
+{
+	union bpf_attr attr = {};
+
+	attr.enable_stats.type = BPF_STATS_RUN_TIME;
+	return skel_sys_bpf(BPF_ENABLE_STATS, &attr, WEIR_ATTR_SIZE(enable_stats));
 }
 
 /* Adds one CPU's slots to `into`. What finds no place there joins the others in the last one. */

@@ -75,6 +75,14 @@ void weir_probe_close(struct weir_probe *probe);
  * lost. */
 void weir_probe_read(const struct weir_probe *probe, uint64_t *words);
 
+/* How long the programs have run and how often, while somebody had the kernel count that
+ * (bpf_stats). Nanoseconds and runs, over all programs and CPUs. */
+void weir_probe_cost(const struct weir_probe *probe, uint64_t *run_ns, uint64_t *runs);
+
+/* Has the kernel count runs until the descriptor is closed. It, or -errno: it takes CAP_SYS_ADMIN.
+ */
+int weir_count_runs(void);
+
 /* CPUs the kernel could ever bring up, the bound of its CPU numbers. */
 uint32_t weir_possible_cpus(void);
 

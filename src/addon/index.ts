@@ -103,6 +103,8 @@ export interface Probe {
   drain(into: Uint8Array): number;
   /** Bytes that the kernel charges for its maps and programs; 0 when it doesn't say. */
   readonly memoryBytes: number;
+  /** Nanoseconds and runs of its programs so far, while the kernel counted them ({@link countRuns}, kernel.bpf_stats_enabled). */
+  cost(): { readonly ns: number; readonly runs: number };
   /** Detaches from the kernel. Using the probe afterwards throws. */
   close(): void;
 }
@@ -159,6 +161,12 @@ export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
   const failure = addon.native.loadProbe(name, ringBytes);
   if (failure !== null) return { on: false, ...(counts ? explainPerf(failure) : explain(failure)) };
   return { on: true, probe: new LoadedProbe(addon.native, name) };
+}
+
+/** Has the kernel count what BPF programs take, which itself takes some 20 ns a run. False when it refuses: it takes CAP_SYS_ADMIN. */
+export function countRuns(on: boolean): boolean {
+  const addon = addonState();
+  return addon.ok && addon.native.countRuns(on) === 0;
 }
 
 /** A local port on which TCP connections are taken, over all its sockets. */
@@ -238,6 +246,12 @@ class LoadedProbe implements Probe {
     if (into.byteLength < RECORD_BYTES)
       throw new TypeError(`drain needs room for a record of ${RECORD_BYTES} bytes`);
     return this.#native.drain(this.name, into);
+  }
+
+  cost(): { readonly ns: number; readonly runs: number } {
+    this.#check();
+    const [ns, runs] = this.#native.probeCost(this.name);
+    return { ns, runs };
   }
 
   close(): void {

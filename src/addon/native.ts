@@ -42,6 +42,9 @@ export interface Native {
   readCounters(name: string, into: BigUint64Array): number;
   drain(name: string, into: Uint8Array): number;
   probeMemory(name: string): number;
+  probeCost(name: string): readonly [nanoseconds: number, runs: number];
+  /** 0, or a positive errno */
+  countRuns(on: boolean): number;
   crc32c(bytes: Uint8Array, seed: number): number;
   bootTimeOffsetUs(): number;
   /** 0, or a positive errno */
@@ -75,6 +78,8 @@ const FUNCTIONS = [
   "readCounters",
   "drain",
   "probeMemory",
+  "probeCost",
+  "countRuns",
   "crc32c",
   "bootTimeOffsetUs",
   "notifyService",

@@ -37,6 +37,8 @@ export interface ProbeStatus extends PartStatus {
   readonly about: string;
   /** kernel memory of its maps that is mapped here, in bytes; undefined while it is not loaded */
   readonly memoryBytes: number | undefined;
+  /** what its programs took in the latest second that was measured; undefined where the kernel doesn't count it for this user */
+  readonly cost: { readonly nsPerRun: number; readonly runsPerSecond: number } | undefined;
   /** it runs only when asked for, until `untilMs` (Unix epoch) */
   readonly onDemand: boolean;
   readonly untilMs: number | undefined;

@@ -1,3 +1,4 @@
+import type { ProbeStatus } from "../api/types.ts";
 import { WeirError } from "../core/errors.ts";
 import { imbalance, type LedgerLine } from "../core/ledger.ts";
 import { formatSize, parseDuration } from "../core/units.ts";
@@ -41,11 +42,12 @@ export async function probeLs(invocation: Invocation): Promise<number> {
     return 0;
   }
   table(
-    ["PROBE", "STATE", "MEMORY", "MEASURES", "REASON"],
-    probes.map(({ name, state, about, reason, memoryBytes, onDemand, untilMs }) => [
+    ["PROBE", "STATE", "MEMORY", "COST", "MEASURES", "REASON"],
+    probes.map(({ name, state, about, reason, memoryBytes, cost, onDemand, untilMs }) => [
       name,
       untilMs === undefined ? (onDemand && state === "off" ? "on demand" : state) : leftText(untilMs),
       memoryBytes === undefined ? "" : formatSize(memoryBytes),
+      cost === undefined ? "" : costText(cost),
       about,
       reason ?? "",
     ]),
@@ -54,6 +56,10 @@ export async function probeLs(invocation: Invocation): Promise<number> {
   for (const { name, remedy } of probes) if (remedy !== undefined) line(dim(`${name}: ${remedy}`));
   return 0;
 }
+
+/** Such as `126 ns x 4100/s`: in the kernel, for each event and in a second. */
+const costText = ({ nsPerRun, runsPerSecond }: NonNullable<ProbeStatus["cost"]>): string =>
+  `${nsPerRun.toFixed(0)} ns x ${runsPerSecond.toFixed(runsPerSecond < 10 ? 1 : 0)}/s`;
 
 const leftText = (untilMs: number): string =>
   `on, ${Math.max(0, Math.ceil((untilMs - Date.now()) / 1000))} s left`;

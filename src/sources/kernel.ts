@@ -19,6 +19,7 @@ import { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
+import { CostMeter, type ProbeCost } from "./kernel-cost.ts";
 import { type AddEvents, CHUNK_ROWS, DRAIN_RECORDS, EventRing } from "./kernel-events.ts";
 import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
 import { BlockRows, EventRows, SoftirqRows } from "./kernel-shapes.ts";
@@ -36,6 +37,8 @@ export interface ProbeStatus {
   readonly remedy?: string;
   /** what the kernel charges for its maps and programs, while it is on */
   readonly memoryBytes?: number;
+  /** what its programs take, where the kernel counts that */
+  readonly cost?: ProbeCost | undefined;
 }
 
 /** How a {@link KernelSource} runs. */
@@ -111,6 +114,7 @@ export class KernelSource implements Source {
   readonly #counts = new FrameBuilder(256);
   readonly #readMs: number;
   readonly #mostEvents: number;
+  readonly #costs = new CostMeter(() => Array.from(this.#running.values(), ({ probe }) => probe));
   #intake: Intake | undefined;
   #drainMs = LONGEST_DRAIN_MS;
   #drainTimer: NodeJS.Timeout | undefined;
@@ -127,7 +131,12 @@ export class KernelSource implements Source {
   /** Every probe's state, in a fixed order: those that are always on, then those on demand. */
   probes(): readonly ProbeStatus[] {
     return [
-      ...PROBES.map((name): ProbeStatus => this.#status.get(name) ?? { name, state: "stopped" }),
+      ...PROBES.map(
+        (name): ProbeStatus => ({
+          ...(this.#status.get(name) ?? { name, state: "stopped" }),
+          cost: this.#costs.of(name),
+        }),
+      ),
       ...ON_DEMAND_PROBES.map(
         (name): ProbeStatus => ({
           ...(this.#status.get(name) ?? { name, state: "stopped" }),
@@ -153,6 +162,7 @@ export class KernelSource implements Source {
     this.#publishAt = performance.now() + intervalMs;
     this.#readTimer = setInterval(() => this.#read(), this.#readMs);
     this.#drainLater();
+    this.#costs.start();
     return Promise.resolve();
   }
 
@@ -160,6 +170,7 @@ export class KernelSource implements Source {
   stop(): Promise<void> {
     clearTimeout(this.#drainTimer);
     clearInterval(this.#readTimer);
+    this.#costs.stop();
     if (this.#running.size > 0) {
       this.#publishAt = 0;
       this.#read();

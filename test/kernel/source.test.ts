@@ -1,12 +1,12 @@
 /** The kernel source over the real kernel: what reaches the pipeline, and its ledger. */
 import { spawnSync } from "node:child_process";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { PROBES } from "../../src/addon/index.ts";
+import { countRuns, PROBES } from "../../src/addon/index.ts";
 import { type Frame, validate } from "../../src/core/frame.ts";
 import { imbalance, Ledger } from "../../src/core/ledger.ts";
 import type { Intake } from "../../src/core/ports.ts";
 import { KernelSource } from "../../src/sources/kernel.ts";
-import { bpfHoldings, exchangeOverTcp, missing, PRESENT, type Row, rowsOf } from "./helpers.ts";
+import { bpfHoldings, exchangeOverTcp, missing, open, PRESENT, type Row, rowsOf } from "./helpers.ts";
 
 /** Takes frames in, as the pipeline would. */
 class Collector implements Intake {
@@ -120,6 +120,24 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
     expect(count("process.starts;process.executable.name=false")).toBeGreaterThanOrEqual(40);
     expect(count("process.exits;outcome=failure;process.executable.name=false")).toBeGreaterThanOrEqual(40);
   });
+
+  test.skipIf(process.getuid?.() !== 0)(
+    "what a probe takes is known while the kernel counts it",
+    async () => {
+      const probe = open("sched");
+      try {
+        expect(countRuns(true)).toBe(true);
+        await vi.waitFor(() => {
+          const { ns, runs } = probe.cost();
+          expect(runs).toBeGreaterThan(100);
+          expect(ns / runs).toBeGreaterThan(1);
+        }, PATIENCE);
+      } finally {
+        countRuns(false);
+        probe.close();
+      }
+    },
+  );
 
   test("an abort stops it, and nothing stays in the kernel", async () => {
     const before = bpfHoldings();
