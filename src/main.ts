@@ -53,7 +53,8 @@ import { EmbeddedBroker } from "./sources/broker.ts";
 import { KernelSource } from "./sources/kernel.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
 import { mqttSource } from "./sources/mqtt-sources.ts";
-import { isLoopback } from "./sources/options.ts";
+import { isLoopback, PRESENCE_RULES } from "./sources/options.ts";
+import { Presence } from "./sources/presence.ts";
 import { RuleTable } from "./sources/rule-table.ts";
 import { RuleDecoder } from "./sources/rules.ts";
 import { SystemSource } from "./sources/system.ts";
@@ -84,6 +85,13 @@ export class Agent {
   readonly #service = new ServiceManager(process.env);
   readonly #rules = new RuleTable();
   readonly #early = new EarlyIntake(this.#ledger.stage("source", "devices", "messages"));
+  readonly #presence = new Presence(this.#early, {
+    says: () => this.#saysRule,
+    tells: (rule) => this.#rules.rules[rule]?.decoder === "availability",
+    staleAfterMs: (rule) => this.#rules.rules[rule]?.staleAfter,
+  });
+  /** the place of the rule of what {@link Presence} says */
+  #saysRule = 0;
   readonly #failed = Promise.withResolvers<WeirError>();
   readonly #parts: Supervisor;
   readonly #uplinks = new Map<string, Uplink>();
@@ -213,6 +221,7 @@ export class Agent {
     this.#ingest = ingest;
     ingest.start();
     this.#early.handOver(ingest);
+    this.#presence.start();
     effects.run();
   }
 
@@ -226,6 +235,7 @@ export class Agent {
     await this.#parts.stop((name) => name === "kernel" || name === "system");
     await this.#broker?.stop();
     await Promise.all([...this.#external.values()].map((source) => source.stop()));
+    this.#presence.stop();
     const committed = (await this.#ingest?.stop(COMMIT_MS)) ?? true;
     await this.#parts.stop((name) => name.startsWith("source "));
     await this.#effects?.idle();
@@ -320,7 +330,8 @@ export class Agent {
     const { devices, mqtt } = this.#config.sources;
     const lists = Object.entries(mqtt).map(([key, { rules }]) => [`mqtt/${key}`, rules] as const);
     const before = this.#rules.rules;
-    const places = this.#rules.place(new Map([["devices", devices], ...lists]));
+    const places = this.#rules.place(new Map([["devices", devices], ...lists, ["presence", PRESENCE_RULES]]));
+    this.#saysRule = places.get("presence") ?? 0;
     if (before.length !== this.#rules.rules.length) this.#decoder = new RuleDecoder(this.#rules.rules);
     return places;
   }
@@ -348,7 +359,8 @@ export class Agent {
       return {
         start: async () => {
           try {
-            await embedded.start(this.#early, this.#controller.signal);
+            await embedded.start(this.#presence, this.#controller.signal);
+            embedded.onDeviceGone((device) => this.#presence.gone(device));
             this.#broker = embedded;
           } catch (thrown) {
             const taken = thrown instanceof WeirError && thrown.code === "broker.port-in-use";
@@ -386,7 +398,7 @@ export class Agent {
       firstRule,
       uplink,
       status: (online) => this.#statusMessage(uplink, online),
-      intake: this.#early,
+      intake: this.#presence,
       signal: this.#controller.signal,
       gateway: gateway.name,
       templates: Object.values(uplinks).flatMap(({ topics }) => Object.values(topics)),
@@ -453,7 +465,7 @@ export class Agent {
         });
         return {
           start: async () => {
-            await source.start(this.#early, this.#controller.signal);
+            await source.start(this.#presence, this.#controller.signal);
             this.#external.set(key, source);
           },
           stop: async () => {

@@ -1,6 +1,7 @@
 /** The `broker` and `sources` sections of weir.yaml. */
 import { z } from "zod";
 import { isPasswordHash } from "../core/password.ts";
+import { parseDuration } from "../core/units.ts";
 import { isJsonPath } from "./json-path.ts";
 import { filterProblem } from "./mqtt-wire.ts";
 import { PRESET_NAMES, PRESETS } from "./presets.ts";
@@ -46,6 +47,12 @@ const ruleShape = {
   time: jsonPath
     .optional()
     .describe("where in the JSON the device's time is; default: none, the gateway's stands"),
+  staleAfter: z
+    .string()
+    .transform(parseDuration)
+    .pipe(z.number("expected a duration such as 30s, 12h or 1d").min(1000))
+    .optional()
+    .describe("a device that is silent for so long is gone: `available` false, quality stale"),
   metrics: z
     .record(z.string().min(1).max(256), metricDeclaration)
     .default({})
@@ -90,7 +97,7 @@ const entrySchema = z
       .describe("instead of all else: rules for devices and bridges that many have"),
   })
   .superRefine((entry, context) => {
-    const { preset, topic, skip, metrics, ...others } = entry;
+    const { preset, topic, skip, metrics, staleAfter: _staleAfter, ...others } = entry;
     checkRule(
       {
         decoder: undefined,
@@ -120,9 +127,14 @@ const rulesSchema = z
   .max(256)
   .prefault(PRESET_NAMES.map((preset) => ({ preset })))
   .transform((list): DeviceRule[] =>
-    list.flatMap(({ preset, topic = "", ...rule }) =>
-      preset === undefined ? [{ ...rule, topic }] : PRESETS[preset].map((one) => deviceRuleSchema.parse(one)),
-    ),
+    list.flatMap(({ preset, topic = "", ...rule }) => {
+      if (preset === undefined) return [{ ...rule, topic }];
+      const { staleAfter } = rule;
+      return PRESETS[preset].map((one) => ({
+        ...deviceRuleSchema.parse(one),
+        ...(staleAfter === undefined ? {} : { staleAfter }),
+      }));
+    }),
   );
 
 const file = z.string().min(1).max(4096);
@@ -380,6 +392,11 @@ export const mqttSourceSchema = z
     error: "cert and key go together",
     path: ["tls"],
   });
+
+/** The rule of what is said about devices that are gone or back (presence.ts). */
+export const PRESENCE_RULES: readonly DeviceRule[] = [
+  deviceRuleSchema.parse({ topic: "{device}", decoder: "availability" }),
+];
 
 /** Where telemetry comes from. */
 export const sourcesSchema = z
