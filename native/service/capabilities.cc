@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -62,8 +63,8 @@ bool Holds(pid_t tid, uint64_t mask) {
   char line[256];
   uint64_t held = 0;
   while (std::fgets(line, sizeof(line), file)) {
-    unsigned long long set = 0;
-    if (std::sscanf(line, "CapPrm: %llx", &set) == 1 || std::sscanf(line, "CapEff: %llx", &set) == 1)
+    uint64_t set = 0;
+    if (std::sscanf(line, "CapPrm: %" SCNx64, &set) == 1 || std::sscanf(line, "CapEff: %" SCNx64, &set) == 1)
       held |= set;
   }
   std::fclose(file);
