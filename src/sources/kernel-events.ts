@@ -1,4 +1,6 @@
 /** The events of a probe that sends each of them through a ring: drained, counted, and made rows of, up to a budget. */
+import { readFileSync } from "node:fs";
+import { uptime } from "node:os";
 import { bootTimeOffsetUs, type Probe, RECORD_BYTES } from "../addon/index.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
 
@@ -6,6 +8,28 @@ import type { FrameBuilder } from "../core/frame-builder.ts";
 export const CHUNK_ROWS = 2048;
 /** Records copied in one call. A quarter of the smallest ring, so that "full" also means: come back sooner. */
 export const DRAIN_RECORDS = 1024;
+
+const SMALLEST_RING_BYTES = 65_536;
+/** Of a ring that is made larger again and again. */
+export const LARGEST_RING_BYTES = 4_194_304;
+/** A main thread that is busy may keep a ring waiting this long. */
+const LONGEST_WAIT_S = 2;
+
+/** Bytes for a ring of `perSecond` records; the addon rounds up to a power of two of whole pages, whatever a page is. */
+export function ringBytesFor(perSecond: number): number {
+  const bytes = perSecond * RECORD_BYTES * LONGEST_WAIT_S;
+  return Math.min(LARGEST_RING_BYTES, Math.max(SMALLEST_RING_BYTES, Math.ceil(bytes)));
+}
+
+/** Processes that began in a second, on average since the machine's start; 0 when it isn't known. */
+export function processesPerSecond(): number {
+  try {
+    const forks = /^processes (\d+)$/m.exec(readFileSync("/proc/stat", "utf8"))?.[1];
+    return Number(forks ?? 0) / Math.max(1, uptime());
+  } catch {
+    return 0;
+  }
+}
 
 /** Makes rows of `count` records of {@link RECORD_BYTES}; times are the kernel's plus `offsetUs`. */
 export type AddEvents = (into: FrameBuilder, records: Uint8Array, count: number, offsetUs: number) => void;

@@ -20,7 +20,15 @@ import { metricName } from "../core/labels.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
 import { CostMeter, type ProbeCost } from "./kernel-cost.ts";
-import { type AddEvents, CHUNK_ROWS, DRAIN_RECORDS, EventRing } from "./kernel-events.ts";
+import {
+  type AddEvents,
+  CHUNK_ROWS,
+  DRAIN_RECORDS,
+  EventRing,
+  LARGEST_RING_BYTES,
+  processesPerSecond,
+  ringBytesFor,
+} from "./kernel-events.ts";
 import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
 import { BlockRows, EventRows, SoftirqRows } from "./kernel-shapes.ts";
 import { SlotRows } from "./kernel-slots.ts";
@@ -46,7 +54,7 @@ export interface KernelSourceOptions {
   /** between two publications of the counts */
   readonly intervalMs: number;
   readonly ledger: Ledger;
-  /** room in the ring of process events; 256 KiB hold 4,095 */
+  /** room in a ring of events at first; by default what this machine's rate of processes asks for, 64 KiB (1,023 events) or more */
   readonly ringBytes?: number;
   /** process events sent on in an interval, 200 by default; the others are `dropped`, and still in the counts by name */
   readonly eventBudget?: number;
@@ -120,12 +128,14 @@ export class KernelSource implements Source {
   #drainTimer: NodeJS.Timeout | undefined;
   #readTimer: NodeJS.Timeout | undefined;
   #publishAt = 0;
+  #ringBytes: number;
   #lock: { readonly problem: string | undefined } | undefined;
 
   constructor(options: KernelSourceOptions) {
     this.#options = options;
     this.#readMs = Math.min(READ_MS, options.intervalMs);
     this.#mostEvents = options.eventBudget ?? 200;
+    this.#ringBytes = options.ringBytes ?? 0;
   }
 
   /** Every probe's state, in a fixed order: those that are always on, then those on demand. */
@@ -156,7 +166,9 @@ export class KernelSource implements Source {
     if (signal.aborted) return Promise.resolve();
     signal.addEventListener("abort", () => void this.stop(), { once: true });
     this.#intake = intake;
-    const { intervalMs, lockDown = false } = this.#options;
+    const { intervalMs, ringBytes, lockDown = false } = this.#options;
+    // A process that starts and ends is two events.
+    this.#ringBytes = ringBytes ?? ringBytesFor(2 * processesPerSecond());
     for (const name of PROBES) this.#open(name, undefined);
     if (lockDown) this.#lock = { problem: dropProbeCapabilities() };
     this.#publishAt = performance.now() + intervalMs;
@@ -210,7 +222,7 @@ export class KernelSource implements Source {
   }
 
   #open(name: ProbeName, forMs: number | undefined): void {
-    const result = openProbe(name, this.#options.ringBytes);
+    const result = openProbe(name, this.#ringBytes);
     if (!result.on) {
       this.#status.set(name, { name, state: "unavailable", reason: result.reason, remedy: result.remedy });
       return;
@@ -298,8 +310,20 @@ export class KernelSource implements Source {
     if (due)
       this.#publishAt = Math.max(this.#publishAt, now - this.#options.intervalMs) + this.#options.intervalMs;
     for (const running of this.#running.values()) this.#count(running, due);
+    if (due) this.#grow();
     this.#send(this.#events);
     this.#send(this.#counts);
+  }
+
+  /** A ring of process events that lost some is made anew, twice as large; what happens in these few milliseconds isn't seen. */
+  #grow(): void {
+    const running = this.#running.get("exec");
+    if (running === undefined || this.#lock !== undefined || this.#ringBytes >= LARGEST_RING_BYTES) return;
+    if (running.probe.read().lost === 0n) return;
+    this.#ringBytes = Math.max(4096, this.#ringBytes) * 2;
+    this.#count(running, true);
+    this.#close("exec");
+    this.#open("exec", undefined);
   }
 
   #count(running: Running, due: boolean): void {

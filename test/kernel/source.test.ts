@@ -96,6 +96,14 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
       expect(line()?.lost).toBeGreaterThan(0);
       expect(ledger.lines().filter((one) => imbalance(one) !== 0)).toEqual([]);
     }, PATIENCE);
+    // What was too small is made larger, and the account goes on.
+    const bytes = (): number => source.probes().find(({ name }) => name === "exec")?.memoryBytes ?? 0;
+    const small = bytes();
+    spawnSync("sh", ["-c", "i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i+1)); done"]);
+    await vi.waitFor(() => {
+      expect(bytes()).toBeGreaterThan(small);
+      expect(ledger.lines().filter((one) => imbalance(one) !== 0)).toEqual([]);
+    }, PATIENCE);
     await source.stop();
     const events = intake.rows.filter(({ metric }) => metric === "event.name").length;
     expect(events).toBe(line()?.out);
