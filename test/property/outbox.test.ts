@@ -11,7 +11,7 @@ import { frameOf, newPath, planFor, removeDatabases, uplink } from "../helpers/o
 afterAll(removeDatabases);
 
 /** Seeds that have failed once; they are run every time. */
-const SEEDS = [1, 20_261_121, 1_098_976_819];
+const SEEDS = [1, 20_261_121, 1_098_976_819, 1_125_294_456];
 const RUNS = 25;
 
 /** Configurations that a restart may switch between. Small batches, so that sealing happens often. */
