@@ -133,6 +133,7 @@ const settled = await until(
 ).catch(async () => (await folder.api.ledger()).lines);
 
 const failures: string[] = [];
+if (report.trim() === "") failures.push("the load ended early: its connections were closed");
 for (const line of settled)
   if (imbalance(line) !== 0) failures.push(`${line.stage} ${line.name} is off by ${imbalance(line)}`);
 const lost = settled.filter(({ stage }) => stage !== "kernel").reduce((sum, line) => sum + line.lost, 0);
@@ -170,6 +171,7 @@ console.log(`load: ${report.trim()}`);
 console.log(
   `memory ${curves.pss.at(-1)?.toFixed(0)} MiB, descriptors ${curves.fds.at(-1)}, largest delay ${Math.max(...curves.lag).toFixed(0)} ms; build/soak.svg`,
 );
+if (failures.length > 0) console.log(agent.output.slice(-8000));
 console.log(failures.length === 0 ? "pass" : `fail: ${failures.join("; ")}`);
 await agent.stop();
 upstream?.kill("SIGKILL");

@@ -19,10 +19,8 @@ export function screen(figures: Figures, columns: number, rows: number): string[
     sum(lost, "lost") > 0 ? red : undefined,
   );
   put(
-    `loop lag ${ms(figures.loopLagMs)}  busy ${percent(figures.loopBusy)}  descriptors ${figures.openFds}  ` +
-      figures.processes
-        .map(({ name, cpu, pssBytes }) => `${name} ${percent(cpu)} ${formatSize(pssBytes)}`)
-        .join("  "),
+    `${figures.processes.map(({ name, cpu, pssBytes }) => `${name} ${percent(cpu)} ${formatSize(pssBytes)}`).join("  ")}  ` +
+      `lag ${ms(figures.loopLagMs)}  loop ${percent(figures.loopBusy)}  fds ${figures.openFds}`,
   );
   for (const trouble of figures.troubles.slice(0, 3)) put(`! ${trouble}`, yellow);
 

@@ -7,7 +7,7 @@ import { Histogram } from "../core/histogram.ts";
 const LOOK_MS = 500;
 /** Looks that the largest delay and the load are of: 10 s, whoever reads them and however often. */
 const LOOKS = 20;
-/** Figures of a process are read again after so long. */
+/** The memory of processes is read again after so long. */
 const FRESH_MS = 2_000;
 
 /** Memory and CPU of one process. */
@@ -34,8 +34,9 @@ export class Vitals {
   #dueMs = 0;
   readonly #delaysMs: number[] = [];
   readonly #loads: EventLoopUtilization[] = [];
-  #figures: readonly ProcessFigures[] = [];
-  #figuresMs = Number.NEGATIVE_INFINITY;
+  /** PSS by pid */
+  readonly #memory = new Map<number, number>();
+  #memoryMs = Number.NEGATIVE_INFINITY;
 
   start(): void {
     this.#loads.push(performance.eventLoopUtilization());
@@ -68,16 +69,19 @@ export class Vitals {
     return performance.eventLoopUtilization(performance.eventLoopUtilization(), this.#loads[0]).utilization;
   }
 
-  /** Figures of processes, by name; those that are gone are left out. Reading them walks page tables: not more often than needed. */
+  /** Figures of processes, by name; those that are gone are left out. Memory is read again after {@link FRESH_MS}: it walks page tables. */
   processes(pids: ReadonlyMap<string, number>): readonly ProcessFigures[] {
     const now = performance.now();
-    if (now - this.#figuresMs < FRESH_MS) return this.#figures;
-    this.#figuresMs = now;
-    this.#figures = [...pids].flatMap(([name, pid]) => {
-      const pssBytes = pssOf(pid);
-      return pssBytes === undefined ? [] : [{ name, pid, pssBytes, cpuSeconds: cpuOf(pid) }];
+    if (now - this.#memoryMs >= FRESH_MS) {
+      this.#memoryMs = now;
+      this.#memory.clear();
+    }
+    return [...pids].flatMap(([name, pid]) => {
+      const pssBytes = this.#memory.get(pid) ?? pssOf(pid);
+      if (pssBytes === undefined) return [];
+      this.#memory.set(pid, pssBytes);
+      return [{ name, pid, pssBytes, cpuSeconds: cpuOf(pid) }];
     });
-    return this.#figures;
   }
 
   #look(): void {
