@@ -24,7 +24,7 @@ export interface PartSpec {
 
 /** Waits between tries, in milliseconds: doubled from the first to the last. */
 const FIRST_BACKOFF_MS = 500;
-const LAST_BACKOFF_MS = 30_000;
+const LAST_BACKOFF_MS = 10_000;
 
 interface Kept {
   readonly spec: PartSpec;

@@ -12,7 +12,7 @@ import { until } from "../helpers/until.ts";
 
 /** A port that was free a moment ago. */
 async function freePort(): Promise<{ port: number; server: Server }> {
-  const server = createServer();
+  const server = createServer((socket) => socket.on("error", () => {}).resume());
   await new Promise<void>((done) => server.listen(0, "127.0.0.1", done));
   const address = server.address();
   if (typeof address !== "object" || address === null) throw new Error("no port");
@@ -194,11 +194,15 @@ test("a port that is taken is tried again until it is free; the rest of the agen
       remedy: expect.stringContaining("broker.port"),
     });
     await closed(server);
-    await until("the broker", async () => (await folder.api.status()).broker);
-    await until("the local uplink", async () => {
-      const { parts: now } = await folder.api.status();
-      return now.every(({ state }) => state === "on");
-    });
+    await until("the broker", async () => (await folder.api.status()).broker, 40_000);
+    await until(
+      "the local uplink",
+      async () => {
+        const { parts: now } = await folder.api.status();
+        return now.every(({ state }) => state === "on");
+      },
+      40_000,
+    );
     const client = await mqtt.connectAsync(`mqtt://127.0.0.1:${port}`, { reconnectPeriod: 0 });
     await client.publishAsync("devices/a/b", "1", { qos: 1 });
     await client.endAsync();
@@ -206,4 +210,4 @@ test("a port that is taken is tried again until it is free; the rest of the agen
     await agent.kill();
     folder.remove();
   }
-});
+}, 90_000);
