@@ -5,7 +5,11 @@
  * compressed beforehand, one to a transaction: no encoding, no thread, no counters. `append` is as fast as it goes with 8
  * chunks in flight. `main loop p99` is how late a 1 ms timer of the main thread fires at a paced 1.2 M samples/s.
  *
- * Aim: >= 1.2 M samples/s with `full`, main-loop stall p99 <= 2 ms.
+ * The backlog is of 10 M samples: its first 6 M are a million messages of six values. `start` is until the outbox answers a lease;
+ * RSS is the whole process's, from before the drain to its highest during it.
+ *
+ * Aims: >= 1.2 M samples/s with `full`, main-loop stall p99 <= 2 ms; a million messages in <= 20 MB; drained with RSS flat within
+ * 20 MB; start with the backlog <= 1 s.
  */
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -78,10 +82,9 @@ function bare(sync: "normal" | "full"): number {
   return SAMPLES / seconds;
 }
 
-async function measure(sync: "normal" | "full"): Promise<Result> {
-  const bareSamplesPerS = bare(sync);
-  const outbox = new WorkerOutbox(new URL("../src/worker.ts", import.meta.url), {
-    path: join(folder, `weir-${sync}.db`),
+const outboxOf = (name: string, sync: "normal" | "full"): WorkerOutbox =>
+  new WorkerOutbox(new URL("../src/worker.ts", import.meta.url), {
+    path: join(folder, `${name}.db`),
     gateway: "bench",
     sync,
     maxBytes: 2 ** 30,
@@ -98,46 +101,81 @@ async function measure(sync: "normal" | "full"): Promise<Result> {
       },
     ],
   });
+
+async function feed(outbox: WorkerOutbox, chunks: number): Promise<void> {
+  let left = chunks;
+  const lane = async (): Promise<void> => {
+    while (left-- > 0)
+      await outbox.append({ stream: "data", frame: new Frame(frame.buffer.slice()), state: [], effects: [] });
+  };
+  await Promise.all(Array.from({ length: IN_FLIGHT }, lane));
+}
+
+/** Leases and acknowledges until nothing is left; the samples that came. `each` is called after every lease. */
+async function drain(outbox: WorkerOutbox, each: () => void = () => {}): Promise<number> {
+  let samples = 0;
+  for (;;) {
+    const batches = await outbox.lease("up", 32);
+    if (batches.length === 0) return samples;
+    for (const batch of batches) samples += batch.samples;
+    await outbox.ack(
+      "up",
+      batches.map(({ id }) => id),
+    );
+    each();
+  }
+}
+
+interface Backlog {
+  readonly messageBytes: number;
+  readonly startMs: number;
+  readonly drainSamplesPerS: number;
+  readonly rssGrowthBytes: number;
+}
+
+/** Fills an outbox with a backlog, starts it again and drains it. */
+async function backlog(): Promise<Backlog> {
+  const first = outboxOf("backlog", "normal");
+  await first.start();
+  await feed(first, Math.ceil(6_000_000 / frame.rows));
+  const { usedBytes: messageBytes } = await first.info();
+  await feed(first, Math.ceil(4_000_000 / frame.rows));
+  await first.stop();
+  const outbox = outboxOf("backlog", "normal");
+  let start = performance.now();
   await outbox.start();
-  const feed = async (chunks: number): Promise<void> => {
-    let left = chunks;
-    const lane = async (): Promise<void> => {
-      while (left-- > 0)
-        await outbox.append({
-          stream: "data",
-          frame: new Frame(frame.buffer.slice()),
-          state: [],
-          effects: [],
-        });
-    };
-    await Promise.all(Array.from({ length: IN_FLIGHT }, lane));
-  };
-  const drain = async (): Promise<number> => {
-    let samples = 0;
-    for (;;) {
-      const batches = await outbox.lease("up", 32);
-      if (batches.length === 0) return samples;
-      for (const batch of batches) samples += batch.samples;
-      await outbox.ack(
-        "up",
-        batches.map(({ id }) => id),
-      );
-    }
-  };
-  await feed(200);
-  await drain();
+  const [batch] = await outbox.lease("up", 1);
+  const startMs = performance.now() - start;
+  if (batch !== undefined) await outbox.release("up", [batch.id]);
+  const before = process.memoryUsage.rss();
+  let most = before;
+  start = performance.now();
+  const samples = await drain(outbox, () => {
+    most = Math.max(most, process.memoryUsage.rss());
+  });
+  const drainSamplesPerS = (samples / (performance.now() - start)) * 1000;
+  await outbox.stop();
+  return { messageBytes, startMs, drainSamplesPerS, rssGrowthBytes: most - before };
+}
+
+async function measure(sync: "normal" | "full"): Promise<Result> {
+  const bareSamplesPerS = bare(sync);
+  const outbox = outboxOf(`weir-${sync}`, sync);
+  await outbox.start();
+  await feed(outbox, 200);
+  await drain(outbox);
   const stalls = monitorEventLoopDelay({ resolution: 1 });
   stalls.enable();
   for (let tick = 0; tick < PACED_TICKS; tick++)
-    await Promise.all([feed(PACED_CHUNKS), setTimeout(PACED_MS)]);
+    await Promise.all([feed(outbox, PACED_CHUNKS), setTimeout(PACED_MS)]);
   stalls.disable();
-  await drain();
+  await drain(outbox);
   let start = performance.now();
-  await feed(CHUNKS);
+  await feed(outbox, CHUNKS);
   const appendSeconds = (performance.now() - start) / 1000;
   const { usedBytes } = await outbox.info();
   start = performance.now();
-  const drained = await drain();
+  const drained = await drain(outbox);
   const drainSeconds = (performance.now() - start) / 1000;
   if (drained !== SAMPLES) throw new Error(`${drained} of ${SAMPLES} samples came out`);
   await outbox.stop();
@@ -155,8 +193,9 @@ async function measure(sync: "normal" | "full"): Promise<Result> {
 }
 
 const results = [await measure("normal"), await measure("full")];
+const waiting = await backlog();
 rmSync(folder, { recursive: true });
-if (process.argv.includes("--json")) console.log(JSON.stringify(results));
+if (process.argv.includes("--json")) console.log(JSON.stringify({ results, waiting }));
 else {
   const millions = (n: number): string => `${(n / 1e6).toFixed(2)} M/s`;
   console.log("sync    append (samples)  bare insert  ratio  main loop p99  lease+ack   disk");
@@ -173,4 +212,9 @@ else {
       ].join(" "),
     );
   }
+  const mb = (n: number): string => `${(n / 1e6).toFixed(1)} MB`;
+  console.log(
+    `backlog: a million messages ${mb(waiting.messageBytes)}; with 10 M samples start ${waiting.startMs.toFixed(0)} ms, ` +
+      `drain ${millions(waiting.drainSamplesPerS)}, RSS +${mb(waiting.rssGrowthBytes)}`,
+  );
 }

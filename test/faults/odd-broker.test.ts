@@ -58,7 +58,7 @@ fault("a broker that refuses each connection, for every reason", {}, (world) => 
       packet.cmd === "connect"
         ? { cmd: "connack", reasonCode: REFUSALS[at++ % REFUSALS.length] ?? 0x80, sessionPresent: false }
         : undefined,
-    (odd) => until("refusals", () => odd.connections >= long(8, 4), 300_000),
+    (odd) => until("refusals", () => odd.connections >= long(8, 3), 300_000),
   );
 });
 
@@ -77,7 +77,7 @@ fault("a broker that answers each batch with an error code", {}, (world) => {
             reasonCode: RETRIES[at++ % RETRIES.length] ?? 0x80,
           }
         : undefined,
-    (odd) => until("errors", () => odd.publishes >= long(10, 5), 240_000),
+    (odd) => until("errors", () => odd.publishes >= long(10, 3), 240_000),
   );
 });
 
@@ -94,7 +94,7 @@ for (const [name, reason] of [
         setImmediate(() => socket.end());
         return { cmd: "disconnect", reasonCode: reason };
       },
-      (odd) => until("disconnections", () => odd.connections >= long(6, 3), 120_000),
+      (odd) => until("disconnections", () => odd.connections >= long(6, 2), 240_000),
     ),
   );
 }
