@@ -1,4 +1,5 @@
 /** The agent, put together. Everything here is wiring: what things do is in their folders. */
+import { existsSync } from "node:fs";
 import { extname } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { keyedSliceHash } from "./addon/hash.ts";
@@ -23,6 +24,7 @@ import { keepLastGood } from "./config/last-good.ts";
 import type { LoadedConfig } from "./config/load.ts";
 import type { Config } from "./config/schema.ts";
 import { redactor } from "./config/secrets.ts";
+import { GatewayClock } from "./core/clock.ts";
 import { messageOf, WeirError } from "./core/errors.ts";
 import { Ledger } from "./core/ledger.ts";
 import type { DeviceMessage, Gap, MessageDecoder, Outgoing, Uplink } from "./core/ports.ts";
@@ -70,6 +72,9 @@ import { fillTopic } from "./uplink/topics.ts";
 /** At a stop: time to commit what was taken in, and then to send what is due. All of it is to be over in ten seconds. */
 const COMMIT_MS = 4_000;
 const SEND_MS = 1_500;
+/** The setting that keeps the last known time, in microseconds, and how often it is kept, in seconds. */
+const KNOWN_TIME = "clock/known";
+const KEEP_TIME_S = 60;
 
 /** A running agent. */
 export class Agent {
@@ -90,6 +95,13 @@ export class Agent {
     tells: (rule) => this.#rules.rules[rule]?.decoder === "availability",
     staleAfterMs: (rule) => this.#rules.rules[rule]?.staleAfter,
   });
+  readonly #clock = new GatewayClock({
+    wallUs: () => Date.now() * 1000,
+    monotonicUs: () => performance.now() * 1000,
+    // systemd-timesyncd's word; chrony and others set the clock, which is seen as a jump.
+    synchronised: () => existsSync("/run/systemd/timesync/synchronized"),
+  });
+  #clockTimer: NodeJS.Timeout | undefined;
   /** the place of the rule of what {@link Presence} says */
   #saysRule = 0;
   readonly #failed = Promise.withResolvers<WeirError>();
@@ -200,6 +212,30 @@ export class Agent {
       this.#write("warn", `the service manager was not told that Weir is ready: ${untold}`);
   }
 
+  /** Time goes on from the last that an earlier run has known, where the clock stands before it. */
+  async #startClock(outbox: WorkerOutbox): Promise<void> {
+    const kept = Number(await outbox.setting(KNOWN_TIME));
+    this.#clock.start(kept > 0 ? kept : undefined);
+    if (!this.#clock.valid) {
+      const known = new Date(kept / 1000).toISOString();
+      this.#write(
+        "warn",
+        `the clock stands before ${known}, the last known time: time goes on from there, flagged`,
+      );
+    }
+    const keep = (): void => {
+      void outbox.setSetting(KNOWN_TIME, String(this.#clock.nowUs)).catch(() => {});
+    };
+    keep();
+    let looks = 0;
+    this.#clockTimer = setInterval(() => {
+      if (this.#clock.look()) this.#write("info", "the clock was set: samples have its time again");
+      looks += 1;
+      if (looks % KEEP_TIME_S === 0) keep();
+    }, 1_000);
+    this.#clockTimer.unref();
+  }
+
   async #startLoops(manager: PluginManager, outbox: WorkerOutbox): Promise<void> {
     const effectsCount = this.#ledger.stage("effects", "publish", "messages");
     const publisher = () =>
@@ -207,12 +243,14 @@ export class Agent {
         ? { publish: (message: Outgoing): Promise<void> => this.#publish(message) }
         : undefined;
     const effects = new Effects(outbox, publisher, effectsCount, (message) => this.#write("warn", message));
+    await this.#startClock(outbox);
     const ingest = new Ingest({
       decoder: { decode: (message, into) => this.#decoder.decode(message, into) },
       chain: manager.chain,
       outbox,
       ledger: this.#ledger,
       rejected: this.#rejected,
+      clock: this.#clock,
       log: this.#write,
       onEffects: () => effects.run(),
       options: ingestOptions(this.#config),
@@ -236,6 +274,8 @@ export class Agent {
     await this.#broker?.stop();
     await Promise.all([...this.#external.values()].map((source) => source.stop()));
     this.#presence.stop();
+    clearInterval(this.#clockTimer);
+    await this.#outbox?.setSetting(KNOWN_TIME, String(this.#clock.nowUs)).catch(() => {});
     const committed = (await this.#ingest?.stop(COMMIT_MS)) ?? true;
     await this.#parts.stop((name) => name.startsWith("source "));
     await this.#effects?.idle();

@@ -108,6 +108,8 @@ export type Effect =
       readonly active: boolean;
       readonly severity: "info" | "warning" | "critical";
       readonly message: string;
+      /** the time (microseconds since the Unix epoch) while the clock is not to be relied on */
+      readonly knownUs?: number;
     };
 
 /** The input of the plugin chain. It stays unchanged, and is kept by the caller until its output is committed. */

@@ -35,10 +35,11 @@ export function checkAlarm(alarm: AlarmEffect): void {
 /** Three rows for each alarm, in the gateway's time. */
 export function alarmFrame(alarms: readonly AlarmEffect[], nowMs: number): Frame {
   const builder = new FrameBuilder(alarms.length * 3);
-  for (const { device, code, active, severity, message } of alarms) {
+  for (const { device, code, active, severity, message, knownUs } of alarms) {
     const d = builder.device(device);
+    const status = Status.gatewayTime | (knownUs === undefined ? 0 : Status.clockUnsynchronised);
     const add = (part: string, kind: Kind, value: number): void =>
-      builder.add(d, builder.metric(metricOf(part, code)), nowMs * 1000, kind, Status.gatewayTime, value);
+      builder.add(d, builder.metric(metricOf(part, code)), knownUs ?? nowMs * 1000, kind, status, value);
     add("active", Kind.boolean, active ? 1 : 0);
     add("severity", Kind.text, builder.text(severity));
     add("message", Kind.text, builder.text(message));

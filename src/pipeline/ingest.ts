@@ -7,8 +7,9 @@
  * everything uncommitted is discarded, the chain restarts from committed state, and the kept inputs run again one at
  * a time.
  */
+import type { GatewayClock } from "../core/clock.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
-import type { Frame } from "../core/frame.ts";
+import { type Frame, Status } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import type { Histogram } from "../core/histogram.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
@@ -18,6 +19,7 @@ import type {
   ChainOutput,
   ChainResult,
   DeviceMessage,
+  Effect,
   Intake,
   MessageDecoder,
   Outbox,
@@ -43,6 +45,8 @@ export interface IngestParts {
   readonly outbox: Outbox;
   readonly ledger: Ledger;
   readonly rejected: RejectedLog;
+  /** sources take the wall clock's time: here it is put right, and flagged, while that is not to be relied on */
+  readonly clock: Pick<GatewayClock, "valid" | "offsetUs" | "nowUs">;
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
   /** called when a commit carried publish effects */
   readonly onEffects: () => void;
@@ -204,6 +208,7 @@ export class Ingest implements Intake {
       return false;
     }
     count.out += frame.rows;
+    if (!this.#parts.clock.valid) this.#setTime(frame, 0);
     this.#enqueue({
       ...emptyPending(source, "host", frame),
       bytes: frame.byteLength,
@@ -270,7 +275,7 @@ export class Ingest implements Intake {
       this.#byPlugin.set(plugin, group);
     }
     const { route, topic, timeUs, payload } = message;
-    group.builder.add(route.device, route.channel, topic, timeUs, payload);
+    group.builder.add(route.device, route.channel, topic, timeUs + this.#parts.clock.offsetUs, payload);
     group.waiting.push(message);
     this.#heldMessages += 1;
   }
@@ -286,6 +291,7 @@ export class Ingest implements Intake {
     this.#linger = undefined;
     if (this.#openMessages === 0) return;
     const frame = this.#builder.build();
+    if (!this.#parts.clock.valid) this.#setTime(frame, Status.gatewayTime);
     const messages = new Map<string, Messages>();
     const byPlugin = new Map<string, readonly DeviceMessage[]>();
     for (const [plugin, group] of this.#byPlugin) {
@@ -307,9 +313,20 @@ export class Ingest implements Intake {
     this.#openBytes = 0;
   }
 
+  /** Rows in the gateway's time, those with `bit` in their status, get the time that is known, and are flagged. */
+  #setTime({ rows, status, time }: Frame, bit: number): void {
+    const { offsetUs } = this.#parts.clock;
+    for (let row = 0; row < rows; row++) {
+      const before = status[row] ?? 0;
+      if ((before & bit) !== bit) continue;
+      time[row] = (time[row] ?? 0) + offsetUs;
+      status[row] = before | Status.clockUnsynchronised;
+    }
+  }
+
   #tick(): void {
     if (this.#recovering || this.#holds > 0 || this.#careful > 0 || this.#queue.length > 0) return;
-    const result = this.#parts.chain.tick(Date.now() * 1000);
+    const result = this.#parts.chain.tick(this.#parts.clock.nowUs);
     if (result === undefined) return;
     this.#submit({ ...emptyPending("timer", "data", EMPTY), tick: () => result, bytes: 0 });
   }
@@ -387,7 +404,7 @@ export class Ingest implements Intake {
         stream,
         frame: output.frame,
         state: output.state,
-        effects: output.effects,
+        effects: this.#timed(output.effects),
       };
       count.in += rows;
       this.#heldSamples[stream] += rows;
@@ -416,6 +433,13 @@ export class Ingest implements Intake {
     this.#backoffMs = 0;
     this.#finish(pending, output);
     return true;
+  }
+
+  /** Alarms get the outbox's time, which is the wall clock's: where that is wrong, the known one goes with them. */
+  #timed(effects: readonly Effect[]): readonly Effect[] {
+    const { valid, nowUs } = this.#parts.clock;
+    if (valid) return effects;
+    return effects.map((effect) => (effect.type === "alarm" ? { ...effect, knownUs: nowUs } : effect));
   }
 
   /** The output is committed: counts, acknowledgements, effects. */
