@@ -171,7 +171,11 @@ async function judged(name: string, world: World, options: FaultOptions, note: s
     order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
     freshS: fresh,
     ledger: unbalanced === "" ? "adds up" : unbalanced,
-    note: [note, verdict.copies > 0 ? `${verdict.copies} copies` : ""]
+    note: [
+      note,
+      verdict.gapSamples > 0 ? `${verdict.gapSamples} samples announced as dropped` : "",
+      verdict.copies > 0 ? `${verdict.copies} copies` : "",
+    ]
       .filter((part) => part !== "")
       .join("; "),
   });
