@@ -10,6 +10,8 @@ import type { LoadedConfig } from "./config/load.ts";
 import { formatSize } from "./core/units.ts";
 import { dataPaths } from "./outbox/data-folder.ts";
 import { jailLayers, spawnJailed } from "./plugins/jail.ts";
+import { DEFAULT_LIMITS } from "./plugins/manifest.ts";
+import { componentWalls } from "./plugins/walls.ts";
 
 /** One thing that was looked at. */
 export interface Finding {
@@ -246,6 +248,9 @@ async function jail(): Promise<Finding[]> {
   });
   const report = await layers;
   const code = await exited;
+  const walls = Object.entries(componentWalls(DEFAULT_LIMITS)).map(([name, state]) =>
+    good(`plugin: ${name}`, state),
+  );
   const findings = jailLayers.map((layer) => {
     const state = report[layer];
     if (state === "on") return good(`jail: ${layer}`, "on");
@@ -260,7 +265,7 @@ async function jail(): Promise<Finding[]> {
         "plugins can't run here: please report this with `weir check --json`",
       ),
     );
-  return findings;
+  return [...walls, ...findings];
 }
 
 function remedyFor(reason: string): string {

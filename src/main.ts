@@ -50,6 +50,7 @@ import { Ingest } from "./pipeline/ingest.ts";
 import { RejectedLog } from "./pipeline/rejected.ts";
 import { PluginManager } from "./plugins/manager.ts";
 import { Versions } from "./plugins/versions.ts";
+import { componentWalls } from "./plugins/walls.ts";
 import { fixedChanges, sectionsChanged } from "./reload.ts";
 import { EmbeddedBroker } from "./sources/broker.ts";
 import { KernelSource } from "./sources/kernel.ts";
@@ -768,7 +769,7 @@ export class Agent {
       ...pluginStatus(info),
       order,
       limits: limits === undefined ? undefined : { ...limits },
-      layers: manager.layers,
+      layers: { ...(limits === undefined ? {} : componentWalls(limits)), ...manager.layers },
       logs: manager.logs(name),
     };
   }
