@@ -104,6 +104,7 @@ const open = await Promise.all(
       rest: Buffer.alloc(0),
     };
     socket.on("data", (data) => received(connection, Buffer.from(data)));
+    socket.on("close", () => finished.reject(new Error("the broker closed a connection")));
     return connection;
   }),
 );
@@ -118,10 +119,13 @@ if (qos === 0 && perSecond === 0) {
   for (const connection of open) more(connection);
 } else if (perSecond === 0) for (const connection of open) send(connection, WINDOW);
 else {
+  // Goes round over all of them, tick after tick: one that is left out for long is disconnected for its silence.
+  let next = 0;
   const timer = setInterval(() => {
     const due = Math.min(messages, Math.floor(((performance.now() - started) / 1000) * perSecond));
-    for (let i = 0; sent < due; i = (i + 1) % open.length) {
-      const connection = open[i];
+    while (sent < due) {
+      const connection = open[next];
+      next = (next + 1) % open.length;
       if (connection !== undefined) send(connection, Math.max(1, Math.ceil((due - sent) / open.length)));
       if (open.every(({ out }) => out >= WINDOW)) break;
     }
