@@ -4,6 +4,7 @@ import Database from "better-sqlite3";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
 import type { OutboxPlan } from "./plan.ts";
 import { isMarked, quarantine, type Salvage } from "./quarantine.ts";
+import { STEPS, type Step } from "./steps.ts";
 
 /** "WEIR" */
 const APPLICATION_ID = 0x57454952;
@@ -13,64 +14,6 @@ const CHECK_BYTES = 64 * 2 ** 20;
 export const WAL_PAGES = 2000;
 /** Bytes of a page. A chunk of 2,048 samples takes 3 KB, so one page holds one or a few. */
 export const PAGE_BYTES = 4096;
-
-const FIRST_TABLES = `
-CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO meta VALUES ('clean', 0), ('effects_dropped', 0), ('alarm', 0);
-CREATE TABLE epoch (
-  epoch TEXT NOT NULL, stream TEXT NOT NULL, next INTEGER NOT NULL,
-  UNIQUE (epoch, stream)
-) STRICT;
-CREATE TABLE chunk (
-  id INTEGER PRIMARY KEY,
-  stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, samples INTEGER NOT NULL,
-  bytes INTEGER NOT NULL, created INTEGER NOT NULL, block BLOB NOT NULL
-) STRICT;
-CREATE INDEX chunk_stream ON chunk (stream, id);
-CREATE TABLE lane (
-  uplink TEXT NOT NULL, stream TEXT NOT NULL, active INTEGER NOT NULL, cursor INTEGER NOT NULL,
-  pending_samples INTEGER NOT NULL DEFAULT 0, pending_bytes INTEGER NOT NULL DEFAULT 0,
-  committed INTEGER NOT NULL DEFAULT 0, acked INTEGER NOT NULL DEFAULT 0, dropped INTEGER NOT NULL DEFAULT 0,
-  rejected INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0,
-  PRIMARY KEY (uplink, stream)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE batch (
-  id INTEGER PRIMARY KEY,
-  uplink TEXT NOT NULL, stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, span INTEGER NOT NULL,
-  first INTEGER NOT NULL, last INTEGER NOT NULL, bytes INTEGER NOT NULL, created INTEGER NOT NULL,
-  historical INTEGER NOT NULL
-) STRICT;
-CREATE TABLE backlog (
-  uplink TEXT NOT NULL, stream TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL,
-  samples INTEGER NOT NULL, bytes INTEGER NOT NULL,
-  PRIMARY KEY (uplink, stream, last)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE gap (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  uplink TEXT NOT NULL, epoch TEXT NOT NULL, stream TEXT NOT NULL,
-  first INTEGER NOT NULL, last INTEGER NOT NULL, reason TEXT NOT NULL
-) STRICT;
-CREATE TABLE dead (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  uplink TEXT NOT NULL, stream TEXT NOT NULL, epoch TEXT NOT NULL, seq INTEGER NOT NULL, samples INTEGER NOT NULL,
-  reason TEXT NOT NULL, rejected INTEGER NOT NULL, block BLOB NOT NULL
-) STRICT;
-CREATE TABLE state (
-  plugin TEXT NOT NULL, scope TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL,
-  PRIMARY KEY (plugin, scope, key)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE effect (
-  id INTEGER PRIMARY KEY AUTOINCREMENT,
-  plugin TEXT NOT NULL, topic TEXT NOT NULL, payload BLOB NOT NULL, qos INTEGER NOT NULL, retain INTEGER NOT NULL
-) STRICT;
-`;
-
-/**
- * The schema's steps: the first makes the tables, each further one changes them. `user_version` is how many were taken. A step
- * that was released never changes.
- */
-export const STEPS: readonly string[] = [FIRST_TABLES];
 
 /** A connection with its settings made and its schema there. */
 export type Connection = Database.Database;
@@ -167,11 +110,14 @@ function prepare(db: Connection, plan: OutboxPlan): void {
  * Takes the steps that a database lacks, all in one transaction with the number that says so: after a crash in the middle it is
  * as before the first of them, whatever they do.
  */
-export function migrate(db: Connection, steps: readonly string[]): void {
+export function migrate(db: Connection, steps: readonly Step[]): void {
   const taken = Number(db.pragma("user_version", { simple: true }));
   if (taken >= steps.length) return;
   db.transaction(() => {
-    for (const step of steps.slice(taken)) db.exec(step);
+    for (const step of steps.slice(taken)) {
+      if (typeof step === "string") db.exec(step);
+      else step(db);
+    }
     db.pragma(`application_id = ${APPLICATION_ID}`);
     db.pragma(`user_version = ${steps.length}`);
   }).immediate();

@@ -120,7 +120,7 @@ test.skipIf(!hasProgram("sqlite3"))(
       return done.stdout.trim();
     };
     expect(ask("PRAGMA application_id; PRAGMA user_version; PRAGMA integrity_check")).toBe(
-      `${0x57454952}\n1\nok`,
+      `${0x57454952}\n2\nok`,
     );
     const wrong = ask(`SELECT uplink, stream FROM lane WHERE uplink <> '' AND committed <>
       acked + dropped + rejected + lost + pending_samples +

@@ -1,7 +1,8 @@
 /** Migrates a database with a step that never ends, so that whoever started this can kill it in the middle. */
 import { writeSync } from "node:fs";
 import Database from "better-sqlite3";
-import { migrate, STEPS } from "../../src/outbox/schema.ts";
+import { migrate } from "../../src/outbox/schema.ts";
+import { STEPS } from "../../src/outbox/steps.ts";
 
 const [path = ""] = process.argv.slice(2);
 const db = new Database(path);
