@@ -506,7 +506,7 @@ describe("opening", () => {
   it("refuses a newer schema", async () => {
     const path = newPath();
     await (await open(planFor(path))).stop();
-    sql(path, (db) => db.pragma("user_version = 2"));
+    sql(path, (db) => db.pragma("user_version = 99"));
     await expect(start(path)).rejects.toMatchObject({ code: "outbox.newer-schema", disposition: "fatal" });
   });
 
