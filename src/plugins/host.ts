@@ -1,7 +1,7 @@
 /**
  * The plugin host from the agent's side: one jailed process, a control channel, and a pool of socketpairs of which each
  * instance takes one. A socketpair serves one instance, ever; when they run out, the next instance starts in a fresh
- * process, the others move there between two chunks (manager.ts), and the old one ends with its last instance.
+ * process, the others move there between two chunks (rollout.ts), and the old one ends with its last instance.
  */
 import type { Duplex } from "node:stream";
 import { messageOf, WeirError } from "../core/errors.ts";

@@ -1,0 +1,262 @@
+/**
+ * A rollout: versions that are to run are vetted and started beside what runs, take their places between two chunks, and what was
+ * there before ends. While a version is refused or fails to start, the one before it stays.
+ */
+import { messageOf } from "../core/errors.ts";
+import type { SliceHash } from "../core/frame.ts";
+import type { StateEntry } from "../core/ports.ts";
+import type { Chain } from "./chain.ts";
+import type { Candidate } from "./discover.ts";
+import type { HostRoom } from "./host-room.ts";
+import type { JailLayer } from "./jail-report.ts";
+import { mergeConfig } from "./manifest.ts";
+import { bindingOf } from "./options.ts";
+import type { Roster } from "./roster.ts";
+import { Runner, type RunnerSpec, SWITCH_MS } from "./runner.ts";
+import type { Settings } from "./settings.ts";
+import { type Decision, type Versions, versionOf } from "./versions.ts";
+import { type Vetted, vet } from "./vet.ts";
+import type { LogLevel } from "./wire.ts";
+
+/** Loading and `configure` together, by default. */
+const START_MS = 5_000;
+/** Vetting children at a time, and first starts: more would only slow each other into their deadlines. */
+const VETS_AT_A_TIME = 2;
+const STARTS_AT_A_TIME = 8;
+
+/** What a rollout is made of. */
+export interface RolloutParts {
+  /** `<data>/cache`, which is there */
+  readonly cacheDir: string;
+  readonly versions: Versions;
+  /** a plugin's committed state */
+  readonly loadState: (plugin: string) => Promise<readonly StateEntry[]>;
+  /** runs an action between two chunks */
+  readonly exclusively: (action: () => Promise<void>) => Promise<void>;
+  readonly log: (plugin: string, level: LogLevel, message: string) => void;
+  readonly roster: Roster;
+  readonly room: HostRoom;
+  readonly chain: Chain;
+  /** a version failed its first chunks, and the one before it runs again */
+  readonly onReverted: (plugin: string, dropped: string, why: string) => void;
+  /** for the check of what plugins return; by default one in JavaScript */
+  readonly hashSlices?: SliceHash | undefined;
+  /** default 5 s */
+  readonly startMs?: number;
+  /** tests only */
+  readonly without?: readonly JailLayer[];
+}
+
+/** A version that is to run. */
+export interface Wish {
+  readonly candidate: Candidate;
+  readonly decision: Decision;
+  /** what the plugin's entry in the roster is made from */
+  readonly key: string;
+  /** the version that lies in the folder */
+  readonly dropped: string;
+}
+
+/** A version that may run, with what vetting made of it. */
+interface Ready {
+  readonly wish: Wish;
+  readonly vetted: Vetted;
+  /** why it isn't the dropped version */
+  readonly reason: string | undefined;
+}
+
+/** A runner that is to take a place in the chain. */
+interface Change extends Ready {
+  readonly runner: Runner;
+  readonly old: Runner | undefined;
+}
+
+/** Brings versions into the chain, and plugins from one host into another. */
+export class Rollout {
+  readonly #parts: RolloutParts;
+
+  constructor(parts: RolloutParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Puts these versions in their places; the chain is then what the roster holds. What can't run is in the roster with its reason.
+   * `limitMs`: for each `configure` that data waits for; undefined while there is no data.
+   */
+  async run(wishes: readonly Wish[], settings: Settings, limitMs: number | undefined): Promise<void> {
+    const changes = await this.#prepare(await this.#vetAll(wishes, settings), settings);
+    await this.#parts.exclusively(() => this.#switch(changes, limitMs));
+  }
+
+  /** What is left in a host that starts nothing more goes on in a fresh one, so that the old one can end. */
+  async moveFromRetired(): Promise<void> {
+    const leaving = this.#parts.roster.runners.filter((runner) => runner.retired);
+    await inTurns(STARTS_AT_A_TIME, leaving, (runner) => runner.prepareMove());
+    await this.#parts.exclusively(() =>
+      inTurns(STARTS_AT_A_TIME, leaving, (runner) => runner.move(SWITCH_MS)),
+    );
+  }
+
+  async #vetAll(wishes: readonly Wish[], settings: Settings): Promise<Ready[]> {
+    const ready: Ready[] = [];
+    await inTurns(VETS_AT_A_TIME, wishes, async (wish) => {
+      try {
+        ready.push({ wish, vetted: await this.#vet(wish.candidate, settings), reason: undefined });
+      } catch (thrown) {
+        const reason = messageOf(thrown);
+        this.#parts.roster.refuse(wish.candidate.name, wish.key, reason, wish);
+        const last = await this.#lastGood(wish, settings, reason);
+        if (last !== undefined) ready.push(last);
+      }
+    });
+    return ready;
+  }
+
+  async #vet(candidate: Candidate, settings: Settings): Promise<Vetted> {
+    const { cacheDir, without } = this.#parts;
+    const { memoryMiB } = settings.limits(candidate);
+    const jail = without === undefined ? {} : { without };
+    return await vet(candidate.hash, candidate.component, { cacheDir, memoryMiB, ...jail });
+  }
+
+  /** The version that ran last, when the dropped one is refused and none runs: as after a restart. */
+  async #lastGood(wish: Wish, settings: Settings, refusedFor: string): Promise<Ready | undefined> {
+    const { candidate, decision } = wish;
+    const { roster, versions, log } = this.#parts;
+    const [id] = decision.history;
+    if (id === undefined || id === versionOf(candidate)) return undefined;
+    if (roster.get(candidate.name)?.runner !== undefined) return undefined;
+    try {
+      const last = await versions.load(id);
+      const vetted = await this.#vet(last, settings);
+      const reason = `what was dropped is refused: ${refusedFor}`;
+      return { wish: { ...wish, candidate: last }, vetted, reason };
+    } catch (thrown) {
+      log(candidate.name, "warn", `the version that ran last can't run either: ${messageOf(thrown)}`);
+      return undefined;
+    }
+  }
+
+  /** Starts threads beside those that run. Nothing in the chain changes yet. */
+  async #prepare(ready: readonly Ready[], settings: Settings): Promise<Change[]> {
+    if (ready.length === 0) return [];
+    const { room, roster } = this.#parts;
+    const running = roster.entries.flatMap(({ candidate, runner }) =>
+      runner === undefined || candidate === undefined ? [] : [{ candidate, vetted: runner.spec.vetted }],
+    );
+    const coming = ready.map(({ wish, vetted }) => ({ candidate: wish.candidate, vetted }));
+    await room.make([...running, ...coming], settings);
+    const changes: Change[] = [];
+    for (const one of ready) {
+      const { candidate, dropped, key } = one.wish;
+      const old = roster.get(candidate.name)?.runner;
+      try {
+        const spec = this.#specOf(candidate, one.vetted, settings);
+        const runner = this.#makeRunner(spec, dropped, old?.state === "on" ? old.spec : undefined);
+        changes.push({ ...one, runner, old });
+      } catch (thrown) {
+        roster.refuse(candidate.name, key, messageOf(thrown), one.wish);
+      }
+    }
+    await inTurns(STARTS_AT_A_TIME, changes, async ({ runner }) => {
+      await runner.prepare();
+      // One that keeps nothing needs no committed state: data doesn't wait for its `configure`.
+      if (!runner.spec.grants.state) await runner.open();
+    });
+    return changes;
+  }
+
+  /** Between two chunks: what is ready takes its place. */
+  async #switch(changes: readonly Change[], limitMs: number | undefined): Promise<void> {
+    const { roster, versions, chain, log } = this.#parts;
+    await inTurns(STARTS_AT_A_TIME, changes, async ({ runner }) => {
+      if (runner.spec.grants.state) await runner.open(limitMs);
+    });
+    const leaving: Runner[] = [];
+    for (const { wish, reason, runner, old } of changes) {
+      const { candidate, decision, key, dropped } = wish;
+      const { name, manifest, hash } = candidate;
+      const known = roster.get(name);
+      if (known !== undefined && runner.state !== "on" && old?.state === "on") {
+        const why = `version ${manifest.version} did not start, the one before stays: ${runner.lastError}`;
+        log(name, "error", why);
+        leaving.push(runner);
+        roster.set({ ...known, key, dropped, decision, reason: why });
+        continue;
+      }
+      if (old !== undefined) {
+        leaving.push(old);
+        log(name, "info", `version ${manifest.version} (${hash.slice(0, 12)}) has taken over`);
+      }
+      const history = runner.state === "on" ? await versions.ran(candidate) : decision;
+      const why = reason ?? history.pin?.why;
+      roster.set({ name, key, dropped, candidate, decision: history, runner, state: "off", reason: why });
+    }
+    chain.arrange(roster.runners);
+    // Nobody waits for their end.
+    void Promise.all(leaving.map((runner) => runner.stop()));
+  }
+
+  #makeRunner(spec: RunnerSpec, dropped: string, fallback: RunnerSpec | undefined): Runner {
+    const { exclusively, loadState, log, room, onReverted } = this.#parts;
+    const { name, onFailure } = spec;
+    const onChange = ({ state, lastError, revertedFor }: Runner): void => {
+      const rows = onFailure === "drop" ? "are dropped" : "pass by";
+      if (state === "resting") {
+        log(name, "warn", `rests a little after another failure; its rows ${rows}: ${lastError}`);
+      } else if (state === "quarantined" || state === "failed") {
+        log(name, "error", `${state}: ${lastError}; its rows ${rows}`);
+      } else if (revertedFor !== undefined && state === "on") {
+        const why = `the new version failed its first chunks, the one before runs again: ${revertedFor}`;
+        log(name, "error", why);
+        onReverted(name, dropped, why);
+      }
+    };
+    return new Runner(spec, { lease: () => room.lease(), loadState, exclusively, onChange }, fallback);
+  }
+
+  /** What a plugin is run from. Throws when its configuration doesn't fit its own schema. */
+  #specOf(candidate: Candidate, vetted: Vetted, settings: Settings): RunnerSpec {
+    const { startMs = START_MS, hashSlices, log } = this.#parts;
+    const { name, manifest, hash } = candidate;
+    const { needs, onFailure, perDevice, scheduleMs, version } = manifest;
+    const options = settings.of(name);
+    const { grant, order } = options;
+    return {
+      name,
+      version,
+      hash,
+      order,
+      perDevice,
+      lanes: settings.lanes(candidate),
+      config: mergeConfig(manifest, options.config),
+      startMs,
+      onFailure,
+      scheduleMs,
+      vetted,
+      binding: bindingOf(name, options),
+      limits: settings.limits(candidate),
+      grants: {
+        state: needs.state && grant.state,
+        alarm: needs.alarm && grant.alarm,
+        publish: grant.publish,
+      },
+      exports: vetted.exports,
+      onLog: (level, text) => log(name, level, text),
+      hashSlices,
+    };
+  }
+}
+
+/** Works through items, some at a time. */
+async function inTurns<T>(
+  atATime: number,
+  items: readonly T[],
+  work: (item: T) => Promise<void>,
+): Promise<void> {
+  const left = [...items];
+  const turn = async (): Promise<void> => {
+    for (let next = left.shift(); next !== undefined; next = left.shift()) await work(next);
+  };
+  await Promise.all(Array.from({ length: atATime }, turn));
+}

@@ -1,0 +1,40 @@
+/** What holds for one plugin: the operator's word in weir.yaml, over its manifest's, over the defaults. */
+import type { Candidate } from "./discover.ts";
+import { mergeLimits, type PluginLimits } from "./manifest.ts";
+import { defaultPluginOptions, type PluginOptions, type PluginsOptions } from "./options.ts";
+
+/** The `plugins` section of weir.yaml, asked plugin by plugin. Immutable: a reload makes another. */
+export class Settings {
+  readonly dir: string;
+  readonly #section: PluginsOptions;
+
+  constructor(section: PluginsOptions) {
+    this.#section = section;
+    this.dir = section.dir;
+  }
+
+  /** The same folder with another section: the folder stays the one of the start. */
+  with(section: PluginsOptions): Settings {
+    return new Settings({ ...section, dir: this.dir });
+  }
+
+  /** Plugins that weir.yaml names. */
+  get named(): readonly string[] {
+    return [...this.#section.plugins.keys()];
+  }
+
+  /** What weir.yaml says of a plugin. */
+  of(name: string): PluginOptions {
+    return this.#section.plugins.get(name) ?? defaultPluginOptions();
+  }
+
+  /** What a plugin may take. */
+  limits({ name, manifest }: Candidate): PluginLimits {
+    return mergeLimits(this.of(name).limits, manifest.limits);
+  }
+
+  /** In lanes run those that say they look at each device by itself. */
+  lanes({ manifest }: Candidate): number {
+    return manifest.perDevice ? this.#section.lanes : 1;
+  }
+}
