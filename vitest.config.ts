@@ -5,7 +5,7 @@ const kinds = ["unit", "property", "contract", "integration", "kernel", "native"
 
 export default defineConfig({
   test: {
-    testTimeout: 30_000,
+    testTimeout: 120_000,
     hookTimeout: 60_000,
     projects: kinds.map((name) => ({
       extends: true as const,
