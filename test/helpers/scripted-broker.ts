@@ -1,6 +1,7 @@
 /** An MQTT broker that misbehaves as it is told: real packets on a real socket, for what no real broker does on demand. */
 import { once } from "node:events";
 import { createServer, type Server, type Socket } from "node:net";
+import { createServer as createSecure, TLSSocket, type TlsOptions } from "node:tls";
 import {
   generate,
   type IConnackPacket,
@@ -30,6 +31,12 @@ export class Connection {
     this.connect = connect;
   }
 
+  /** the version of TLS and the protocol that was agreed on; undefined without TLS */
+  get security(): string | undefined {
+    const socket = this.#socket;
+    return socket instanceof TLSSocket ? `${socket.getProtocol()} ${socket.alpnProtocol}` : undefined;
+  }
+
   send(packet: Packet): void {
     const protocolVersion = this.connect.protocolVersion ?? 4;
     if (this.#socket.writable) this.#socket.write(generate(packet, { protocolVersion }));
@@ -49,20 +56,23 @@ export class Connection {
 /** The broker. */
 export class ScriptedBroker {
   script: Script;
-  /** QoS 1 and 2 publishes, in the order they came */
+  /** publishes, in the order they came */
   readonly published: IPublishPacket[] = [];
   readonly connections: Connection[] = [];
   readonly #server: Server;
+  readonly #secure: boolean;
   readonly #sockets = new Set<Socket>();
 
-  private constructor(script: Script) {
+  private constructor(script: Script, tls: TlsOptions | undefined) {
     this.script = script;
-    this.#server = createServer((socket) => this.#serve(socket));
+    const serve = (socket: Socket): void => this.#serve(socket);
+    this.#secure = tls !== undefined;
+    this.#server = tls === undefined ? createServer(serve) : createSecure(tls, serve);
   }
 
-  /** Listens on a free port of 127.0.0.1, or on the one given. */
-  static async start(script: Script = {}, port = 0): Promise<ScriptedBroker> {
-    const broker = new ScriptedBroker(script);
+  /** Listens on a free port of 127.0.0.1, or on the one given; with TLS where its options are given. */
+  static async start(script: Script = {}, port = 0, tls?: TlsOptions): Promise<ScriptedBroker> {
+    const broker = new ScriptedBroker(script, tls);
     broker.#server.listen(port, "127.0.0.1");
     await once(broker.#server, "listening");
     return broker;
@@ -74,7 +84,7 @@ export class ScriptedBroker {
   }
 
   get url(): string {
-    return `mqtt://127.0.0.1:${this.port}`;
+    return `mqtt${this.#secure ? "s" : ""}://127.0.0.1:${this.port}`;
   }
 
   /** What came, without status messages. */
@@ -114,8 +124,9 @@ export class ScriptedBroker {
   }
 
   #answer(packet: Packet, connection: Connection): void {
-    if (packet.cmd === "publish" && packet.qos > 0) {
+    if (packet.cmd === "publish") {
       this.published.push(packet);
+      if (packet.qos === 0) return;
       const { messageId } = packet;
       const reasonCode = this.script.puback === undefined ? 0 : this.script.puback(packet);
       if (reasonCode === undefined || messageId === undefined) return;

@@ -1,6 +1,6 @@
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -14,6 +14,7 @@ import type { MqttSource } from "../../src/sources/mqtt-source.ts";
 import { mqttSource } from "../../src/sources/mqtt-sources.ts";
 import { mqttSourceSchema, sourcesSchema } from "../../src/sources/options.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
+import { selfSigned } from "../helpers/certificate.ts";
 import { until } from "../helpers/until.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -183,29 +184,32 @@ describe("at mosquitto", () => {
     expect(messages[0]).toMatchObject({ topic: "factory/b/data", retained: true });
   });
 
-  it("over TLS a certificate is checked, against the authority that is named", async (context) => {
+  it("over TLS a certificate is checked, and a member of a shared group gets what it did not settle again", async (context) => {
     if (!found) context.skip("mosquitto is not installed");
     if (!hasProgram("openssl")) context.skip("openssl is not installed");
     const dir = mkdtempSync(join(tmpdir(), "weir-tls-"));
     cleanups.push(() => rmSync(dir, { recursive: true, force: true }));
-    const [cert, key] = [join(dir, "cert.pem"), join(dir, "key.pem")];
-    const made = spawnSync(
-      "openssl",
-      `req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=b -addext subjectAltName=IP:127.0.0.1 -keyout ${key} -out ${cert}`.split(
-        " ",
-      ),
-    );
-    expect(made.status).toBe(0);
-    chmodSync(dir, 0o755);
-    chmodSync(key, 0o644);
+    selfSigned(dir, "b");
+    const [cert, key] = [join(dir, "b.pem"), join(dir, "b.key")];
     const port = await freePort();
     await startMosquitto(port, `certfile ${cert}\nkeyfile ${key}\n`);
     const url = `mqtts://127.0.0.1:${port}`;
     const stranger = await startSource(port, { url, clientId: "a" });
     await until("the refusal", () => stranger.source.reason?.includes("self-signed"));
     expect(stranger.source.state).toBe("connecting");
-    const friend = await startSource(port, { url, clientId: "b", tls: { ca: cert } });
-    await isOn(friend.source);
+    const friend = { url, clientId: "b", sharedGroup: "g", tls: { ca: cert } };
+    const first = await startSource(port, friend);
+    await isOn(first.source);
+    const client = await mqtt.connectAsync(url, { ca: readFileSync(cert), reconnectPeriod: 0 });
+    cleanups.push(() => client.endAsync(true));
+    for (const n of [1, 2, 3]) await client.publishAsync("factory/a/data", `{"n":${n}}`, { qos: 1 });
+    await until("three messages", () => first.messages.length === 3);
+    // The member that is away keeps what it has not acknowledged, and that alone.
+    first.messages[0]?.settle?.("committed");
+    await first.source.close();
+    const second = await startSource(port, friend);
+    await until("two messages", () => second.messages.length === 2);
+    expect(second.messages.map(text)).toEqual(['{"n":2}', '{"n":3}']);
   });
 
   it("a whole agent takes in from it, sends to it, and never takes in what it sent", async (context) => {

@@ -1,11 +1,14 @@
 /** Uplinks over TLS, to a real mosquitto with certificates made here. */
-import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { chmodSync, copyFileSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { createServer } from "node:net";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { MqttUplink } from "../../src/uplink/mqtt.ts";
+import { uplinkSchema } from "../../src/uplink/options.ts";
+import { Mosquitto } from "../faults/harness/mosquitto.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
+import { selfSigned } from "../helpers/certificate.ts";
+import { ScriptedBroker } from "../helpers/scripted-broker.ts";
 import { until } from "../helpers/until.ts";
 
 const missing = ["mosquitto", "openssl"].filter((name) => !hasProgram(name));
@@ -15,39 +18,21 @@ describe.skipIf(missing.length > 0)(
   () => {
     const dir = mkdtempSync(join(tmpdir(), "weir-uplink-tls-"));
     const at = (name: string): string => join(dir, name);
-    let broker: ChildProcess;
-    let port = 0;
+    let broker: Mosquitto;
     let folder: AgentFolder;
     let agent: Agent;
 
-    /** A certificate signed by itself, for 127.0.0.1 unless another name is given. */
-    function certificate(name: string, subject = "IP:127.0.0.1"): void {
-      const key = `-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout ${at(`${name}.key`)}`;
-      const args = `req -x509 ${key} -days 2 -subj /CN=${name} -addext subjectAltName=${subject} -out ${at(`${name}.pem`)}`;
-      const made = spawnSync("openssl", args.split(" "));
-      if (made.status !== 0) throw new Error(String(made.stderr));
-      chmodSync(at(`${name}.key`), 0o644);
-    }
-
     beforeAll(async () => {
-      chmodSync(dir, 0o755);
-      for (const name of ["server", "client", "other"]) certificate(name);
-      const server = createServer().listen(0, "127.0.0.1");
-      await new Promise((done) => server.once("listening", done));
-      const address = server.address();
-      port = typeof address === "object" ? (address?.port ?? 0) : 0;
-      await new Promise((done) => server.close(done));
-      const lines = [
-        `listener ${port} 127.0.0.1`,
-        `certfile ${at("server.pem")}`,
-        `keyfile ${at("server.key")}`,
-        `cafile ${at("client.pem")}`,
-        "require_certificate true",
-        "allow_anonymous true",
-      ];
-      writeFileSync(at("mosquitto.conf"), `${lines.join("\n")}\n`);
-      broker = spawn("mosquitto", ["-c", at("mosquitto.conf")], { stdio: "ignore" });
-      const url = `mqtts://127.0.0.1:${port}`;
+      for (const name of ["server", "client", "other"]) selfSigned(dir, name);
+      broker = await Mosquitto.start({
+        more: [
+          `certfile ${at("server.pem")}`,
+          `keyfile ${at("server.key")}`,
+          `cafile ${at("client.pem")}`,
+          "require_certificate true",
+        ],
+      });
+      const url = `mqtts://127.0.0.1:${broker.port}`;
       // Replaced below: at first a certificate that the broker doesn't know.
       copyFileSync(at("other.pem"), at("renewed.pem"));
       copyFileSync(at("other.key"), at("renewed.key"));
@@ -78,7 +63,7 @@ describe.skipIf(missing.length > 0)(
     });
     afterAll(async () => {
       await agent.kill();
-      broker.kill();
+      await broker.remove();
       folder.remove();
       rmSync(dir, { recursive: true, force: true });
     });
@@ -106,6 +91,37 @@ describe.skipIf(missing.length > 0)(
       copyFileSync(at("client.pem"), at("renewed.pem"));
       copyFileSync(at("client.key"), at("renewed.key"));
       await isOn("renewed");
+    });
+
+    test("TLS 1.3 where the broker has it, 1.2 where not, nothing less; and the protocol that is named by ALPN", async () => {
+      const server = { cert: readFileSync(at("server.pem")), key: readFileSync(at("server.key")) };
+      const status = {
+        topic: "w/gw/status",
+        payload: Buffer.from("{}"),
+        qos: 1 as const,
+        retain: true,
+        contentType: undefined,
+        userProperties: undefined,
+      };
+      const offered: (string | undefined)[] = [];
+      for (const maxVersion of ["TLSv1.3", "TLSv1.2", "TLSv1.1"] as const) {
+        // OpenSSL speaks 1.1 at security level 0 alone.
+        const old = { minVersion: "TLSv1", maxVersion, ciphers: "DEFAULT@SECLEVEL=0" } as const;
+        const peer = await ScriptedBroker.start({}, 0, { ...server, ...old, ALPNProtocols: ["mqtt"] });
+        const tls = { ca: at("server.pem"), alpn: "mqtt" };
+        const options = uplinkSchema.parse({ url: peer.url, tls });
+        const uplink = new MqttUplink("up", options, { gateway: "gw", status: () => status, log: () => {} });
+        await uplink.start(new AbortController().signal);
+        await until("an answer", () => uplink.connected || uplink.lastError !== undefined);
+        offered.push(uplink.connected ? peer.connections[0]?.security : uplink.lastError);
+        await uplink.stop();
+        await peer.stop();
+      }
+      expect(offered).toEqual([
+        "TLSv1.3 mqtt",
+        "TLSv1.2 mqtt",
+        expect.stringMatching(/protocol version|unsupported/),
+      ]);
     });
   },
 );
