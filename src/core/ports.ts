@@ -304,7 +304,7 @@ export interface Outbox {
   readonly full: boolean;
   /** Calls `listener` when {@link Outbox.full} changes. Returns how to stop it. */
   onFull(listener: (full: boolean) => void): () => void;
-  /** Calls `listener` when a lease may give something new for any uplink. Returns how to stop it. */
+  /** Calls `listener` when a lease may give something new for any uplink, or a gap waits to be announced. Returns how to stop it. */
   onReady(listener: () => void): () => void;
   /** Commits what waits, then closes. */
   stop(): Promise<void>;
@@ -336,10 +336,10 @@ export interface Uplink {
   onDurable(listener: (notice: DurableNotice) => void): () => void;
   start(signal: AbortSignal): Promise<void>;
   /**
-   * Publishes, resolves at the broker's acknowledgement (QoS 0: when handed over).
+   * Publishes, resolves at the broker's acknowledgement (QoS 0: when handed over). `again`: it was sent before, and the broker may have it.
    * @throws WeirError `uplink.unavailable` or `uplink.refused` (retry), or `uplink.rejected` (reject)
    */
-  publish(message: Outgoing): Promise<void>;
+  publish(message: Outgoing, again?: boolean): Promise<void>;
   /** Says goodbye (status topic, DISCONNECT). Never throws. */
   stop(): Promise<void>;
 }

@@ -15,6 +15,8 @@ export class Gaps {
   readonly #delete: Statement<[number, string]>;
   /** gaps that were given out and are not done: they may be on the wire, so they never grow */
   handed = new Set<number>();
+  /** one was added that nobody has been told of */
+  fresh = false;
 
   constructor(db: Connection) {
     const newest = "SELECT max(id) FROM gap WHERE uplink = ? AND epoch = ? AND stream = ? AND reason = ?";
@@ -31,6 +33,7 @@ export class Gaps {
 
   /** Adds numbers `from` to `to` (inclusive), to the gap before when they continue it. */
   add(uplink: string, epoch: string, stream: Stream, from: number, to: number, reason: string): void {
+    this.fresh = true;
     const newest = this.#newest.get(uplink, epoch, stream, reason);
     const open = newest !== undefined && newest !== null && !this.handed.has(newest);
     if (open && this.#extend.run(to, uplink, epoch, stream, reason, from).changes > 0) return;

@@ -85,6 +85,8 @@ class Server {
   #idle = false;
   /** when `ready` was said last, on the monotonic clock */
   #readyAt = -READY_MS;
+  /** a gap waits, and nobody knows */
+  #gaps = false;
 
   constructor(port: MessagePort, store: Store, consumers: readonly Consumer[]) {
     this.#port = port;
@@ -282,13 +284,14 @@ class Server {
     this.#port.postMessage(notice, transfer);
   }
 
-  /** Says `ready` when a lease would now give something that it did not before; else sets the clock for it. */
+  /** Says `ready` when a lease would now give something that it did not before, or a gap waits; else sets the clock for it. */
   #announce(): void {
     const now = Date.now();
     const monotonic = performance.now();
     const quiet = this.#readyAt + READY_MS - monotonic;
-    let wait = LONGEST_WAIT_MS;
-    let ready = false;
+    this.#gaps = this.#store.takeFreshGaps() || this.#gaps;
+    let wait = this.#gaps && quiet > 0 ? quiet : LONGEST_WAIT_MS;
+    let ready = this.#gaps && quiet <= 0;
     for (const consumer of this.#consumers) {
       if (!consumer.hungry) continue;
       const dueIn = Math.min(
@@ -302,6 +305,7 @@ class Server {
     }
     if (ready) {
       this.#readyAt = monotonic;
+      this.#gaps = false;
       this.#port.postMessage({ type: "ready" } satisfies Notice);
     }
     clearTimeout(this.#timer);

@@ -440,6 +440,13 @@ export class Store {
     return this.#gaps.list(uplink);
   }
 
+  /** Whether gaps were added since the last call. */
+  takeFreshGaps(): boolean {
+    const { fresh } = this.#gaps;
+    this.#gaps.fresh = false;
+    return fresh;
+  }
+
   gapDone(uplink: string, id: number): void {
     this.#gaps.done(uplink, id);
   }

@@ -89,8 +89,9 @@ export class Flow {
     return Math.max(this.#messages?.waitMs(nowMs) ?? 0, this.#bytes?.waitMs(nowMs) ?? 0);
   }
 
-  /** Messages that may be sent at once. */
+  /** Batches that may be sent at once: what bytes are limited, one, as nobody knows its size before. */
   get room(): number {
+    if (this.#bytes !== undefined) return 1;
     return this.#messages === undefined ? Number.POSITIVE_INFINITY : Math.max(1, this.#messages.room);
   }
 

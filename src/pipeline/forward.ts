@@ -35,6 +35,8 @@ export type Circuit = "closed" | "open" | "half-open";
 const MOST_BACKOFF_MS = 30_000;
 /** How often gaps are looked for, and what waits for the consumer, in milliseconds. */
 const GAPS_EVERY_MS = 1_000;
+/** Batches remembered as sent before: more than can be on lease at a time. */
+const MOST_AGAIN = 8_192;
 /** A batch that the broker refused so often is set aside: the ones behind it are to go on. */
 const MOST_REFUSALS = 5;
 
@@ -47,6 +49,8 @@ export class Forward {
   readonly #flow: Flow;
   /** what the broker has, and the consumer has not confirmed */
   readonly #durable: Durable | undefined;
+  /** batches that were sent and came back, by their numbers: the broker may have them */
+  readonly #again = new Set<number>();
   /** refusals of batches that were not final, by their numbers */
   readonly #refusals = new Map<number, number>();
   #acked: number[] = [];
@@ -131,18 +135,23 @@ export class Forward {
     while (!this.#stopping || this.#flushing) {
       const signal = this.#signal;
       let timer: NodeJS.Timeout | undefined;
+      let gapsTimer: NodeJS.Timeout | undefined;
       try {
         this.#expire();
         await this.#settle();
         await this.#flow.save();
         if (uplink.connected && !this.#failed) {
-          await this.#announceGaps();
+          const gapsMs = await this.#announceGaps();
+          if (gapsMs > 0) gapsTimer = setTimeout(signal.resolve, gapsMs);
           const waitMs = this.#flow.waitMs;
           const room = waitMs > 0 ? 0 : this.#room();
           if (waitMs > 0) timer = setTimeout(signal.resolve, waitMs);
           const leased = room > 0 ? await outbox.lease(uplink.name, room, this.#leaseLimits()) : [];
           for (const batch of leased) this.#send(batch);
-          if (leased.length > 0) continue;
+          if (leased.length > 0) {
+            clearTimeout(gapsTimer);
+            continue;
+          }
           if (this.#stopping && this.#outstanding.size === 0) break;
         } else if (this.#stopping && this.#outstanding.size === 0) {
           break;
@@ -154,6 +163,7 @@ export class Forward {
       if (this.#failed && this.#outstanding.size === 0) await this.#backOff();
       else await this.#wait(signal.promise);
       clearTimeout(timer);
+      clearTimeout(gapsTimer);
       this.#signal = deferred();
     }
     try {
@@ -170,7 +180,7 @@ export class Forward {
     const { uplink, appAck } = this.#parts;
     const window = Math.min(uplink.window, this.#attempts > 0 ? 1 : Number.POSITIVE_INFINITY);
     const unconfirmed = appAck === undefined ? window : appAck.batches - this.unconfirmed;
-    return Math.min(window, unconfirmed, this.#flow.room) - this.#outstanding.size;
+    return Math.min(Math.min(window, unconfirmed) - this.#outstanding.size, this.#flow.room);
   }
 
   #leaseLimits(): LeaseLimits {
@@ -198,6 +208,7 @@ export class Forward {
     const late = this.#durable?.expired(performance.now()) ?? [];
     if (late.length === 0) return;
     this.#late.push(...late);
+    for (const id of late) this.#note(id);
     this.#count.in -= late.length;
     this.#count.note("retried", late.length);
     this.#parts.log(
@@ -213,6 +224,7 @@ export class Forward {
       () => {
         this.#seconds.observe((performance.now() - sentMs) / 1000);
         this.#refusals.delete(batch.id);
+        this.#again.delete(batch.id);
         // Retained messages alone stand for no row: nobody confirms them.
         if (this.#durable === undefined || batch.key.span === 0) this.#confirmed([batch.id]);
         else this.#durable.add(batch.id, batch.key, performance.now());
@@ -220,11 +232,13 @@ export class Forward {
       },
       async (thrown: unknown) => {
         if (thrown instanceof WeirError && this.#isFinal(batch, thrown)) {
+          this.#again.delete(batch.id);
           this.#count.rejected += 1;
           await this.#reject(batch, thrown.message);
           return;
         }
         this.#released.push(batch.id);
+        this.#note(batch.id);
         this.#failed = true;
         // It goes back to the outbox, and comes in again.
         this.#count.in -= 1;
@@ -239,6 +253,13 @@ export class Forward {
     settled.catch((thrown: unknown) => {
       this.#parts.log("warn", `uplink ${this.#parts.uplink.name}: ${messageOf(thrown)}`);
     });
+  }
+
+  /** It was sent, and will be once more; whoever was purged meanwhile goes with time. */
+  #note(id: number): void {
+    const [oldest] = this.#again;
+    if (oldest !== undefined && this.#again.size >= MOST_AGAIN) this.#again.delete(oldest);
+    this.#again.add(id);
   }
 
   /** Refused for good, or refused once too often. */
@@ -260,14 +281,15 @@ export class Forward {
     }
   }
 
-  async #publish({ messages }: LeasedBatch): Promise<void> {
+  async #publish({ id, messages }: LeasedBatch): Promise<void> {
     const { uplink, log } = this.#parts;
     const bytes = messages.reduce((sum, { payload, topic }) => sum + payload.byteLength + topic.length, 0);
     this.#flow.take(messages.length, bytes);
+    const again = this.#again.has(id);
     await Promise.all(
       messages.map(async (message) => {
         try {
-          await uplink.publish(message);
+          await uplink.publish(message, again);
         } catch (thrown) {
           // A retained message is derived from the batch, which must not be set aside for it.
           if (!(message.retain && thrown instanceof WeirError && thrown.disposition === "reject"))
@@ -278,15 +300,17 @@ export class Forward {
     );
   }
 
-  async #announceGaps(): Promise<void> {
+  /** @returns how long until they are looked for again, in milliseconds: 0 when they have been */
+  async #announceGaps(): Promise<number> {
     const { uplink, outbox, gapMessage } = this.#parts;
     const now = performance.now();
-    if (now < this.#gapsAt) return;
+    if (now < this.#gapsAt) return this.#gapsAt - now;
     this.#gapsAt = now + GAPS_EVERY_MS;
     for (const gap of await outbox.gaps(uplink.name)) {
       await uplink.publish(gapMessage(gap));
       await outbox.gapDone(uplink.name, gap.id);
     }
+    return 0;
   }
 
   /** Tells the outbox what has become of batches; called once for many. */

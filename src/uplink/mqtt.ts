@@ -124,7 +124,7 @@ export class MqttUplink implements Uplink {
     return Promise.resolve();
   }
 
-  async publish(message: Outgoing): Promise<void> {
+  async publish(message: Outgoing, again = false): Promise<void> {
     const session = this.#session;
     if (session === undefined) throw new WeirError("uplink.unavailable", `${this.name}: not connected`);
     const size = message.payload.byteLength + 2 * Buffer.byteLength(message.topic) + 64;
@@ -151,7 +151,7 @@ export class MqttUplink implements Uplink {
     session.client.publish(
       message.topic,
       Buffer.from(message.payload.buffer, message.payload.byteOffset, message.payload.byteLength),
-      this.#publishOptions(message),
+      this.#publishOptions(message, again),
       (error) => {
         if (error) reject(this.#refused(error));
         else resolve();
@@ -180,9 +180,11 @@ export class MqttUplink implements Uplink {
     client.end(true);
   }
 
-  #publishOptions(message: Outgoing): IClientPublishOptions {
+  #publishOptions(message: Outgoing, again: boolean): IClientPublishOptions {
     const retain = message.retain && this.#options.retain;
-    const options: IClientPublishOptions = { qos: message.qos, retain };
+    // MQTT 5, 3.3.1.1: it might be a re-delivery of an earlier attempt; never set with QoS 0 [MQTT-3.3.1-2].
+    const dup = again && message.qos > 0;
+    const options: IClientPublishOptions = { qos: message.qos, retain, dup };
     if (this.#options.version !== 5) return options;
     const { contentType, userProperties } = message;
     return {

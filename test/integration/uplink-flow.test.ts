@@ -1,6 +1,8 @@
 /** The forward loop, the real outbox and the MQTT uplink, against a broker that does what it is told. */
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import { batchIn } from "../../src/batch-tools.ts";
+import { Kind } from "../../src/core/frame.ts";
+import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { Ledger } from "../../src/core/ledger.ts";
 import type { Stream } from "../../src/core/ports.ts";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
@@ -40,7 +42,10 @@ interface Running {
 }
 
 /** An uplink `up` to the broker. */
-async function run(changes: Partial<Record<keyof UplinkOptions, unknown>> = {}): Promise<Running> {
+async function run(
+  changes: Partial<Record<keyof UplinkOptions, unknown>> = {},
+  kept = new Map<string, string>(),
+): Promise<Running> {
   const options = uplinkSchema.parse({ url: broker.url, ...changes });
   const { qos, appAck } = options;
   const plan = planOf("up", { batch: { samples: 10, bytes: 1e6, ageMs: 0 }, qos });
@@ -58,7 +63,6 @@ async function run(changes: Partial<Record<keyof UplinkOptions, unknown>> = {}):
     userProperties: undefined,
   });
   const uplink = new MqttUplink("up", options, { gateway: "gw", status: () => message("w/gw/status"), log });
-  const kept = new Map<string, string>();
   const forward = new Forward({
     uplink,
     outbox,
@@ -130,6 +134,20 @@ describe("what the broker allows", () => {
     expect(broker.batches.length).toBeGreaterThan(3);
     expect(came()).toEqual(range(0, 60));
   });
+
+  test("sets a sample aside that is larger by itself, announces it, and goes on", async () => {
+    broker.script = { connack: () => ({ properties: { maximumPacketSize: 1_200 } }) };
+    const running = await run();
+    await running.append(0, 10);
+    const builder = new FrameBuilder(1);
+    const [device, metric] = [builder.device("pump-1"), builder.metric("n")];
+    builder.add(device, metric, 1_763_640_000_000_000, Kind.text, 0, builder.text("x".repeat(2_000)));
+    await running.outbox.append({ stream: "data", frame: builder.build(), state: [], effects: [] });
+    await running.append(10, 20);
+    await settled(running, 20, 1);
+    expect(came()).toEqual(range(0, 20));
+    await until("the announcement", () => broker.published.some(({ topic }) => topic === "w/gw/gap"));
+  });
 });
 
 describe("a reason code", () => {
@@ -168,6 +186,16 @@ describe("a reason code", () => {
     await running.append(0, 200);
     await settled(running, 200);
     expect(new Set(came())).toEqual(new Set(range(0, 200)));
+  }, 90_000);
+
+  test("0x87 of a PUBACK is the account's state: the batch is tried as long as it lasts", async () => {
+    let refusals = 0;
+    broker.script = { puback: ({ topic }) => (topic.endsWith("/data") && refusals++ < 3 ? 0x87 : 0) };
+    const running = await run();
+    await running.append(0, 10);
+    await settled(running, 10);
+    expect(refusals).toBe(4);
+    expect(broker.connections.length).toBe(1);
   }, 90_000);
 
   test("0x97 of a PUBACK pauses the uplink and loses nothing", async () => {
@@ -225,6 +253,7 @@ test("a broker that takes and never acknowledges is left; the batch comes again 
   const first = broker.batches.filter(({ properties }) => properties?.userProperties?.["seq"] === "0");
   expect(first.length).toBeGreaterThan(1);
   for (const { payload } of first) expect(payload).toEqual(first[0]?.payload);
+  expect(first.map(({ dup }) => dup)).toEqual(first.map((_, i) => i > 0));
 }, 90_000);
 
 describe("limits of the uplink's own", () => {
@@ -236,6 +265,28 @@ describe("limits of the uplink's own", () => {
     // A second's worth at once, then 20 a second: 60 messages take two seconds at the least.
     expect(performance.now() - start).toBeGreaterThan(1_900);
     expect(came()).toEqual(range(0, 600));
+  });
+
+  test("hold the rate: bytes a second", async () => {
+    const running = await run({ bytesPerSecond: 4_000 });
+    const start = performance.now();
+    for (let i = 0; i < 20; i++) await running.append(10 * i, 10 * i + 10);
+    await settled(running, 200);
+    const bytes = broker.batches.reduce((sum, { payload }) => sum + payload.length, 0);
+    // A second's worth at once, and the last one may be owed.
+    expect(performance.now() - start).toBeGreaterThan((bytes / 4_000 - 2) * 1_000);
+    expect(bytes).toBeGreaterThan(10_000);
+    expect(came()).toEqual(range(0, 200));
+  });
+
+  test("count the month's bytes over a restart of the agent", async () => {
+    const kept = new Map<string, string>();
+    const first = await run({ bytesPerMonth: 600 }, kept);
+    await first.append(0, 10);
+    await settled(first, 10);
+    await stops.pop()?.();
+    const second = await run({ bytesPerMonth: 600 }, kept);
+    await until("the budget to be remembered", () => second.forward.exhausted);
   });
 
   test("let only alarms go once the month's bytes are used up", async () => {
@@ -303,9 +354,13 @@ describe("the consumer's word", () => {
   });
 });
 
-test("QoS 2 batches are delivered once their handshake is done", async () => {
-  const running = await run({ qos: 2 });
-  await running.append(0, 10);
-  await settled(running, 10);
-  expect(broker.batches.map(({ qos }) => qos)).toEqual([2]);
-});
+test.each([0, 2])(
+  "QoS %i batches are delivered once they are handed over, or their handshake is done",
+  async (qos) => {
+    const running = await run({ qos });
+    await running.append(0, 10);
+    await settled(running, 10);
+    await until("the batch", () => broker.batches.length === 1);
+    expect(broker.batches[0]).toMatchObject({ qos, dup: false });
+  },
+);

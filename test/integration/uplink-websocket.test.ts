@@ -50,7 +50,7 @@ describe.skipIf(missing.length > 0)(`uplinks over WebSocket${lacking}`, () => {
   async function listen(): Promise<void> {
     client = await mqtt.connectAsync(`mqtt://127.0.0.1:${broker.port}`, { reconnectPeriod: 0 });
     client.on("message", (topic, payload) => heard.push(`${topic} ${payload}`));
-    await client.subscribeAsync("up/#", { qos: 1 });
+    await client.subscribeAsync(["up/#", "status/#"], { qos: 1 });
   }
 
   const part = async (name: string) =>
@@ -117,17 +117,25 @@ describe.skipIf(missing.length > 0)(`uplinks over WebSocket${lacking}`, () => {
     rmSync(dir, { recursive: true, force: true });
   });
 
-  test("deliver, and take the broker's acknowledgement", async () => {
+  const says = (status: string): Promise<unknown> =>
+    until(`both to be ${status}`, () =>
+      ["ws", "wss"].every((name) =>
+        heard.some((text) => text.startsWith(`status/${name} `) && text.includes(`"status":"${status}"`)),
+      ),
+    );
+
+  test("say that they are there, deliver, and take the broker's acknowledgement", async () => {
     await bothAre("on");
+    await says("online");
     await publish(1);
     await delivered(1);
   });
 
   test("refuse a certificate that nobody signed, or of another host, and say so", async () => {
-    const says = (name: string, text: string): Promise<unknown> =>
+    const because = (name: string, text: string): Promise<unknown> =>
       until(`${name}: ${text}`, async () => (await part(name))?.reason?.includes(text), 30_000);
-    await says("stranger", "self-signed");
-    await says("wrongname", "elsewhere.example");
+    await because("stranger", "self-signed");
+    await because("wrongname", "elsewhere.example");
     expect((await part("stranger"))?.state).toBe("failed");
   });
 
@@ -145,4 +153,10 @@ describe.skipIf(missing.length > 0)(`uplinks over WebSocket${lacking}`, () => {
     await publish(3);
     await delivered(3);
   }, 180_000);
+
+  test("leave a will, which says that they are gone when the agent is killed", async () => {
+    heard.length = 0;
+    await agent.kill();
+    await says("offline");
+  });
 });
