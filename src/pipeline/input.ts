@@ -1,0 +1,59 @@
+/** An input of the ingest loop: what runs through the chain as one, and is kept until its output is committed. */
+import { Frame } from "../core/frame.ts";
+import type { Messages } from "../core/messages.ts";
+import type { ChainFailure, ChainResult, DeviceMessage, Stream } from "../core/ports.ts";
+
+/** An input, kept until its output is committed or it is set aside. */
+export interface Input {
+  readonly stream: Stream;
+  /** the source's name, which plugins bind to */
+  readonly source: string;
+  readonly frame: Frame;
+  /** messages that plugins decode, by plugin */
+  readonly messages: ReadonlyMap<string, Messages>;
+  /** the same messages, in the order of their columns */
+  readonly byPlugin: ReadonlyMap<string, readonly DeviceMessage[]>;
+  /** messages that are to be settled; nobody waits for QoS 0 */
+  readonly waiting: readonly DeviceMessage[];
+  /** of all messages, those that turned out not to be valid */
+  readonly refused: Set<DeviceMessage>;
+  /** what it counts for while it waits */
+  readonly bytes: number;
+  /** plugins that its rows pass by, rejected */
+  readonly without: Set<string>;
+  /** how often it has failed a plugin */
+  readonly failures: Map<string, number>;
+  /** the rows came from a timer: there is no input to run again */
+  readonly tick: Promise<ChainResult> | undefined;
+}
+
+/** An input of rows alone. */
+export function frameInput(source: string, stream: Stream, frame: Frame): Input {
+  return {
+    stream,
+    source,
+    frame,
+    messages: new Map(),
+    byPlugin: new Map(),
+    waiting: [],
+    refused: new Set(),
+    bytes: frame.byteLength,
+    without: new Set(),
+    failures: new Map(),
+    tick: undefined,
+  };
+}
+
+/** What due timers make: `rows` are on their way already. */
+export const timerInput = (rows: Promise<ChainResult>): Input => ({
+  ...frameInput("timer", "data", Frame.empty()),
+  bytes: 0,
+  tick: rows,
+});
+
+/** Notes a plugin's failure on an input. `err` is final for it; after a second failure the plugin's rows are rejected, too. */
+export function blame(input: Input, { plugin, disposition }: ChainFailure): void {
+  const times = (input.failures.get(plugin) ?? 0) + 1;
+  input.failures.set(plugin, times);
+  if (disposition === "reject" || times > 1) input.without.add(plugin);
+}

@@ -1,0 +1,104 @@
+/** The chunk that device messages are being put into, until it is sealed. */
+
+import { Status } from "../core/frame.ts";
+import { FrameBuilder } from "../core/frame-builder.ts";
+import { type Messages, MessagesBuilder } from "../core/messages.ts";
+import type { DeviceMessage } from "../core/ports.ts";
+import type { Decoding } from "./decoding.ts";
+import { frameInput, type Input } from "./input.ts";
+import { correctTimes, type KnownTime } from "./known-time.ts";
+
+/** It is full when its raw messages reach this many bytes … */
+const CHUNK_BYTES = 1024 * 1024;
+/** … or its frame these: one more message of the longest names still fits a frame. */
+const FRAME_BYTES = 2 * 1024 * 1024;
+/** What a message takes besides its payload. */
+const MESSAGE_BYTES = 64;
+
+/** Collects messages: their rows, or themselves for the plugins that decode them. */
+export class OpenChunk {
+  readonly #decoding: Decoding;
+  readonly #clock: KnownTime;
+  readonly #builder = new FrameBuilder(4096);
+  #waiting: DeviceMessage[] = [];
+  #refused = new Set<DeviceMessage>();
+  #byPlugin = new Map<string, { readonly builder: MessagesBuilder; readonly messages: DeviceMessage[] }>();
+  #messages = 0;
+  #bytes = 0;
+
+  constructor(decoding: Decoding, clock: KnownTime) {
+    this.#decoding = decoding;
+    this.#clock = clock;
+  }
+
+  get rows(): number {
+    return this.#builder.rows;
+  }
+
+  /** Bytes of the messages in it. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  get isEmpty(): boolean {
+    return this.#messages === 0;
+  }
+
+  /** Whether it is to be sealed, when a chunk may have so many samples. */
+  isFull(samples: number): boolean {
+    return (
+      this.#builder.rows >= samples ||
+      this.#messages >= samples ||
+      this.#bytes > CHUNK_BYTES ||
+      this.#builder.byteLength > FRAME_BYTES
+    );
+  }
+
+  /** Takes a message in: valid or not, it will be settled with the chunk. */
+  add(message: DeviceMessage): void {
+    const { plugin } = message.route;
+    if (plugin === undefined) this.#decoding.now(message, this.#builder, this.#refused);
+    else this.#keepFor(plugin, message);
+    if (message.settle !== undefined) this.#waiting.push(message);
+    this.#messages += 1;
+    this.#bytes += message.payload.byteLength + MESSAGE_BYTES;
+  }
+
+  /** Gives what was collected, and begins the next chunk. */
+  seal(): Input {
+    const frame = this.#builder.build();
+    correctTimes(frame, this.#clock, Status.gatewayTime);
+    const messages = new Map<string, Messages>();
+    const byPlugin = new Map<string, readonly DeviceMessage[]>();
+    for (const [plugin, group] of this.#byPlugin) {
+      messages.set(plugin, group.builder.build());
+      byPlugin.set(plugin, group.messages);
+    }
+    const input = {
+      ...frameInput("devices", "data", frame),
+      messages,
+      byPlugin,
+      waiting: this.#waiting,
+      refused: this.#refused,
+      bytes: frame.byteLength + this.#bytes,
+    };
+    this.#waiting = [];
+    this.#refused = new Set();
+    this.#byPlugin = new Map();
+    this.#messages = 0;
+    this.#bytes = 0;
+    return input;
+  }
+
+  #keepFor(plugin: string, message: DeviceMessage): void {
+    let group = this.#byPlugin.get(plugin);
+    if (group === undefined) {
+      group = { builder: new MessagesBuilder(), messages: [] };
+      this.#byPlugin.set(plugin, group);
+    }
+    const { route, topic, timeUs, payload } = message;
+    group.builder.add(route.device, route.channel, topic, timeUs + this.#clock.offsetUs, payload);
+    group.messages.push(message);
+    this.#decoding.later();
+  }
+}
