@@ -13,6 +13,7 @@ const HASH = ["crc32c.cc", "hash.cc", "siphash.cc", "upstream_dispatch.c", "upst
 const TARGETS = {
   ring: ["native/ring/ring.cc"],
   perf: ["native/perf/perf_ring.cc"],
+  sockdiag: ["connections.cc", "listeners.cc", "sock_diag.cc"].map((name) => `native/net/${name}`),
   hash: HASH.map((name) => `native/hash/${name}`),
 };
 

@@ -781,8 +781,9 @@ export class Agent {
 
   probes(): readonly ProbeStatus[] {
     return (this.#kernel?.probes() ?? []).map(
-      ({ name, state, reason, remedy, memoryBytes, cost, onDemand, untilMs }) => ({
+      ({ name, state, fallback, reason, remedy, memoryBytes, cost, onDemand, untilMs }) => ({
         name,
+        fallback,
         memoryBytes,
         cost,
         about: PROBE_TEXTS[name],

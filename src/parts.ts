@@ -27,6 +27,7 @@ export const PROBE_TEXTS = {
   opens: "files that are opened, and by whom",
   signals: "signals, by who gets them",
   dns: "how long answers of name servers take",
+  connections: "the TCP connections there are, by state, peer and port",
   counters: "context switches, migrations between CPUs, page faults",
   hardware: "instructions, cycles, cache references and misses",
 } as const;

@@ -3,7 +3,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "../bpf/connections.h"
 #include "../hash/crc32c.h"
+#include "../net/connections.h"
 #include "../net/listeners.h"
 #include "../service/capabilities.h"
 #include "../service/notify.h"
@@ -28,6 +34,24 @@ double ClockUs(clockid_t clock) {
   return static_cast<double>(now.tv_sec) * 1e6 + static_cast<double>(now.tv_nsec) / 1e3;
 }
 
+// A table of connections over the caller's bytes, whole rows only.
+std::span<weir_connection> Rows(Napi::Uint8Array into) {
+  return {reinterpret_cast<weir_connection *>(into.Data()), into.ElementLength() / sizeof(weir_connection)};
+}
+
+// [kept, seen], or [a negative errno, 0].
+Napi::Value TableResult(Napi::Env env, long kept, size_t seen) {
+  Napi::Array result = Napi::Array::New(env, 2);
+  result[0u] = Napi::Number::New(env, static_cast<double>(kept));
+  result[1u] = Napi::Number::New(env, static_cast<double>(seen));
+  return result;
+}
+
+bool IsTable(const Napi::Value &value) {
+  return IsTypedArray(value, napi_uint8_array) &&
+         reinterpret_cast<uintptr_t>(value.As<Napi::Uint8Array>().Data()) % alignof(weir_connection) == 0;
+}
+
 }  // namespace
 
 Module::Module(Napi::Env env, Napi::Object exports) {
@@ -43,6 +67,8 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("crc32c", &Module::Crc32c),
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
                   InstanceMethod("notifyService", &Module::NotifyService),
+                  InstanceMethod("readConnections", &Module::ReadConnections),
+                  InstanceMethod("askConnections", &Module::AskConnections),
                   InstanceMethod("listeners", &Module::Listeners),
                   InstanceMethod("dropCapabilities", &Module::DropCapabilities),
                   InstanceValue("openHash", Napi::Function::New<OpenHash>(env, "openHash")),
@@ -176,6 +202,29 @@ Napi::Value Module::DropCapabilities(const Napi::CallbackInfo &info) {
   for (size_t i = 0; i < numbers.ElementLength(); ++i)
     if (numbers[i] < 64) mask |= uint64_t{1} << numbers[i];
   return Napi::Number::New(info.Env(), weir::DropCapabilities(mask));
+}
+
+// readConnections(name: string, into: Uint8Array): [kept, seen] or [-errno, 0]; through the iterator of a
+// loaded probe
+Napi::Value Module::ReadConnections(const Napi::CallbackInfo &info) {
+  Probe *probe = LoadedProbe(info);
+  if (!probe) return info.Env().Undefined();
+  if (probe->raw().kind->load != weir_load_connections)
+    return Throw(info, "readConnections: the probe is no table");
+  if (!IsTable(info[1])) return Throw(info, "readConnections: into is no aligned Uint8Array");
+  const std::span<weir_connection> rows = Rows(info[1].As<Napi::Uint8Array>());
+  size_t seen = 0;
+  const long kept = weir_read_connections(&probe->raw(), rows.data(), rows.size(), &seen);
+  return TableResult(info.Env(), kept, seen);
+}
+
+// askConnections(into: Uint8Array): [kept, seen] or [-errno, 0]; through sock_diag
+Napi::Value Module::AskConnections(const Napi::CallbackInfo &info) {
+  if (!IsTable(info[0])) return Throw(info, "askConnections: into is no aligned Uint8Array");
+  ConnectionTable table = {Rows(info[0].As<Napi::Uint8Array>())};
+  const int error = weir::AskConnections(&table);
+  if (error != 0) return TableResult(info.Env(), -error, 0);
+  return TableResult(info.Env(), static_cast<long>(std::min(table.seen, table.rows.size())), table.seen);
 }
 
 // listeners(): number[]; port, queued, limit, drops of each TCP socket that listens, or one negative errno

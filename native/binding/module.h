@@ -33,6 +33,8 @@ class Module : public Napi::Addon<Module> {
   Napi::Value ProbeMemory(const Napi::CallbackInfo& info);
   Napi::Value Crc32c(const Napi::CallbackInfo& info);
   Napi::Value BootTimeOffsetUs(const Napi::CallbackInfo& info);
+  Napi::Value ReadConnections(const Napi::CallbackInfo& info);
+  Napi::Value AskConnections(const Napi::CallbackInfo& info);
   Napi::Value Listeners(const Napi::CallbackInfo& info);
   Napi::Value DropCapabilities(const Napi::CallbackInfo& info);
   Napi::Value NotifyService(const Napi::CallbackInfo& info);

@@ -73,12 +73,29 @@ struct weir_text {
 	char text[WEIR_TEXT_BYTES];
 };
 
+/* A TCP connection, as the table of connections has it (connections.bpf.c, net/connections.cc). */
+struct weir_connection {
+	__u64 local[2]; /* addresses, IPv4 mapped into IPv6, in network byte order */
+	__u64 peer[2];
+	__u16 local_port; /* host byte order */
+	__u16 peer_port;
+	__u8 state; /* TCP_ESTABLISHED (1) and so on */
+	__u8 zero[3];
+	__u32 receive_queue; /* bytes not read; of one that listens: connections that wait */
+	__u32 send_queue;    /* bytes not acknowledged; of one that listens: how many may wait */
+	__u32 retransmits;   /* segments sent again since it began */
+	__u32 rtt_us;	     /* smoothed; 0: not known */
+	__u32 uid;
+	__u32 last; /* zero */
+};
+
 #define WEIR_RECORD_HEADER 8
 #define WEIR_RECORD_STRIDE 64
 
 #ifndef __cplusplus /* the C that loads the probes checks it */
 _Static_assert(sizeof(struct weir_head) == WEIR_CACHE_LINE, "the head fills one cache line");
 _Static_assert(sizeof(struct weir_slot) == WEIR_CACHE_LINE, "a slot fills one cache line");
+_Static_assert(sizeof(struct weir_connection) == WEIR_CACHE_LINE, "a connection fills one, too");
 _Static_assert(sizeof(struct weir_text) == sizeof(struct weir_event), "one size of records");
 _Static_assert(sizeof(struct weir_event) + WEIR_RECORD_HEADER == WEIR_RECORD_STRIDE,
 	       "a record fills one cache line");

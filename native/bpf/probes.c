@@ -11,6 +11,7 @@
 
 #include "block.lskel.h"
 #include "coldstart.lskel.h"
+#include "connections.h"
 #include "dns.lskel.h"
 #include "drops.lskel.h"
 #include "exec.lskel.h"
@@ -86,8 +87,6 @@ static uint64_t memory_of(int fd)
 		for (size_t i = 0; i < sizeof(skel->maps) / sizeof(struct bpf_map_desc); i++)      \
 			probe->memory_bytes +=                                                     \
 			    memory_of(((struct bpf_map_desc *)&skel->maps)[i].map_fd);             \
-		for (unsigned int i = 0; i < probe->program_count; i++)                            \
-			probe->memory_bytes += memory_of(probe->program_fds[i]);                   \
 		return 0;                                                                          \
 	}                                                                                          \
 	static void destroy_##probe_name(void *skel)                                               \
@@ -177,6 +176,8 @@ const struct weir_probe_kind weir_probe_kinds[] = {
     {"opens", 0, 128, true, load_opens, destroy_opens, NULL},
     {"signals", 0, 128, false, load_signals, destroy_signals, NULL},
     {"dns", 1, 32, false, load_dns, destroy_dns, NULL},
+    {"connections", 0, 0, false, weir_load_connections, weir_destroy_connections,
+     weir_count_connections},
     {"counters", 1, 0, false, load_counters, destroy_perf, read_perf},
     {"hardware", 1, 0, false, load_hardware, destroy_perf, read_perf},
 #ifdef WEIR_BENCH
@@ -276,6 +277,8 @@ bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uin
 		probe->ring_bytes *= 2;
 
 	err = load(probe, failure);
+	for (unsigned int i = 0; i < probe->program_count; i++)
+		probe->memory_bytes += memory_of(probe->program_fds[i]);
 	if (!err && !kind->read) {
 		failure->log[0] = '\0';
 		err = map_memory(probe, &failure->step);

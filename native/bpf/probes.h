@@ -23,7 +23,7 @@ struct weir_probe_kind {
 	/* Loads, attaches; fills fds and `skeleton`, returns 0 or -errno and sets `*step`. */
 	int (*load)(struct weir_probe *probe, char *log, size_t log_size, const char **step);
 	void (*destroy)(void *skeleton);
-	/* A kind without programs: it counts elsewhere, and these are its words. Else null. */
+	/* A kind without a map `cpus`: it counts elsewhere, and these are its words. Else null. */
 	void (*read)(const void *skeleton, uint64_t *words);
 };
 

@@ -8,6 +8,8 @@
 #include <span>
 #include <vector>
 
+#include "sock_diag.h"
+
 namespace weir {
 
 struct Listener {
@@ -18,8 +20,6 @@ struct Listener {
   // Segments that were dropped here: connections for which there was no room, for the most part.
   uint32_t drops = 0;
 };
-
-enum class Answer { kMore, kDone, kFailed };
 
 // Reads one datagram of the kernel's answer, and adds what it tells to `into`. Pure.
 Answer ReadListeners(std::span<const uint8_t> datagram, std::vector<Listener>* into);

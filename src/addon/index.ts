@@ -38,6 +38,7 @@ const SHAPES = {
   opens: { histograms: 0, slots: 128 },
   signals: { histograms: 0, slots: 128 },
   dns: { histograms: 1, slots: 32 },
+  connections: { histograms: 0, slots: 0 },
   counters: { histograms: 1, slots: 0 },
   hardware: { histograms: 1, slots: 0 },
 } as const;
@@ -62,7 +63,7 @@ export const PROBES: readonly ProbeName[] = [
 ];
 
 /** Names of those that run for a bounded time, when asked for: they tax what they look at. */
-export const ON_DEMAND_PROBES: readonly ProbeName[] = ["sockcalls", "opens", "signals", "dns"];
+export const ON_DEMAND_PROBES: readonly ProbeName[] = ["sockcalls", "opens", "signals", "dns", "connections"];
 
 /** Those that are no programs but counters of the kernel's own, read through perf_event_open(2). */
 const COUNTERS: readonly ProbeName[] = ["counters", "hardware"];

@@ -51,6 +51,9 @@ export interface Native {
   notifyService(address: string, message: string): number;
   /** four numbers for each TCP socket that listens (port, queued, limit, drops), or one negative errno */
   listeners(): readonly number[];
+  /** the table of connections (src/addon/connections.ts): through the iterator of a loaded probe, or sock_diag */
+  readConnections(name: string, into: Uint8Array): readonly [keptOrNegativeErrno: number, seen: number];
+  askConnections(into: Uint8Array): readonly [keptOrNegativeErrno: number, seen: number];
   /** threads that still hold one of these capabilities, or a negative errno */
   dropCapabilities(numbers: Uint32Array): number;
   /** `kind` as src/addon/hash.ts numbers it; `key` has two words, which are copied */
@@ -85,6 +88,8 @@ const FUNCTIONS = [
   "notifyService",
   "dropCapabilities",
   "listeners",
+  "readConnections",
+  "askConnections",
   "openHash",
   "Sampler",
   "demangle",

@@ -35,6 +35,8 @@ export interface AgentStatus {
 export interface ProbeStatus extends PartStatus {
   /** what it measures */
   readonly about: string;
+  /** what is read in place of its programs, and `reason` says why; undefined while they run, or when nothing can be */
+  readonly fallback: string | undefined;
   /** kernel memory of its maps that is mapped here, in bytes; undefined while it is not loaded */
   readonly memoryBytes: number | undefined;
   /** what its programs took in the latest second that was measured; undefined where the kernel doesn't count it for this user */

@@ -296,6 +296,18 @@ export const COMMANDS: readonly Command[] = [
   ),
   command(
     {
+      name: "probe connections",
+      usage: "",
+      about:
+        "the TCP connections there are, with queues, round-trip times, segments sent again; needs no agent",
+      options: json,
+      help: jsonHelp,
+      positionals: 0,
+    },
+    async () => (await import("./connections.ts")).connections,
+  ),
+  command(
+    {
       name: "ledger",
       usage: "",
       about: "the account of every stage: in = out + lost + dropped + rejected + held",

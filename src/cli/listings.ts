@@ -42,10 +42,11 @@ export async function probeLs(invocation: Invocation): Promise<number> {
     return 0;
   }
   table(
-    ["PROBE", "STATE", "MEMORY", "COST", "MEASURES", "REASON"],
-    probes.map(({ name, state, about, reason, memoryBytes, cost, onDemand, untilMs }) => [
+    ["PROBE", "STATE", "FALLBACK", "MEMORY", "COST", "MEASURES", "REASON"],
+    probes.map(({ name, state, fallback, about, reason, memoryBytes, cost, onDemand, untilMs }) => [
       name,
       untilMs === undefined ? (onDemand && state === "off" ? "on demand" : state) : leftText(untilMs),
+      fallback ?? "",
       memoryBytes === undefined ? "" : formatSize(memoryBytes),
       cost === undefined ? "" : costText(cost),
       about,
@@ -72,8 +73,9 @@ export async function probeOn(invocation: Invocation): Promise<number> {
   const wanted = option(invocation, "for");
   const forMs = wanted === undefined ? undefined : parseDuration(wanted);
   if (forMs === undefined) throw new WeirError("cli.usage", "say for how long: --for 60s (at most 1h)");
-  const { untilMs, about } = await agentOf(invocation).switchProbe(name, forMs);
+  const { untilMs, about, fallback, reason } = await agentOf(invocation).switchProbe(name, forMs);
   line(`${name} (${about}) is on until ${new Date(untilMs ?? 0).toISOString()}; its rows are in stream host`);
+  if (fallback !== undefined) line(`read through ${fallback}: ${reason}`);
   return 0;
 }
 

@@ -3,6 +3,7 @@ import { constants } from "node:os";
 import { type Counters, kernelEnum, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
 import { Kind, nameProblem, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
+import { ipAddress } from "../core/ip-address.ts";
 import { metricName } from "../core/labels.ts";
 
 type Labels = Readonly<Record<string, string>>;
@@ -31,14 +32,13 @@ function text(...words: readonly bigint[]): string {
   return bytes.toString("utf8", 0, end < 0 ? bytes.length : end);
 }
 
-/** The address of two label words, an IPv4 one in its own form, IPv6 in groups. */
+/** The address of two label words. */
 function address(a: bigint, b: bigint): string {
   if (a === 0n && b === 0n) return "";
   const bytes = Buffer.alloc(16);
   bytes.writeBigUInt64LE(a, 0);
   bytes.writeBigUInt64LE(b, 8);
-  if (a === 0n && bytes.readUInt32BE(8) === 0xffff) return [...bytes.subarray(12)].join(".");
-  return Array.from({ length: 8 }, (_, i) => bytes.readUInt16BE(2 * i).toString(16)).join(":");
+  return ipAddress(bytes);
 }
 
 const portText = (port: bigint): string => (port === 0n ? "" : String(port));

@@ -5,6 +5,8 @@
  * every 2 to 50 ms, depending on how much was in it; its rows go out with the next second, or earlier when they
  * fill a chunk.
  */
+
+import { type ConnectionTable, openConnections } from "../addon/connections.ts";
 import {
   type Counters,
   dropProbeCapabilities,
@@ -14,11 +16,12 @@ import {
   type Probe,
   type ProbeName,
 } from "../addon/index.ts";
-import { WeirError } from "../core/errors.ts";
+import { messageOf, WeirError } from "../core/errors.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
+import { addConnections } from "./kernel-connections.ts";
 import { CostMeter, type ProbeCost } from "./kernel-cost.ts";
 import {
   type AddEvents,
@@ -40,7 +43,9 @@ export interface ProbeStatus {
   /** it runs when asked for (`weir probe on`); until when, in milliseconds of the Unix epoch, while it does */
   readonly onDemand?: boolean;
   readonly untilMs?: number;
-  /** why it is unavailable, and what a person can do about it */
+  /** what is read in place of its programs */
+  readonly fallback?: string;
+  /** why it is unavailable or has a fallback, and what a person can do about it */
   readonly reason?: string;
   readonly remedy?: string;
   /** what the kernel charges for its maps and programs, while it is on */
@@ -110,6 +115,13 @@ interface Running {
   readonly end: NodeJS.Timeout | undefined;
 }
 
+/** The table of connections while it is read, on demand. */
+interface RunningTable {
+  readonly table: ConnectionTable;
+  readonly end: NodeJS.Timeout;
+}
+
+const TABLE = "connections";
 const ON_DEMAND_TEXT = `no probe to turn on; there are ${ON_DEMAND_PROBES.join(", ")}`;
 
 /** Source `kernel`. */
@@ -122,7 +134,8 @@ export class KernelSource implements Source {
   readonly #counts = new FrameBuilder(256);
   readonly #readMs: number;
   readonly #mostEvents: number;
-  readonly #costs = new CostMeter(() => Array.from(this.#running.values(), ({ probe }) => probe));
+  readonly #costs = new CostMeter(() => this.#programs());
+  #table: RunningTable | undefined;
   #intake: Intake | undefined;
   #drainMs = LONGEST_DRAIN_MS;
   #drainTimer: NodeJS.Timeout | undefined;
@@ -183,11 +196,11 @@ export class KernelSource implements Source {
     clearTimeout(this.#drainTimer);
     clearInterval(this.#readTimer);
     this.#costs.stop();
-    if (this.#running.size > 0) {
+    if (this.#running.size > 0 || this.#table !== undefined) {
       this.#publishAt = 0;
       this.#read();
     }
-    for (const name of [...this.#running.keys()]) this.#close(name);
+    for (const name of [...this.#running.keys(), TABLE] as const) this.#close(name);
     this.#intake = undefined;
     return Promise.resolve();
   }
@@ -201,14 +214,15 @@ export class KernelSource implements Source {
     if (probe === undefined) throw new WeirError("cli.usage", `${name}: ${ON_DEMAND_TEXT}`);
     if (!(forMs >= 1000 && forMs <= LONGEST_ON_DEMAND_MS))
       throw new WeirError("cli.usage", "--for takes a time from 1s to 1h");
-    if (this.#lock !== undefined)
+    // The table of connections can be had without any capability.
+    if (this.#lock !== undefined && probe !== TABLE)
       throw new WeirError(
         "probe.unavailable",
         `${name}: sources.kernel.lockDown gave up CAP_BPF and CAP_PERFMON; set it to false and restart the agent`,
       );
-    const running = this.#running.get(probe);
-    if (running !== undefined) this.#close(probe);
-    this.#open(probe, forMs);
+    this.#close(probe);
+    if (probe === TABLE) this.#openTable(forMs);
+    else this.#open(probe, forMs);
     const status = this.#status.get(probe);
     if (status?.state === "unavailable")
       throw new WeirError("probe.unavailable", `${name}: ${status.reason}; ${status.remedy}`);
@@ -246,6 +260,48 @@ export class KernelSource implements Source {
     });
   }
 
+  #openTable(forMs: number): void {
+    const opened = openConnections();
+    if (!opened.on) {
+      this.#status.set(TABLE, {
+        name: TABLE,
+        state: "unavailable",
+        reason: opened.reason,
+        remedy: opened.remedy,
+      });
+      return;
+    }
+    const { table } = opened;
+    this.#table = { table, end: setTimeout(() => this.#finish(TABLE), forMs) };
+    this.#status.set(TABLE, {
+      name: TABLE,
+      state: "on",
+      untilMs: Date.now() + forMs,
+      ...(table.probe === undefined ? {} : { memoryBytes: table.probe.memoryBytes }),
+      ...(table.why === undefined ? {} : { fallback: table.via, ...table.why }),
+    });
+    this.#readTable();
+    this.#send(this.#counts);
+  }
+
+  #readTable(): void {
+    const running = this.#table;
+    if (running === undefined) return;
+    try {
+      addConnections(this.#counts, running.table.read(), Date.now() * 1000);
+    } catch (thrown) {
+      this.#close(TABLE);
+      const remedy = "please report it with the kernel's version";
+      this.#status.set(TABLE, { name: TABLE, state: "unavailable", reason: messageOf(thrown), remedy });
+    }
+  }
+
+  /** What runs in the kernel now. */
+  *#programs(): Generator<Probe> {
+    for (const { probe } of this.#running.values()) yield probe;
+    if (this.#table?.table.probe !== undefined) yield this.#table.table.probe;
+  }
+
   #eventsOf(probe: Probe): EventRing | undefined {
     const budget = this.#mostEvents;
     if (probe.name === "exec")
@@ -259,14 +315,21 @@ export class KernelSource implements Source {
   /** Publishes what a probe on demand has counted, and ends it. */
   #finish(name: ProbeName): void {
     const running = this.#running.get(name);
-    if (running === undefined) return;
-    this.#count(running, true);
-    this.#send(this.#events);
-    this.#send(this.#counts);
+    if (running !== undefined) {
+      this.#count(running, true);
+      this.#send(this.#events);
+      this.#send(this.#counts);
+    }
     this.#close(name);
   }
 
   #close(name: ProbeName): void {
+    if (name === TABLE && this.#table !== undefined) {
+      clearTimeout(this.#table.end);
+      this.#table.table.close();
+      this.#table = undefined;
+      this.#status.set(name, { name, state: "stopped" });
+    }
     const running = this.#running.get(name);
     if (running === undefined) return;
     clearTimeout(running.end);
@@ -310,6 +373,7 @@ export class KernelSource implements Source {
     if (due)
       this.#publishAt = Math.max(this.#publishAt, now - this.#options.intervalMs) + this.#options.intervalMs;
     for (const running of this.#running.values()) this.#count(running, due);
+    if (due) this.#readTable();
     if (due) this.#grow();
     this.#send(this.#events);
     this.#send(this.#counts);

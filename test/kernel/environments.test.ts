@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import { describe, expect, test } from "vitest";
+import { ON_DEMAND_PROBES } from "../../src/addon/index.ts";
 import { bpfHoldings, drainAll, missing, open, PRESENT } from "./helpers.ts";
 
 const root = join(import.meta.dirname, "..", "..");
@@ -12,7 +13,7 @@ const index = join(root, "src/addon/index.ts");
 async function startWorker(): Promise<Worker> {
   const worker = new Worker(new URL("./probe-worker.ts", import.meta.url), {
     execArgv: [],
-    workerData: PRESENT,
+    workerData: [...PRESENT, ...ON_DEMAND_PROBES],
   });
   const [states] = await once(worker, "message");
   expect(new Set(states)).toEqual(new Set(["on"]));
@@ -87,9 +88,9 @@ describe.skipIf(missing !== "")(`addon environments${missing === "" ? "" : ` (sk
     "two capabilities are enough, and without them each probe names what is missing",
     () => {
       const script = `import { openProbe } from ${JSON.stringify(index)};
-      for (const name of ${JSON.stringify(PRESENT)}) { const result = openProbe(name, 4096); console.log(result.on || result.reason); }`;
+      for (const name of ${JSON.stringify([...PRESENT, ...ON_DEMAND_PROBES])}) { const result = openProbe(name, 4096); console.log(result.on || result.reason); }`;
       expect(asNobody("-all,+bpf,+perfmon", script)).toMatchObject({
-        stdout: "true\n".repeat(PRESENT.length),
+        stdout: "true\n".repeat(PRESENT.length + ON_DEMAND_PROBES.length),
         stderr: "",
       });
       const { stdout, stderr } = asNobody("-all", script);

@@ -78,5 +78,11 @@ describe.skipIf(lacking !== "")(`lock-down${lacking === "" ? "" : ` (skipped: ${
     const refused = weir("probe", "on", "signals", "--for", "60s", "--config", folder.config);
     expect(refused.status).not.toBe(0);
     expect(refused.stderr).toContain("sources.kernel.lockDown gave up CAP_BPF and CAP_PERFMON");
+    // All but the table of connections, which sock_diag tells anybody.
+    const at = ["--config", folder.config];
+    expect(weir("probe", "on", "connections", "--for", "60s", ...at).stdout).toMatch(
+      /^connections .* is on until .*\nread through sock_diag: CAP_BPF and CAP_PERFMON missing/,
+    );
+    expect(weir("probe", "ls", ...at).stdout).toMatch(/^connections +on, \d+ s left +sock_diag/m);
   });
 });

@@ -13,7 +13,11 @@ const hasCompiler = spawnSync("g++", ["--version"]).status === 0;
 const programs = [
   { test: "ring_test.cc", sources: ["native/ring/ring.cc"], tests: 13 },
   { test: "perf_ring_test.cc", sources: ["native/perf/perf_ring.cc"], tests: 12 },
-  { test: "listeners_test.cc", sources: ["native/net/listeners.cc"], tests: 3 },
+  {
+    test: "sock_diag_test.cc",
+    sources: ["connections.cc", "listeners.cc", "sock_diag.cc"].map((name) => `native/net/${name}`),
+    tests: 5,
+  },
   { test: "crc32c_test.cc", sources: ["native/hash/crc32c.cc"], tests: 3 },
   {
     test: "hash_test.cc",

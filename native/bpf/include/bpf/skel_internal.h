@@ -84,6 +84,18 @@ static inline int skel_raw_tracepoint_open(const char *name, int prog_fd)
 	return skel_sys_bpf(BPF_RAW_TRACEPOINT_OPEN, &attr, WEIR_ATTR_SIZE(raw_tracepoint.prog_fd));
 }
 
+/* For iterators: `target_fd` is not used by theirs. */
+static inline int skel_link_create(int prog_fd, int target_fd, enum bpf_attach_type attach_type)
+{
+	union bpf_attr attr = {};
+
+	attr.link_create.prog_fd = prog_fd;
+	attr.link_create.target_fd = target_fd;
+	attr.link_create.attach_type = attach_type;
+	weir_skel_step = "attach the iterator";
+	return skel_sys_bpf(BPF_LINK_CREATE, &attr, WEIR_ATTR_SIZE(link_create.iter_info_len));
+}
+
 /* Loads the loader program with its data and runs it once; it creates the maps and loads the
  * programs. */
 static inline int bpf_load_and_run(struct bpf_load_and_run_opts *opts)

@@ -1,22 +1,27 @@
 // Answers of sock_diag: as the kernel gives them, cut off, and made up.
-#include "../../native/net/listeners.h"
-
 #include <arpa/inet.h>
 #include <linux/inet_diag.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <linux/sock_diag.h>
+#include <linux/tcp.h>
+#include <sys/socket.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <vector>
 
+#include "../../native/net/connections.h"
+#include "../../native/net/listeners.h"
 #include "check.h"
 
 namespace {
 
 using weir::Answer;
+using weir::ConnectionTable;
 using weir::Listener;
+using weir::ReadConnections;
 using weir::ReadListeners;
 
 void Append(std::vector<uint8_t>* to, const void* bytes, size_t count) {
@@ -60,6 +65,62 @@ void a_listener_is_read_with_its_queue_and_drops() {
   CHECK_EQ(found[0].drops, 7);
 }
 
+// An established connection of IPv4, 10.0.0.1:443 to 10.0.0.2:50000.
+std::vector<uint8_t> Connection(size_t info_bytes) {
+  std::vector<uint8_t> all;
+  inet_diag_msg head = {};
+  head.idiag_family = AF_INET;
+  head.idiag_state = 1;
+  head.id.idiag_sport = htons(443);
+  head.id.idiag_dport = htons(50000);
+  head.id.idiag_src[0] = htonl(0x0a000001);
+  head.id.idiag_dst[0] = htonl(0x0a000002);
+  head.idiag_rqueue = 5;
+  head.idiag_wqueue = 6;
+  head.idiag_uid = 1000;
+  tcp_info info = {};
+  info.tcpi_rtt = 1234;
+  info.tcpi_total_retrans = 7;
+  const rtattr attribute = {static_cast<uint16_t>(sizeof(rtattr) + info_bytes), INET_DIAG_INFO};
+  nlmsghdr header = {};
+  header.nlmsg_len = sizeof(header) + sizeof(head) + attribute.rta_len;
+  header.nlmsg_type = SOCK_DIAG_BY_FAMILY;
+  Append(&all, &header, sizeof(header));
+  Append(&all, &head, sizeof(head));
+  Append(&all, &attribute, sizeof(attribute));
+  std::vector<uint8_t> bytes(info_bytes);
+  std::memcpy(bytes.data(), &info, std::min(info_bytes, sizeof(info)));
+  Append(&all, bytes.data(), bytes.size());
+  return all;
+}
+
+void a_connection_is_read_whatever_the_size_of_tcp_info() {
+  for (const size_t info_bytes : {size_t{0}, size_t{104}, sizeof(tcp_info), sizeof(tcp_info) + 64}) {
+    weir_connection row = {};
+    ConnectionTable table = {{&row, 1}};
+    CHECK_EQ(ReadConnections(Connection(info_bytes), &table) == Answer::kMore, true);
+    CHECK_EQ(table.seen, 1);
+    CHECK_EQ(row.local[0], 0);
+    CHECK_EQ(row.local[1], 0x0100000affff0000);
+    CHECK_EQ(row.peer[1], 0x0200000affff0000);
+    CHECK_EQ(row.local_port, 443);
+    CHECK_EQ(row.peer_port, 50000);
+    CHECK_EQ(row.receive_queue, 5);
+    CHECK_EQ(row.send_queue, 6);
+    CHECK_EQ(row.uid, 1000);
+    CHECK_EQ(row.rtt_us, info_bytes == 0 ? 0 : 1234);
+    CHECK_EQ(row.retransmits, info_bytes == 0 ? 0 : 7);
+  }
+}
+
+void what_has_no_room_in_the_table_is_counted() {
+  weir_connection rows[2] = {};
+  ConnectionTable table = {{rows, 2}};
+  for (int i = 0; i < 5; ++i) ReadConnections(Connection(104), &table);
+  CHECK_EQ(table.seen, 5);
+  CHECK_EQ(rows[1].local_port, 443);
+}
+
 void an_answer_cut_off_anywhere_is_no_whole_one() {
   const std::vector<uint8_t> whole = Message(1883, 7, true);
   for (size_t length = 1; length < whole.size(); ++length) {
@@ -80,6 +141,9 @@ void any_bytes_are_read_safely() {
     std::vector<Listener> found;
     ReadListeners(bytes, &found);
     CHECK_EQ(found.size() <= 8, true);
+    weir_connection row = {};
+    ConnectionTable table = {{&row, 1}};
+    ReadConnections(bytes, &table);
   }
 }
 
@@ -87,6 +151,8 @@ void any_bytes_are_read_safely() {
 
 int main() {
   RUN(a_listener_is_read_with_its_queue_and_drops);
+  RUN(a_connection_is_read_whatever_the_size_of_tcp_info);
+  RUN(what_has_no_room_in_the_table_is_counted);
   RUN(an_answer_cut_off_anywhere_is_no_whole_one);
   RUN(any_bytes_are_read_safely);
 }
