@@ -88,9 +88,8 @@ std::vector<uint8_t> Connection(size_t info_bytes) {
   Append(&all, &header, sizeof(header));
   Append(&all, &head, sizeof(head));
   Append(&all, &attribute, sizeof(attribute));
-  std::vector<uint8_t> bytes(info_bytes);
-  std::memcpy(bytes.data(), &info, std::min(info_bytes, sizeof(info)));
-  Append(&all, bytes.data(), bytes.size());
+  Append(&all, &info, std::min(info_bytes, sizeof(info)));
+  all.resize(header.nlmsg_len);
   return all;
 }
 
