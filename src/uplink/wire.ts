@@ -37,12 +37,15 @@ export function encodeBatch(
   frames: readonly Frame[],
   { encoding, compression }: WireFormat,
   crc32c: Crc32c,
-): Uint8Array | undefined {
+): Uint8Array<ArrayBuffer> | undefined {
   const plain =
     encoding === "json" ? encodeJson(gateway, key, frames) : encodeBlock(gateway, key, frames, crc32c);
   if (plain === undefined) return undefined;
   if (compression === "none") return plain;
-  return compression === "gzip" ? gzipSync(plain, { level: 6 }) : zstdCompressSync(plain, ZSTD);
+  // What zlib gives may lie in Node's pool, which can't be transferred to another thread.
+  return new Uint8Array(
+    compression === "gzip" ? gzipSync(plain, { level: 6 }) : zstdCompressSync(plain, ZSTD),
+  );
 }
 
 function encodeBlock(

@@ -314,6 +314,8 @@ describe("an uplink's encoder", () => {
       ).messages;
       if (message === undefined || plain === undefined) throw new Error("no message");
       expect(Buffer.from(message.payload.subarray(0, 2)).toString("hex")).toBe(magic);
+      // It goes to another thread by transfer: nothing else may lie in its buffer.
+      expect(message.payload.buffer.byteLength).toBe(message.payload.byteLength);
       expect(batchIn(message.payload)).toEqual(batchIn(plain.payload));
       expect(message.userProperties?.["content-encoding"]).toBe(
         compression === "none" ? undefined : compression,
