@@ -3,7 +3,8 @@
  */
 import { createHash, randomBytes } from "node:crypto";
 import { checkPassword, isPasswordHash } from "../core/password.ts";
-import { type Connect, Reason } from "./mqtt-wire.ts";
+import type { Connect } from "./mqtt-read.ts";
+import { Reason } from "./mqtt-wire.ts";
 
 /** What an identity may do. Filters may hold `{identity}` and `{clientid}`, which stand for one level each. */
 export interface AccessRule {

@@ -2,7 +2,7 @@
 import type { Identity } from "./broker-access.ts";
 import type { ClientConnection } from "./listener-connection.ts";
 import { Session, type SessionHost } from "./listener-session.ts";
-import type { Will } from "./mqtt-wire.ts";
+import type { Will } from "./mqtt-read.ts";
 
 /** What the sessions ask of the broker. */
 export interface SessionsHost extends SessionHost {

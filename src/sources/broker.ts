@@ -20,7 +20,8 @@ import { FanOut } from "./fan-out.ts";
 import { ClientConnection, type ListenerHost } from "./listener-connection.ts";
 import { SLOW_BYTES } from "./listener-session.ts";
 import { TopicTable } from "./listener-topics.ts";
-import { type Connect, Reason, type Will } from "./mqtt-wire.ts";
+import type { Connect, Will } from "./mqtt-read.ts";
+import { Reason } from "./mqtt-wire.ts";
 import type { BrokerOptions, DeviceRule } from "./options.ts";
 import { Router, type Verdict } from "./router.ts";
 

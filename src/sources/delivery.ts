@@ -1,6 +1,7 @@
 /** A message on its way to subscribers. */
 import type { Outgoing } from "../core/ports.ts";
-import { encodePropertyList, Property, type Written } from "./mqtt-wire.ts";
+import { Property } from "./mqtt-wire.ts";
+import { encodePropertyList, type Written } from "./mqtt-write.ts";
 
 /** What a subscriber is to get. */
 export interface Delivery {

@@ -14,21 +14,15 @@ import type { Session, SessionHost } from "./listener-session.ts";
 import { isTopic, type KnownTopic, type TopicTable } from "./listener-topics.ts";
 import {
   type Connect,
-  encodePacket,
-  encodeProperties,
-  encodePropertyList,
-  Property,
   type PublishAbout,
-  Reason,
   readAck,
   readConnect,
   readDisconnect,
   readPublishProperties,
-  Type,
-  type Version,
   type Will,
-  type Written,
-} from "./mqtt-wire.ts";
+} from "./mqtt-read.ts";
+import { Property, Reason, Type, type Version } from "./mqtt-wire.ts";
+import { encodeAccept, encodePacket, encodeRefusal, type Written } from "./mqtt-write.ts";
 
 /** Unsettled messages of one connection, at which no more is read from it; MQTT 5 clients are told so. */
 export const HELD_MESSAGES = 4096;
@@ -591,8 +585,8 @@ export class ClientConnection {
       this.#host.refused(this, "its CONNECT can't be accepted");
       // The level is unknown, or the packet can't be trusted: 3.1.1's refusal is the one that everybody reads.
       const level = bytes[from + 6] ?? 0;
-      if (level === 5) this.#connack(connect, 5);
-      else if (connect === Reason.unsupportedVersion) this.#connack(connect, 4);
+      if (level === 5) this.#refuse(connect, 5);
+      else if (connect === Reason.unsupportedVersion) this.#refuse(connect, 4);
       else this.#close();
       return;
     }
@@ -602,7 +596,7 @@ export class ClientConnection {
     void this.#host.admit(this, connect).then((answer) => {
       if (this.ended) return;
       if (typeof answer === "number") {
-        this.#connack(answer, connect.version);
+        this.#refuse(answer, connect.version);
         return;
       }
       this.identity = answer;
@@ -614,7 +608,7 @@ export class ClientConnection {
       const { session, present } = this.#host.join(this, connect, answer);
       this.session = session;
       const expiryS = this.#host.keeps(connect.sessionExpiryS);
-      this.write(this.#accept(connect, present, expiryS));
+      this.write(encodeAccept(connect.version, present, this.#offer(connect, expiryS)));
       session.attach(this, expiryS);
       this.#waits = "";
       if (this.#partBytes > 0) this.#rerun();
@@ -622,10 +616,8 @@ export class ClientConnection {
     });
   }
 
-  /** CONNACK: whether a session was there, and in MQTT 5 what this broker does and doesn't [5: 3.2.2.3]. */
-  #accept(connect: Connect, present: boolean, expiryS: number): Buffer {
-    const flags = present ? 1 : 0;
-    if (connect.version !== 5) return Buffer.from([Type.connack << 4, 2, flags, 0]);
+  /** What an MQTT 5 client is told of this broker when it is accepted [5: 3.2.2.3]. */
+  #offer(connect: Connect, expiryS: number): Written[] {
     const properties: Written[] = [
       { id: Property.receiveMaximum, two: HELD_MESSAGES },
       { id: Property.maximumPacketSize, four: this.#host.limits.packetBytes },
@@ -634,16 +626,11 @@ export class ClientConnection {
     ];
     if (connect.sessionExpiryS !== expiryS) properties.push({ id: Property.sessionExpiry, four: expiryS });
     if (connect.clientId === "") properties.push({ id: Property.assignedClientId, text: this.clientId });
-    const list = encodeProperties(encodePropertyList(properties));
-    return encodePacket(Type.connack << 4, [flags, Reason.success], list);
+    return properties;
   }
 
-  #connack(reason: number, version: Version): void {
-    this.write(
-      version === 5
-        ? encodePacket(Type.connack << 4, [0, reason], [0])
-        : Buffer.from([Type.connack << 4, 2, 0, RETURN_CODES.get(reason) ?? 5]),
-    );
+  #refuse(reason: number, version: Version): void {
+    this.write(encodeRefusal(version, reason));
     this.#close();
   }
 
@@ -665,11 +652,3 @@ export class ClientConnection {
 }
 
 const EMPTY = Buffer.alloc(0);
-/** MQTT 3.1.1's return codes (3.2.2.3) for reasons; what is not here is 5, not authorised. */
-const RETURN_CODES = new Map<number, number>([
-  [Reason.unsupportedVersion, 1],
-  [Reason.clientId, 2],
-  [Reason.busy, 3],
-  [Reason.quota, 3],
-  [Reason.badLogin, 4],
-]);

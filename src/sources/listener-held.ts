@@ -1,7 +1,7 @@
 /** Messages of the embedded broker's clients while their commit is waited for. */
 import type { DeviceMessage, Outcome, Route } from "../core/ports.ts";
 import type { KnownTopic } from "./listener-topics.ts";
-import type { PublishAbout } from "./mqtt-wire.ts";
+import type { PublishAbout } from "./mqtt-read.ts";
 
 /** What a message is to be settled with. */
 interface Settler {

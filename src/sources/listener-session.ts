@@ -7,21 +7,16 @@ import type { Identity } from "./broker-access.ts";
 import type { Delivery } from "./delivery.ts";
 import type { FanOut, Subscription } from "./fan-out.ts";
 import type { ClientConnection } from "./listener-connection.ts";
-import type { Will } from "./mqtt-wire.ts";
+import { readSubscribe, readUnsubscribe, type Wanted, type Will } from "./mqtt-read.ts";
+import { Property, Reason, Type } from "./mqtt-wire.ts";
 import {
   encodePacket,
   encodeProperties,
   encodePropertyList,
   encodePublishHead,
-  filterProblem,
-  Property,
-  Reason,
-  readSubscribe,
-  readUnsubscribe,
-  Type,
-  type Wanted,
   type Written,
-} from "./mqtt-wire.ts";
+} from "./mqtt-write.ts";
+import { filterProblem } from "./topic-tree.ts";
 
 /** Bytes written to a subscriber and not yet taken, at which Weir's own publishing waits for it … */
 export const SLOW_BYTES = 256 * 1024;

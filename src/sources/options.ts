@@ -3,9 +3,9 @@ import { z } from "zod";
 import { isPasswordHash } from "../core/password.ts";
 import { parseDuration } from "../core/units.ts";
 import { isJsonPath } from "./json-path.ts";
-import { filterProblem } from "./mqtt-wire.ts";
 import { PRESET_NAMES, PRESETS } from "./presets.ts";
 import { patternProblem } from "./topic-pattern.ts";
+import { filterProblem } from "./topic-tree.ts";
 
 const pattern = (captures: boolean) =>
   z.string().check((context) => {

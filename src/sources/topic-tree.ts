@@ -1,4 +1,4 @@
-/** Subscriptions by topic filter (MQTT 3.1.1, 4.7), matched level by level. */
+/** Topic filters (MQTT 3.1.1, 4.7): what is one, and subscriptions by filter, matched level by level. */
 
 interface Node<V> {
   readonly children: Map<string, Node<V>>;
@@ -72,4 +72,14 @@ function collect<V>(at: Node<V>, topic: string, start: number, found: V[]): void
   if (exact !== undefined) collect(exact, topic, end + 1, found);
   const any = at.children.get("+");
   if (any !== undefined) collect(any, topic, end + 1, found);
+}
+
+/** Why `filter` is no topic filter (4.7.1), or undefined when it is one. */
+export function filterProblem(filter: string): string | undefined {
+  if (filter === "") return "is empty"; // [MQTT-4.7.3-1]
+  const levels = filter.split("/");
+  if (levels.some((level) => level.length > 1 && /[+#]/.test(level))) return "has + or # inside a level";
+  return levels.indexOf("#") === -1 || levels.indexOf("#") === levels.length - 1
+    ? undefined
+    : "has # before its end";
 }

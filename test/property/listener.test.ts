@@ -14,7 +14,7 @@ import {
   readPublishProperties,
   readSubscribe,
   readUnsubscribe,
-} from "../../src/sources/mqtt-wire.ts";
+} from "../../src/sources/mqtt-read.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
 import { taken } from "../helpers/taken.ts";
 
