@@ -5,7 +5,7 @@ import { STREAMS, type Stream } from "../core/ports.ts";
 import { formatSize, parseDuration } from "../core/units.ts";
 import { exportOutbox } from "../outbox-tools.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, configOf, option } from "./context.ts";
+import { agentOf, chosenConfigOf, option } from "./context.ts";
 import { dim, line, printJson, table, yellow } from "./output.ts";
 
 function streamOf(invocation: Invocation): Stream | undefined {
@@ -43,7 +43,11 @@ export async function exportAll(invocation: Invocation): Promise<number> {
   const format = option(invocation, "format") ?? "ndjson";
   if (format !== "ndjson" && format !== "block")
     throw new WeirError("cli.usage", `--format takes ndjson or block, not ${format}`);
-  const pieces = exportOutbox(configOf(invocation).config.data.dir, streamOf(invocation), format);
+  const pieces = exportOutbox(
+    chosenConfigOf(invocation).loaded.config.data.dir,
+    streamOf(invocation),
+    format,
+  );
   for (;;) {
     const { done, value } = pieces.next();
     if (done === true) {

@@ -61,6 +61,8 @@ function greet(status: AgentStatus, file: string | undefined): void {
     line(`  ${yellow("without")} ${part.name}: ${part.reason ?? part.state}`);
     if (part.remedy !== undefined) line(dim(`          ${part.remedy}`));
   }
+  // Hints are for somebody who reads them now, not for a journal.
+  if (!process.stdout.isTTY) return;
   // From a clone, which runs the sources, the command is on nobody's path.
   const weir = import.meta.filename.endsWith(".ts") ? "npx weir" : "weir";
   if (status.broker === undefined) {

@@ -3,28 +3,16 @@
  * root that debootstrap makes is kept in build/.
  */
 import { type ChildProcess, spawn, spawnSync } from "node:child_process";
-import { appendFileSync, existsSync, mkdtempSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
+import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import mqtt from "mqtt";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { ApiClient } from "../../src/api/client.ts";
-import { hasProgram } from "../helpers/agent.ts";
+import { cleanDebian, debianObstacle, makePackages, packageFile } from "../helpers/debian.ts";
 import { until } from "../helpers/until.ts";
 
-const CLEAN = "build/debian-bookworm";
-const MIRROR = "http://deb.debian.org/debian";
-
-/** Why this can't run here. */
-function obstacle(): string | undefined {
-  if (process.env["WEIR_LONG"] !== "1") return "only with WEIR_LONG=1";
-  if (process.getuid?.() !== 0) return "needs root";
-  const lacks = ["debootstrap", "dpkg-deb", "unshare", "chroot", "npm", "gcc", "g++"].find(
-    (program) => !hasProgram(program),
-  );
-  return lacks === undefined ? undefined : `no ${lacks}`;
-}
-const why = obstacle();
+const why = debianObstacle();
 
 describe.skipIf(why !== undefined)(
   `the Debian package${why === undefined ? "" : ` (skipped: ${why})`}`,
@@ -76,39 +64,13 @@ describe.skipIf(why !== undefined)(
     });
 
     beforeAll(() => {
-      if (!existsSync(CLEAN)) {
-        rmSync(`${CLEAN}.new`, { recursive: true, force: true });
-        const include = "--include=libatomic1,libstdc++6,systemd";
-        const made = spawnSync(
-          "debootstrap",
-          ["--variant=minbase", include, "bookworm", `${CLEAN}.new`, MIRROR],
-          {
-            encoding: "utf8",
-          },
-        );
-        if (made.status !== 0) {
-          absent = `debootstrap made no root: ${made.stdout.trim().split("\n").at(-1)}`;
-          return;
-        }
-        renameSync(`${CLEAN}.new`, CLEAN);
-      }
-      expect(spawnSync("cp", ["-a", `${CLEAN}/.`, root]).status).toBe(0);
-      expect(spawnSync("chmod", ["755", root]).status).toBe(0);
-      for (const version of ["0.0.1", "0.0.2"]) {
-        const made = spawnSync("node", ["scripts/deb.mjs", "--version", version, join(root, "root")], {
-          encoding: "utf8",
-        });
-        if (made.status !== 0) throw new Error(made.stderr);
-      }
+      absent = cleanDebian(root);
+      if (absent === undefined) makePackages(root, ["0.0.1", "0.0.2"]);
     }, 600_000);
     afterAll(async () => {
       if (agent !== undefined) await stop();
       rmSync(root, { recursive: true, force: true });
     });
-    const packageFile = (version: string): string => {
-      const arch = process.arch === "x64" ? "amd64" : "arm64";
-      return `/root/weir_${version}_${arch}.deb`;
-    };
 
     test("installs: a user, a unit that starts at boot, a configuration that only the service reads", () => {
       succeeds("dpkg", "-i", packageFile("0.0.1"));

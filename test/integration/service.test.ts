@@ -47,6 +47,33 @@ describe.skipIf(!hasProgram("python3"))(
       });
     }
 
+    const tracer = hasProgram("strace") ? undefined : "strace";
+    test.skipIf(tracer !== undefined)(
+      `hears nothing of a main loop that stands still, though other threads go on, until it turns again${tracer === undefined ? "" : " (skipped: no strace)"}`,
+      async () => {
+        const folder = new AgentFolder();
+        cleanups.push(() => folder.remove());
+        const address = `@weir-test-stuck-${process.pid}`;
+        const systemd = await manager(address);
+        const agent = await Agent.start(folder, ["env", `NOTIFY_SOCKET=${address}`, "WATCHDOG_USEC=100000"]);
+        cleanups.push(() => agent.kill());
+        const { pid } = await folder.api.status();
+        // On the main thread alone, whose loop then waits a minute wherever it waits.
+        const waits = "epoll_wait,epoll_pwait";
+        const inject = ["-e", `trace=${waits}`, "-e", `inject=${waits}:delay_enter=60s`];
+        const stuck = spawn("strace", ["-o", join(folder.dir, "trace"), ...inject, "-p", String(pid)]);
+        cleanups.push(() => stuck.kill("SIGKILL"));
+        await until("the loop to stand still", async () => {
+          const before = systemd.heard.length;
+          await new Promise((done) => setTimeout(done, 1_000));
+          return systemd.heard.length === before;
+        });
+        const heard = systemd.heard.length;
+        stuck.kill("SIGKILL");
+        await until("signs of life", () => systemd.heard.length > heard);
+      },
+    );
+
     test("whose watchdog is meant for another process hears nothing of it", async () => {
       const folder = new AgentFolder();
       cleanups.push(() => folder.remove());

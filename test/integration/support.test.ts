@@ -1,5 +1,14 @@
 import { execFileSync, spawn, spawnSync } from "node:child_process";
-import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -24,13 +33,14 @@ describe("a running agent, looked into", () => {
       two: { url: "mqtt://127.0.0.1:9", username: "u", password: "$" + "{file:two.password}" },
       three: { url: "mqtt://127.0.0.1:9", username: "u", password: "$" + "{THREE_PASSWORD}" },
     },
-    plugins: { dir: "./none", missing: { config: { nested: [{ api_key: CANARIES[3] }] } } },
+    plugins: { missing: { config: { nested: [{ api_key: CANARIES[3] }] } } },
   });
   let agent: Agent;
   beforeAll(async () => {
     process.env["THREE_PASSWORD"] = CANARIES[2];
     writeFileSync(join(folder.dir, "two.password"), `${CANARIES[1]}\n`, { mode: 0o600 });
-    agent = await Agent.start(folder);
+    cpSync("plugins/deadband", join(folder.dir, "plugins", "deadband"), { recursive: true });
+    agent = await Agent.start(folder, ["sh", "-c", 'ulimit -S -c unlimited && exec "$@"', "sh"]);
     const device = await agent.client();
     await device.publishAsync("devices/pump-1/t", '{"temp_c":1,"rpm":2}', { qos: 1 });
     await device.publishAsync("devices/pump-1/t", "{canary-payload", { qos: 1 });
@@ -71,6 +81,15 @@ describe("a running agent, looked into", () => {
     const log = (await folder.api.logLines()).join("\n");
     const seen = [bundle, agent.output, printed, processes, log].join("\n");
     for (const canary of CANARIES) expect(seen).not.toContain(canary);
+  });
+
+  test("neither the agent nor its plugin host dumps core, whatever the shell allows", async () => {
+    const { pid } = await folder.api.status();
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ");
+    expect(children.length).toBeGreaterThan(0);
+    for (const one of [pid, ...children]) {
+      expect(readFileSync(`/proc/${one}/limits`, "utf8"), String(one)).toMatch(/^Max core file size +0 +0 /m);
+    }
   });
 
   test("check has a remedy for every finding that is not good, and sees what others may read", () => {
