@@ -13,7 +13,7 @@ const patterns = (what: string) =>
 
 /** What the operator says about one plugin. */
 export const pluginSchema = z.strictObject({
-  enabled: z.boolean().default(true),
+  enabled: z.boolean().default(true).describe("false: it is not started"),
   bind: z
     .strictObject({
       sources: patterns("sources whose rows it gets (devices, kernel, system); default: devices"),

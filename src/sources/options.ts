@@ -182,7 +182,7 @@ const identitySchema = z
 /** The embedded broker. */
 export const brokerSchema = z
   .strictObject({
-    enabled: z.boolean().default(true),
+    enabled: z.boolean().default(true).describe("whether Weir has a broker of its own for devices"),
     host: z
       .string()
       .min(1)
@@ -213,14 +213,14 @@ export const brokerSchema = z
     rules: z
       .strictObject({
         publish: filters.default(["#"]).describe("{identity} and {clientid} stand for one level each"),
-        subscribe: filters.default(["#"]),
+        subscribe: filters.default(["#"]).describe("the same for what they may receive"),
       })
       .prefault({})
       .describe("topic rules of clients whose identity has none of its own"),
     tls: z
       .strictObject({
-        host: z.string().min(1).max(255).default("0.0.0.0"),
-        port: z.number().int().min(0).max(65_535).default(8883),
+        host: z.string().min(1).max(255).default("0.0.0.0").describe("the address to listen on"),
+        port: z.number().int().min(0).max(65_535).default(8883).describe("0: any free one"),
         cert: file.describe("file of the broker's certificate, with what it was signed by"),
         key: file.describe("file of its key"),
         ca: file.optional().describe("file of the authority that signs client certificates"),
@@ -237,9 +237,15 @@ export const brokerSchema = z
       .describe("a second port, with TLS"),
     limits: z
       .strictObject({
-        connections: z.number().int().min(1).max(100_000).default(1000),
+        connections: z
+          .number()
+          .int()
+          .min(1)
+          .max(100_000)
+          .default(1000)
+          .describe("at a time, on each port; further ones are closed"),
         packetKiB: z.number().int().min(1).max(260).default(260).describe("greatest packet"),
-        topicLevels: z.number().int().min(1).max(64).default(64),
+        topicLevels: z.number().int().min(1).max(64).default(64).describe("of a topic that is published on"),
         subscriptions: z.number().int().min(0).max(4096).default(256).describe("of one client"),
         messagesPerSecond: z
           .number()
@@ -255,7 +261,13 @@ export const brokerSchema = z
           .max(1_000_000)
           .default(16_384)
           .describe("of all clients; the longest unchanged go first"),
-        retainedMiB: z.number().int().min(0).max(1024).default(64),
+        retainedMiB: z
+          .number()
+          .int()
+          .min(0)
+          .max(1024)
+          .default(64)
+          .describe("of all of them together, with their topics"),
         sessions: z
           .number()
           .int()
@@ -306,8 +318,14 @@ export const brokerSchema = z
 
 const everySchema = z
   .strictObject({
-    enabled: z.boolean().default(true),
-    intervalMs: z.number().int().min(100).max(3_600_000).default(10_000),
+    enabled: z.boolean().default(true).describe("whether it runs"),
+    intervalMs: z
+      .number()
+      .int()
+      .min(100)
+      .max(3_600_000)
+      .default(10_000)
+      .describe("how often what was measured is sent"),
   })
   .prefault({});
 
@@ -351,7 +369,7 @@ export const mqttSourceSchema = z
       .max(128)
       .optional()
       .describe("the session's name at the broker; default: weir-<gateway>-<name>"),
-    username: z.string().max(512).optional(),
+    username: z.string().max(512).optional().describe("default: none is sent"),
     password: z.string().max(512).optional().describe("better given as an environment variable"),
     tls: z
       .strictObject({
@@ -359,7 +377,7 @@ export const mqttSourceSchema = z
         cert: file.optional().describe("file of the client's certificate"),
         key: file.optional().describe("file of its key"),
         servername: z.string().min(1).max(255).optional().describe("default: the host of the url"),
-        alpn: z.string().min(1).max(64).optional(),
+        alpn: z.string().min(1).max(64).optional().describe("protocol to ask for in the handshake"),
       })
       .prefault({})
       .describe("for mqtts://; the files are read again at each connection"),
@@ -378,7 +396,13 @@ export const mqttSourceSchema = z
       .regex(/^[^/+#]{1,64}$/, "expected a name without / + #")
       .optional()
       .describe("subscribe as a member of this group ($share)"),
-    keepaliveS: z.number().int().min(0).max(65_535).default(30),
+    keepaliveS: z
+      .number()
+      .int()
+      .min(0)
+      .max(65_535)
+      .default(30)
+      .describe("silence after which the broker is asked whether it is there; 0: never"),
     sessionExpiryS: z
       .number()
       .int()

@@ -19,15 +19,16 @@ const duration = z
 
 const ADDRESS = /^(?:mqtts?:\/\/[^/\s@]+|wss?:\/\/[^\s@]+)$/;
 
-const template = (fallback: string) => z.string().min(1).max(512).default(fallback);
+const template = (fallback: string, what: string) =>
+  z.string().min(1).max(512).default(fallback).describe(what);
 
 /** Where each message goes. `{gateway}`, `{stream}`, `{device}` and `{code}` are filled in. */
 export const topicsSchema = z.strictObject({
-  status: template("weir/v1/{gateway}/status"),
-  batch: template("weir/v1/{gateway}/{stream}"),
-  gap: template("weir/v1/{gateway}/gap"),
-  last: template("weir/v1/{gateway}/last/{device}"),
-  alarm: template("weir/v1/{gateway}/alarm/{device}/{code}"),
+  status: template("weir/v1/{gateway}/status", "birth, will and goodbye, retained"),
+  batch: template("weir/v1/{gateway}/{stream}", "batches"),
+  gap: template("weir/v1/{gateway}/gap", "sequence numbers that will not come"),
+  last: template("weir/v1/{gateway}/last/{device}", "a device's latest values, retained"),
+  alarm: template("weir/v1/{gateway}/alarm/{device}/{code}", "an alarm, retained while it is active"),
 });
 
 const patterns = (what: string) =>
@@ -70,7 +71,7 @@ const plainSchema = z.strictObject({
     .default(5)
     .describe("MQTT version: 5, or 4 for 3.1.1"),
   clientId: z.string().min(1).max(128).optional().describe("default: weir-<gateway>"),
-  username: z.string().max(512).optional(),
+  username: z.string().max(512).optional().describe("default: none is sent"),
   password: z
     .string()
     .max(512)
@@ -82,7 +83,7 @@ const plainSchema = z.strictObject({
       cert: file.optional().describe("file of the client's certificate"),
       key: file.optional().describe("file of its key"),
       servername: z.string().min(1).max(255).optional().describe("default: the host of the url"),
-      alpn: z.string().min(1).max(64).optional(),
+      alpn: z.string().min(1).max(64).optional().describe("protocol to ask for in the handshake"),
     })
     .prefault({})
     .refine(({ cert, key }) => (cert === undefined) === (key === undefined), "cert and key go together")
@@ -106,7 +107,7 @@ const plainSchema = z.strictObject({
     ),
   appAck: z
     .strictObject({
-      topic: template("weir/v1/{gateway}/in/ack"),
+      topic: template("weir/v1/{gateway}/in/ack", "where the consumer says it"),
       timeout: duration.prefault("5m").describe("what is not confirmed in this time is sent again"),
       batches: z
         .number()
@@ -120,12 +121,17 @@ const plainSchema = z.strictObject({
     .describe(
       "forget a batch only when the consumer says on this topic that it is durable: see docs/uplinks.md",
     ),
-  ackTimeoutMs: z.number().int().min(100).default(20_000),
+  ackTimeoutMs: z
+    .number()
+    .int()
+    .min(100)
+    .default(20_000)
+    .describe("how long the broker may take to acknowledge before it is left and connected to again"),
   batch: z
     .strictObject({
-      samples: z.number().int().min(1).default(1000),
+      samples: z.number().int().min(1).default(1000).describe("a batch is closed when it has so many"),
       bytes: bytes.default(100 * 1024).describe("of encoded samples, estimated"),
-      ageMs: z.number().int().min(0).default(1000),
+      ageMs: z.number().int().min(0).default(1000).describe("or when its first one has waited so long"),
     })
     .prefault({}),
   filter: z
@@ -141,7 +147,7 @@ const plainSchema = z.strictObject({
     .describe(
       "json, which everything reads; block, Weir's own columns: a third of the bytes, see docs/specs/wire.md",
     ),
-  compression: z.enum(["none", "gzip", "zstd"]).default("none"),
+  compression: z.enum(["none", "gzip", "zstd"]).default("none").describe("of a batch's payload"),
   qos: z
     .union([z.literal(0), z.literal(1), z.literal(2)])
     .default(1)

@@ -211,6 +211,41 @@ describe("identities", () => {
     );
   });
 
+  it("limits of connections, packets, topics, retained messages and sessions are what weir.yaml says", async () => {
+    const { port } = await startBroker({
+      limits: { connections: 2, packetKiB: 100, topicLevels: 3, retainedMiB: 1, sessionExpiryS: 7 },
+    });
+    const url = `mqtt://127.0.0.1:${port}`;
+    const first = await join_(url, {
+      properties: { sessionExpiryInterval: 600 },
+      clientId: "first",
+      clean: false,
+    });
+    const connack = await new Promise<mqtt.IConnackPacket>((done) => {
+      const second = mqtt.connect(url, {
+        protocolVersion: 5,
+        reconnectPeriod: 0,
+        properties: { sessionExpiryInterval: 600 },
+      });
+      cleanups.push(() => second.endAsync(true));
+      second.on("error", () => {}).once("connect", done);
+    });
+    expect(connack.properties).toMatchObject({ maximumPacketSize: 100 * 1024, sessionExpiryInterval: 7 });
+    await expect(join_(url)).rejects.toThrow();
+
+    await expect(first.publishAsync("a/b/c/d", "1", { qos: 1 })).rejects.toMatchObject({ code: 0x87 });
+    const heavy = (i: number) => first.publishAsync(`r/${i}`, Buffer.alloc(90_000), { qos: 1, retain: true });
+    for (let i = 0; i < 15; i++) await heavy(i);
+    const kept: string[] = [];
+    first.on("message", (topic, _payload, { retain }) => retain && kept.push(topic));
+    await first.subscribeAsync("r/#");
+    await vi.waitFor(() => expect(kept.at(-1)).toBe("r/14"));
+    expect(kept.length).toBe(11);
+    const gone = new Promise((done) => first.once("close", () => done(undefined)));
+    first.publish("devices/a/b", Buffer.alloc(101 * 1024), { qos: 1 }, () => {});
+    await gone;
+  });
+
   it("a client that is too fast is slowed down, and loses nothing", async () => {
     const { port, messages } = await startBroker({ limits: { messagesPerSecond: 50 } });
     const client = await join_(`mqtt://127.0.0.1:${port}`);

@@ -334,6 +334,15 @@ describe("failures", () => {
     );
   });
 
+  test("are made of a result that is larger than the operator allows", async () => {
+    const small = { ...passthrough, options: { limits: { outputBytes: 512 } } };
+    await withLane({ small }, async (lane) => {
+      expect((await lane.pass(frameOf(["a", "n", 1]))).frame).toBeDefined();
+      const rows = Array.from({ length: 100 }, (_, i) => ["a", "n", i] as const);
+      expect(await lane.send(frameOf(...rows))).toMatchObject({ ok: false });
+    });
+  });
+
   test("are not made of the agent's own delays", async () => {
     const quick = { ...passthrough, manifest: { limits: { timeMs: 100 } } };
     await withLane({ quick }, async (lane) => {

@@ -279,6 +279,17 @@ const publish = (id: number, qos: 0 | 1 | 2 = 1, dup = false): Packet => ({
 });
 
 describe("at a broker of any behaviour", () => {
+  it("it says how long it keeps silent and its session is to be kept", async () => {
+    let said: object = {};
+    const port = await startScript((packet, send) => {
+      if (packet.cmd === "connect") said = packet;
+      if (packet.cmd === "connect") send(accept);
+    });
+    await startSource(port, { keepaliveS: 17, sessionExpiryS: 123 });
+    await until("a connection", () => "keepalive" in said);
+    expect(said).toMatchObject({ keepalive: 17, clean: false, properties: { sessionExpiryInterval: 123 } });
+  });
+
   it("acknowledgements go out in the order of arrival, whatever the order of commits", async () => {
     const acked: (number | undefined)[] = [];
     const port = await startScript((packet, send) => {

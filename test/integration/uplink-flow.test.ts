@@ -103,11 +103,14 @@ const settled = (running: Running, acked: number, rejected = 0, held = 0): Promi
   );
 
 describe("what the broker allows", () => {
-  test("is kept to: no more unacknowledged than its receive maximum", async () => {
+  test.each([
+    ["no more unacknowledged than its receive maximum", { receiveMaximum: 3 }, {}],
+    ["nor than the uplink's own window", { receiveMaximum: 100 }, { window: 3 }],
+  ])("is kept to: %s", async (_, properties, own) => {
     let waiting = 0;
     let most = 0;
     broker.script = {
-      connack: () => ({ properties: { receiveMaximum: 3 } }),
+      connack: () => ({ properties }),
       puback: ({ topic }) => (topic.endsWith("/status") ? 0 : undefined),
       after: (packet, connection) => {
         if (packet.cmd !== "publish" || packet.topic.endsWith("/status")) return;
@@ -119,16 +122,19 @@ describe("what the broker allows", () => {
         }, 20);
       },
     };
-    const running = await run();
+    const running = await run(own);
     for (let i = 0; i < 12; i++) await running.append(10 * i, 10 * i + 10);
     await settled(running, 120);
     expect(came()).toEqual(range(0, 120));
     expect(most).toBe(3);
   });
 
-  test("is kept to in parts: a batch above its largest packet comes in several messages", async () => {
-    broker.script = { connack: () => ({ properties: { maximumPacketSize: 1_200 } }) };
-    const running = await run();
+  test.each([
+    ["its largest packet", { maximumPacketSize: 1_200 }, {}],
+    ["the uplink's own", {}, { maxPacketBytes: 1_200 }],
+  ])("is kept to in parts: a batch above %s comes in several messages", async (_, properties, own) => {
+    broker.script = { connack: () => ({ properties }) };
+    const running = await run(own);
     await running.append(0, 60);
     await settled(running, 60);
     expect(broker.batches.length).toBeGreaterThan(3);
