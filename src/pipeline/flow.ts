@@ -1,4 +1,5 @@
 /** How much one uplink may send: messages and bytes a second, and bytes a month. */
+import { TokenBucket } from "../core/token-bucket.ts";
 
 /** Limits of an uplink; what is left out is not limited. */
 export interface FlowLimits {
@@ -17,41 +18,6 @@ export interface FlowMemory {
 /** Least time between two times that the month's count is kept, in milliseconds: a crash forgets no more than this. */
 const SAVE_EVERY_MS = 10_000;
 
-/** Room for a second's worth; what is sent beyond it is owed. Time is the caller's monotonic clock, in milliseconds. */
-export class TokenBucket {
-  readonly #perSecond: number;
-  #tokens: number;
-  #atMs: number;
-
-  constructor(perSecond: number, nowMs: number) {
-    this.#perSecond = perSecond;
-    this.#tokens = perSecond;
-    this.#atMs = nowMs;
-  }
-
-  /** How long until something may be sent: 0 for now. */
-  waitMs(nowMs: number): number {
-    this.#fill(nowMs);
-    return this.#tokens > 0 ? 0 : Math.ceil(((1 - this.#tokens) * 1000) / this.#perSecond);
-  }
-
-  /** What may be sent now without owing anything. */
-  get room(): number {
-    return Math.max(0, Math.floor(this.#tokens));
-  }
-
-  take(amount: number, nowMs: number): void {
-    this.#fill(nowMs);
-    this.#tokens -= amount;
-  }
-
-  #fill(nowMs: number): void {
-    const earned = ((nowMs - this.#atMs) / 1000) * this.#perSecond;
-    this.#tokens = Math.min(this.#perSecond, this.#tokens + earned);
-    this.#atMs = nowMs;
-  }
-}
-
 const monthOf = (nowMs: number): string => new Date(nowMs).toISOString().slice(0, 7);
 
 /** The limits of one uplink, and what of them is used. */
@@ -67,9 +33,8 @@ export class Flow {
 
   constructor(limits: FlowLimits, memory: FlowMemory) {
     const { messagesPerSecond, bytesPerSecond, bytesPerMonth } = limits;
-    const nowMs = performance.now();
-    if (messagesPerSecond !== undefined) this.#messages = new TokenBucket(messagesPerSecond, nowMs);
-    if (bytesPerSecond !== undefined) this.#bytes = new TokenBucket(bytesPerSecond, nowMs);
+    if (messagesPerSecond !== undefined) this.#messages = new TokenBucket(messagesPerSecond);
+    if (bytesPerSecond !== undefined) this.#bytes = new TokenBucket(bytesPerSecond);
     this.#bytesPerMonth = bytesPerMonth;
     this.#memory = memory;
   }
@@ -85,8 +50,7 @@ export class Flow {
 
   /** How long until something may be sent: 0 for now. */
   get waitMs(): number {
-    const nowMs = performance.now();
-    return Math.max(this.#messages?.waitMs(nowMs) ?? 0, this.#bytes?.waitMs(nowMs) ?? 0);
+    return Math.max(this.#messages?.waitMs ?? 0, this.#bytes?.waitMs ?? 0);
   }
 
   /** Batches that may be sent at once: what bytes are limited, one, as nobody knows its size before. */
@@ -108,9 +72,8 @@ export class Flow {
 
   /** Counts what is sent. */
   take(messages: number, bytes: number): void {
-    const nowMs = performance.now();
-    this.#messages?.take(messages, nowMs);
-    this.#bytes?.take(bytes, nowMs);
+    this.#messages?.take(messages);
+    this.#bytes?.take(bytes);
     this.#used += bytes;
   }
 

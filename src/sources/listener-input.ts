@@ -1,0 +1,172 @@
+/**
+ * What a client sends: its bytes become packets, which are read where they lie in what came from the socket. A packet is given on
+ * once all of it is there; while nothing more is to be taken, nothing more is read.
+ */
+import type { Socket } from "node:net";
+import { letGo, type Piece } from "./listener-held.ts";
+import { Reason } from "./mqtt-wire.ts";
+
+/** Written and not taken: beyond what subscriptions may leave there, only answers can have made it so much. */
+const UNREAD_BYTES = 4 * 1024 * 1024 + 64 * 1024;
+/** After this a client that was too fast is heard again, in milliseconds. */
+const RATE_PAUSE_MS = 50;
+
+/** What is made of the packets. */
+export interface PacketSink {
+  /** Whether it has all that it may have. */
+  isFull(): boolean;
+  /** Takes a packet by its first byte; its body lies from `from` to `to`. False: not now, it is to come again. */
+  packet(first: number, bytes: Buffer, from: number, to: number): boolean;
+  /** No more packets come of the piece; those that came lie before `at`. */
+  pieceRead(at: number): void;
+  /** The client broke the protocol, or a limit: it is to be told the reason code, and closed. */
+  broken(why: string, reason: number): void;
+}
+
+/** The reading side of one connection. */
+export class ClientInput {
+  /** what is being read */
+  piece: Piece = { bytes: EMPTY, timeUs: 0, view: EMPTY, viewOf: undefined, held: 0, kept: true };
+  /** why nothing is read: the client is being asked about, too much is held, or it is too fast */
+  waits: "" | "admission" | "room" | "rate" = "";
+  readonly #socket: Socket;
+  readonly #sink: PacketSink;
+  readonly #mostBytes: number;
+  /** what was read and not taken; a packet begins in it */
+  #parts: Buffer[] = [];
+  #partBytes = 0;
+  /** bytes that must be there before it is worth looking again */
+  #need = 0;
+  #closed = false;
+
+  /** `mostBytes`: greatest remaining length of a packet. */
+  constructor(socket: Socket, sink: PacketSink, mostBytes: number) {
+    this.#socket = socket;
+    this.#sink = sink;
+    this.#mostBytes = mostBytes;
+    socket.on("data", (chunk) => this.receive(Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk)));
+  }
+
+  /** Takes what came from the socket. Never throws. */
+  receive(chunk: Buffer): void {
+    if (this.#closed) return;
+    if (this.#partBytes === 0 && this.waits === "") {
+      this.#read(chunk);
+      return;
+    }
+    this.#parts.push(chunk);
+    this.#partBytes += chunk.length;
+    if (this.waits === "" && this.#partBytes >= this.#need) this.#readParts();
+  }
+
+  /** Reads nothing more, until {@link go}, or by itself when there is room again or the client has been slow enough. */
+  wait(why: "admission" | "room" | "rate"): void {
+    this.waits = why;
+    this.#socket.pause();
+    if (why === "rate") {
+      const timer = setTimeout(() => {
+        if (this.waits === "rate") this.go();
+      }, RATE_PAUSE_MS);
+      timer.unref();
+    } else if (why === "room" && this.#socket.writableLength > UNREAD_BYTES) {
+      this.#socket.once("drain", () => this.resume());
+    }
+  }
+
+  /** Reads on, if it was room that was waited for and there is some. */
+  resume(): void {
+    if (this.waits === "room" && !this.#closed && !this.#isFull()) this.go();
+  }
+
+  /** Reads on, whatever was waited for. */
+  go(): void {
+    if (this.#closed) return;
+    this.waits = "";
+    if (this.#partBytes > 0) this.#readParts();
+    if (this.waits === "" && !this.#closed) this.#socket.resume();
+  }
+
+  /** Nothing more is read. */
+  close(): void {
+    this.#closed = true;
+    this.#parts = [];
+    this.#partBytes = 0;
+  }
+
+  #isFull(): boolean {
+    return this.#sink.isFull() || this.#socket.writableLength > UNREAD_BYTES;
+  }
+
+  #readParts(): void {
+    const [first = EMPTY] = this.#parts;
+    const bytes = this.#parts.length === 1 ? first : Buffer.concat(this.#parts, this.#partBytes);
+    this.#parts = [];
+    this.#partBytes = 0;
+    this.#read(bytes);
+  }
+
+  /** Takes the packets that lie in `bytes`, in which a packet begins. Keeps what is left. */
+  #read(bytes: Buffer): void {
+    const timeUs = Date.now() * 1000;
+    const piece: Piece = { bytes, timeUs, view: EMPTY, viewOf: undefined, held: 1, kept: false };
+    this.piece = piece;
+    const at = this.#packets(bytes);
+    if (!this.#closed) {
+      this.#sink.pieceRead(at);
+      this.#keep(piece, at);
+    }
+    letGo(piece);
+  }
+
+  /** Gives the packets on; answers where the first begins that is not whole, or not taken. */
+  #packets(bytes: Buffer): number {
+    const end = bytes.length;
+    let at = 0;
+    this.#need = 2;
+    while (end - at >= 2) {
+      if (this.#isFull()) {
+        this.wait("room");
+        break;
+      }
+      // The remaining length: at most four bytes (2.2.3).
+      let length = 0;
+      let body = at + 1;
+      let byte = 0;
+      for (let shift = 0; shift < 28 && body < end; shift += 7) {
+        byte = bytes[body++] ?? 0;
+        length |= (byte & 127) << shift;
+        if (byte < 128) break;
+      }
+      const isWhole = byte < 128;
+      if (!isWhole && body - at === 5) {
+        this.#sink.broken("a packet's length is malformed", Reason.malformed);
+        break;
+      }
+      if (length > this.#mostBytes) {
+        this.#sink.broken("a packet is too long", Reason.packetTooLarge);
+        break;
+      }
+      const next = body + length;
+      if (!isWhole || next > end) {
+        this.#need = isWhole ? next - at : end - at + 1;
+        break;
+      }
+      if (!this.#sink.packet(bytes[at] ?? 0, bytes, body, next) || this.#closed) break;
+      at = next;
+      if (this.waits !== "") break;
+    }
+    return at;
+  }
+
+  #keep(piece: Piece, at: number): void {
+    const { bytes } = piece;
+    if (at === bytes.length) return;
+    // A part of a packet is copied: it may wait for long, and would keep all that was read with it.
+    if (this.waits !== "") piece.kept = true;
+    const rest = this.waits === "" ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at);
+    this.#parts.unshift(rest);
+    this.#partBytes += rest.length;
+  }
+}
+
+const EMPTY = Buffer.alloc(0);

@@ -1,0 +1,79 @@
+/**
+ * What a client is written. It goes out once what happens now is over, together: first the acknowledgements that are due, in the
+ * order of the client's messages.
+ */
+import type { Socket } from "node:net";
+import { AckQueue } from "./listener-acks.ts";
+import { Type } from "./mqtt-wire.ts";
+
+/** The writing side of one connection. */
+export class ClientOutput {
+  readonly #socket: Socket;
+  readonly #later: () => void;
+  readonly #acks = new AckQueue();
+  #corked = false;
+  #isDue = false;
+
+  /** `later` has {@link ClientOutput.flush} called once what happens now is over. */
+  constructor(socket: Socket, later: () => void) {
+    this.#socket = socket;
+    this.#later = later;
+  }
+
+  /** Acknowledgements that are owed or not yet written. */
+  get owed(): number {
+    return this.#acks.size;
+  }
+
+  /** Written and not taken, in bytes. */
+  get unread(): number {
+    return this.#socket.writableLength;
+  }
+
+  /** A message's acknowledgement is owed; answers its place, for {@link settle}. */
+  owe(id: number, qos: number): number {
+    return this.#acks.push(id, qos === 1 ? Type.puback << 4 : Type.pubrec << 4);
+  }
+
+  /** It can be written. */
+  settle(place: number, reason: number): void {
+    this.#acks.settle(place, reason);
+    this.#flushLater();
+  }
+
+  write(parts: readonly Uint8Array[]): void {
+    if (!this.#corked) {
+      this.#corked = true;
+      this.#socket.cork();
+      this.#flushLater();
+    }
+    for (const part of parts) this.#socket.write(part);
+  }
+
+  /** Has all that was written on its way. `acks`: with acknowledgements, and whether the client reads their reasons. */
+  flush(acks: { readonly reasons: boolean } | undefined): void {
+    this.#isDue = false;
+    const due = acks === undefined ? undefined : this.#acks.take(acks.reasons);
+    if (due !== undefined) this.#socket.write(due);
+    if (this.#corked) {
+      this.#corked = false;
+      this.#socket.uncork();
+    }
+  }
+
+  /** Closes the socket once what was written is on its way. */
+  close(): void {
+    if (this.#socket.writableLength === 0) this.#socket.destroy();
+    else {
+      this.#corked = false;
+      this.#socket.uncork();
+      this.#socket.destroySoon();
+    }
+  }
+
+  #flushLater(): void {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    this.#later();
+  }
+}
