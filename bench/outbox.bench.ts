@@ -93,7 +93,7 @@ const outboxOf = (name: string, sync: "normal" | "full"): WorkerOutbox =>
         name: "up",
         streams: ["alarm", "data", "host"],
         batch: { samples: 2048, bytes: 2 ** 20, ageMs: 1000 },
-        topics: { batch: "weir/v1/{gateway}/{stream}", last: undefined, alarm: undefined },
+        topics: { batch: "weir/v1/{gateway}/{stream}", last: undefined, meta: undefined, alarm: undefined },
         format: { encoding: "json", compression: "none" },
         filter: { devices: ["*"], metrics: ["*"] },
         qos: 1,

@@ -1,7 +1,7 @@
 /** One reading of the whole agent, for `/metrics` and for `weir top`. */
 import type { LedgerReport, PartStatus, PluginStatus, ProbeStatus, VitalsReport } from "./api/types.ts";
 import type { Ledger } from "./core/ledger.ts";
-import type { OutboxInfo } from "./outbox/protocol.ts";
+import type { StoreInfo } from "./outbox/store.ts";
 import { MetricsPage } from "./telemetry/metrics.ts";
 import { openDescriptors, type Vitals } from "./telemetry/vitals.ts";
 
@@ -15,7 +15,7 @@ export interface Reading {
   readonly lines: LedgerReport["lines"];
   readonly plugins: readonly PluginStatus[];
   readonly probes: readonly ProbeStatus[];
-  readonly outbox: OutboxInfo | undefined;
+  readonly outbox: StoreInfo | undefined;
   readonly outboxFull: boolean;
   readonly outboxLimitBytes: number;
   readonly outboxRestarts: number;
@@ -77,6 +77,8 @@ function addOutbox(page: MetricsPage, reading: Reading): void {
   if (outbox === undefined) return;
   page.add("weir_outbox_file_bytes", [], outbox.fileBytes);
   page.add("weir_outbox_used_bytes", [], outbox.usedBytes);
+  page.add("weir_devices", [], outbox.devices);
+  page.add("weir_devices_unkept_samples_total", [], outbox.valuesUnkept);
   const now = Date.now();
   for (const { uplink, stream, createdMs } of outbox.oldest)
     page.add("weir_outbox_oldest_age_seconds", [uplink, stream], Math.max(0, now - createdMs) / 1000);

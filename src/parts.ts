@@ -100,6 +100,7 @@ export function outboxPlan(paths: DataPaths, { gateway, outbox, uplinks, broker 
   return {
     path: paths.database,
     gateway: gateway.name,
+    labels: gateway.labels,
     sync: outbox.sync,
     maxBytes: outbox.maxBytes,
     uplinks: wanted.map(([name, options]) => {
@@ -120,6 +121,7 @@ export function outboxPlan(paths: DataPaths, { gateway, outbox, uplinks, broker 
         topics: {
           batch: topics.batch,
           last: keepsLast ? topics.last : undefined,
+          meta: keepsLast ? topics.meta : undefined,
           alarm: keepsLast ? topics.alarm : undefined,
         },
       };

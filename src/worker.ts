@@ -3,11 +3,13 @@ import { parentPort, workerData } from "node:worker_threads";
 import { crc32c } from "./addon/index.ts";
 import type { OutboxPlan } from "./outbox/plan.ts";
 import { serveOutbox } from "./outbox/server.ts";
+import { AVAILABLE } from "./sources/availability.ts";
 import { UplinkEncoder } from "./uplink/encode.ts";
 
 const plan: OutboxPlan = workerData;
 if (parentPort === null) throw new Error("src/worker.ts runs as a worker thread");
 serveOutbox(parentPort, plan, {
   crc32c,
-  encoder: (uplink, gateway) => new UplinkEncoder(gateway, uplink, crc32c),
+  encoder: (uplink, whole) => new UplinkEncoder(whole, uplink, crc32c),
+  available: AVAILABLE,
 });

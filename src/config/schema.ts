@@ -14,6 +14,14 @@ const gatewaySchema = z.strictObject({
     .optional()
     .transform((name) => name ?? defaultGatewayName())
     .describe("part of every topic and key; default: <host>-<4 hex of the hardware id>"),
+  labels: z
+    .record(
+      z.string().regex(/^[A-Za-z_][A-Za-z0-9_]{0,63}$/, "expected a name of A-Z a-z 0-9 _"),
+      z.string().max(256),
+    )
+    .refine((labels) => Object.keys(labels).length <= 32, "expected at most 32 labels")
+    .default({})
+    .describe("what is to be known of this gateway, such as its site: part of every device's `meta`"),
 });
 
 const dataSchema = z.strictObject({

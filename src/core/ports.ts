@@ -266,6 +266,8 @@ export interface LeaseLimits {
   readonly payloadBytes?: number;
   /** only this stream */
   readonly stream?: Stream;
+  /** the first lease of a connection: its broker may have none of the retained messages of before */
+  readonly anew?: boolean;
 }
 
 /** The durable queue between the chain and the uplinks. All work happens in a worker thread. */

@@ -1,6 +1,8 @@
 /** The outbox on the main thread: the port of `core`, over a worker that does all of the work. */
 import { type Transferable, Worker } from "node:worker_threads";
+import type { DeviceNews, RememberedDevice } from "../core/device.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
+import type { Frame } from "../core/frame.ts";
 import type {
   Chunk,
   Effect,
@@ -13,16 +15,8 @@ import type {
 } from "../core/ports.ts";
 import { checkAlarm } from "./alarms.ts";
 import type { OutboxPlan } from "./plan.ts";
-import {
-  fromWire,
-  type Notice,
-  type Op,
-  type Operations,
-  type OutboxInfo,
-  packState,
-  type Reply,
-} from "./protocol.ts";
-import type { Purge } from "./store.ts";
+import { fromWire, type Notice, type Op, type Operations, packState, type Reply } from "./protocol.ts";
+import type { Purge, StoreInfo } from "./store.ts";
 
 /** Longest wait between tries to open the database again, in milliseconds. */
 const MOST_BACKOFF_MS = 30_000;
@@ -55,6 +49,9 @@ export class WorkerOutbox implements Outbox {
     purge: new Map(),
     counts: new Map(),
     info: new Map(),
+    refresh: new Map(),
+    learn: new Map(),
+    remembered: new Map(),
     stop: new Map(),
   };
   readonly #listeners = new Set<() => void>();
@@ -294,8 +291,23 @@ export class WorkerOutbox implements Outbox {
   }
 
   /** Size, earlier epochs, and counts beside the ledger. */
-  info(): Promise<OutboxInfo> {
+  info(): Promise<StoreInfo> {
     return this.#call("info", undefined);
+  }
+
+  /** Takes what a broker had kept into the latest values, and stores no samples. The frame's buffer is given away. */
+  async refresh(frame: Frame): Promise<void> {
+    await this.#call("refresh", frame.buffer, [frame.buffer]);
+  }
+
+  /** Takes in what was learnt of devices, for their `meta`. */
+  async learn(news: readonly DeviceNews[]): Promise<void> {
+    await this.#call("learn", news);
+  }
+
+  /** Every device that is known, also from earlier runs. */
+  remembered(): Promise<readonly RememberedDevice[]> {
+    return this.#call("remembered", undefined);
   }
 
   get full(): boolean {

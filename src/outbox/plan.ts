@@ -1,6 +1,7 @@
 /** What the outbox is told about itself and its uplinks. Plain data: it crosses to the worker thread as it is. */
 
 import type { Crc32c } from "../core/block.ts";
+import type { KnownDevice } from "../core/device.ts";
 import type { Frame } from "../core/frame.ts";
 import type { BatchKey, EncodedBatch, Outgoing, Stream } from "../core/ports.ts";
 
@@ -12,10 +13,11 @@ export interface BatchPlan {
   readonly ageMs: number;
 }
 
-/** Topic templates with `{gateway}`, `{stream}`, `{device}`, `{code}`; without `last` or `alarm` those are not sent. */
+/** Topic templates with `{gateway}`, `{stream}`, `{device}`, `{code}`; without `last`, `meta` or `alarm` those are not sent. */
 export interface TopicPlan {
   readonly batch: string;
   readonly last: string | undefined;
+  readonly meta: string | undefined;
   readonly alarm: string | undefined;
 }
 
@@ -54,6 +56,8 @@ export interface OutboxPlan {
   /** the database file; its folder must exist */
   readonly path: string;
   readonly gateway: string;
+  /** what the operator says of the gateway: part of every `meta` message */
+  readonly labels?: Readonly<Record<string, string>>;
   readonly sync: "normal" | "full";
   /** size of the database file, in bytes */
   readonly maxBytes: number;
@@ -62,22 +66,28 @@ export interface OutboxPlan {
   readonly leased?: readonly number[];
 }
 
-/** How the batches of one uplink are encoded. It keeps the latest values behind the retained `last` messages. */
+/** How the retained messages of one uplink's devices are encoded. */
+export interface DeviceEncoder {
+  /** `last/<device>`; undefined: this uplink gets nothing of it */
+  latest(device: KnownDevice): Outgoing | undefined;
+  /** `meta/<device>` */
+  about(device: KnownDevice): Outgoing | undefined;
+  /** what empties both */
+  forgotten(device: string): readonly Outgoing[];
+}
+
+/** How the batches of one uplink are encoded. */
 export interface BatchEncoder {
-  /** A batch over `mostBytes` comes in parts. `order` rises with the batch's place in its stream: a batch that comes again late replaces no later value. */
-  encode(key: BatchKey, frames: readonly Frame[], order: number, mostBytes: number): EncodedBatch;
-  /** Retained messages that are due at `nowMs`; empty when none is, or the last were taken too short a time ago. */
-  takeDerived(nowMs: number): readonly Outgoing[];
-  /** When {@link takeDerived} gives something, on the same clock; undefined while nothing waits. */
-  readonly derivedDueMs: number | undefined;
-  /** Messages were given back unsent: every retained one is to be sent again. */
-  released(): void;
-  /** Values that were not kept for `last`, because of its limits. */
-  readonly skipped: number;
+  /** A batch over `mostBytes` comes in parts. */
+  encode(key: BatchKey, frames: readonly Frame[], mostBytes: number): EncodedBatch;
+  /** undefined: no retained messages of devices */
+  readonly devices: DeviceEncoder | undefined;
 }
 
 /** What the composition root hands to the worker's part of the outbox. */
 export interface OutboxParts {
   readonly crc32c: Crc32c;
-  readonly encoder: (uplink: UplinkPlan, gateway: string) => BatchEncoder;
+  readonly encoder: (uplink: UplinkPlan, plan: OutboxPlan) => BatchEncoder;
+  /** the metric that says whether a device is there */
+  readonly available: string;
 }

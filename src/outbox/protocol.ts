@@ -1,4 +1,5 @@
 /** What the main thread and the outbox's worker say to each other: calls, each with one reply, and notices. */
+import type { DeviceNews, RememberedDevice } from "../core/device.ts";
 import { type ErrorCode, WeirError } from "../core/errors.ts";
 import type {
   Effect,
@@ -67,7 +68,11 @@ export interface Operations {
     readonly result: { readonly dropped: number; readonly more: boolean };
   };
   readonly counts: { readonly args: undefined; readonly result: readonly OutboxCount[] };
-  readonly info: { readonly args: undefined; readonly result: OutboxInfo };
+  readonly info: { readonly args: undefined; readonly result: StoreInfo };
+  /** a raw block: what a broker had kept */
+  readonly refresh: { readonly args: ArrayBuffer; readonly result: undefined };
+  readonly learn: { readonly args: readonly DeviceNews[]; readonly result: undefined };
+  readonly remembered: { readonly args: undefined; readonly result: readonly RememberedDevice[] };
   readonly stop: { readonly args: undefined; readonly result: undefined };
 }
 
@@ -75,12 +80,6 @@ export interface Operations {
 export interface Ids {
   readonly uplink: string;
   readonly ids: readonly number[];
-}
-
-/** How the outbox is doing. */
-export interface OutboxInfo extends StoreInfo {
-  /** values that were not kept for the retained `last` messages, because of their limits, over all uplinks */
-  readonly lastSkipped: number;
 }
 
 /** The name of a call. */

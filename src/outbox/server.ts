@@ -18,6 +18,7 @@ import {
   toWire,
   unpackState,
 } from "./protocol.ts";
+import { Retained } from "./retained.ts";
 import { storageError } from "./schema.ts";
 import { Store } from "./store.ts";
 
@@ -37,6 +38,8 @@ const LONGEST_WAIT_MS = 60_000;
 interface Consumer {
   readonly name: string;
   readonly encoder: BatchEncoder;
+  /** its devices' retained messages; undefined: it gets none */
+  readonly retained: Retained | undefined;
   /** its last lease gave less than it asked for, and it has not been told of more since */
   hungry: boolean;
 }
@@ -57,12 +60,12 @@ export function serveOutbox(port: MessagePort, plan: OutboxPlan, parts: OutboxPa
   const notify = (notice: Notice): void => port.postMessage(notice);
   try {
     const store = new Store(plan, parts.crc32c);
-    const consumers = plan.uplinks.map((uplink) => ({
-      name: uplink.name,
-      encoder: parts.encoder(uplink, plan.gateway),
-      hungry: true,
-    }));
-    new Server(port, store, consumers).start();
+    const consumers = plan.uplinks.map((uplink) => {
+      const encoder = parts.encoder(uplink, plan);
+      const retained = encoder.devices && new Retained(store.devices, encoder.devices);
+      return { name: uplink.name, encoder, retained, hungry: true };
+    });
+    new Server(port, store, consumers, parts.available).start();
     notify({ type: "started", epoch: store.epoch });
   } catch (thrown) {
     notify({ type: "failed", error: toWire(thrown instanceof WeirError ? thrown : storageError(thrown)) });
@@ -74,6 +77,7 @@ class Server {
   readonly #port: MessagePort;
   readonly #store: Store;
   readonly #consumers: readonly Consumer[];
+  readonly #available: string;
   readonly #jobs: Job[] = [];
   /** an append failed: the ones after it are refused until `resume` */
   #failed = false;
@@ -88,10 +92,11 @@ class Server {
   /** a gap waits, and nobody knows */
   #gaps = false;
 
-  constructor(port: MessagePort, store: Store, consumers: readonly Consumer[]) {
+  constructor(port: MessagePort, store: Store, consumers: readonly Consumer[], available: string) {
     this.#port = port;
     this.#store = store;
     this.#consumers = consumers;
+    this.#available = available;
   }
 
   start(): void {
@@ -108,10 +113,10 @@ class Server {
     }
     this.#idle = false;
     const stop = requests.find(({ op }) => op === "stop");
-    const replies = this.#commit(requests);
+    this.#reply(this.#commit(requests));
+    this.#store.absorb();
     // At once: at full rate, what waits for the collector would be tens of megabytes.
     for (const request of requests) if (request.op === "append") request.args.frame.transfer(0);
-    this.#reply(replies);
     if (this.#full && this.#store.roomy) this.#setFull(false);
     if (stop !== undefined) this.#stop(stop.id);
     else this.#announce();
@@ -172,6 +177,7 @@ class Server {
         const { uplink, count, limits } = request.args;
         const consumer = this.#consumers.find(({ name }) => name === uplink);
         if (consumer === undefined) return [done(request, [])];
+        if (limits.anew === true) consumer.retained?.connected();
         const batches = store.lease(uplink, count, limits.stream);
         consumer.hungry = batches.length < count;
         const mostBytes = limits.payloadBytes ?? Number.POSITIVE_INFINITY;
@@ -186,7 +192,7 @@ class Server {
         store.release(request.args.ids);
         for (const consumer of this.#consumers) {
           if (consumer.name !== request.args.uplink) continue;
-          consumer.encoder.released();
+          consumer.retained?.released();
           consumer.hungry = true;
         }
         return [done(request, undefined)];
@@ -212,10 +218,16 @@ class Server {
         return [done(request, store.purge(request.args))];
       case "counts":
         return [done(request, store.counts())];
-      case "info": {
-        const lastSkipped = this.#consumers.reduce((sum, { encoder }) => sum + encoder.skipped, 0);
-        return [done(request, { ...store.info(), lastSkipped })];
-      }
+      case "info":
+        return [done(request, store.info())];
+      case "refresh":
+        store.devices.refresh(new Frame(request.args), this.#available, Date.now());
+        return [done(request, undefined)];
+      case "learn":
+        store.devices.learn(request.args);
+        return [done(request, undefined)];
+      case "remembered":
+        return [done(request, store.devices.remembered())];
       case "stop":
         return [];
     }
@@ -239,7 +251,7 @@ class Server {
     const key = { epoch, stream, seq, span };
     try {
       const frames = this.#store.read(batch);
-      const made = consumer.encoder.encode(key, frames, id, mostBytes);
+      const made = consumer.encoder.encode(key, frames, mostBytes);
       const { samples, messages } = made;
       if (made.filtered > 0 || made.tooLarge.length > 0)
         this.#store.transaction(() => this.#store.leaveOut(consumer.name, batch, made, mostBytes));
@@ -258,7 +270,7 @@ class Server {
   }
 
   #finish({ id, consumer, done: encoded }: Job): void {
-    const derived = consumer.encoder.takeDerived(performance.now());
+    const derived = consumer.retained?.take(performance.now()) ?? [];
     if (derived.length > 0) {
       const last = encoded.pop();
       if (last !== undefined) encoded.push({ ...last, messages: [...last.messages, ...derived] });
@@ -296,7 +308,7 @@ class Server {
       if (!consumer.hungry) continue;
       const dueIn = Math.min(
         (this.#store.dueAt(consumer.name) ?? Number.POSITIVE_INFINITY) - now,
-        (consumer.encoder.derivedDueMs ?? Number.POSITIVE_INFINITY) - monotonic,
+        (consumer.retained?.dueMs ?? Number.POSITIVE_INFINITY) - monotonic,
       );
       if (dueIn <= 0 && quiet <= 0) {
         ready = true;

@@ -91,5 +91,13 @@ function unite(db: Database.Database): void {
   if (columns.includes("sealed")) db.exec(BATCH_BEFORE);
 }
 
+/** What is known of devices; `last` has their latest values, some devices to a block. */
+const DEVICE_TABLES = `
+CREATE TABLE device (
+  device TEXT PRIMARY KEY, stream TEXT NOT NULL, first INTEGER NOT NULL, last INTEGER NOT NULL, about TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE last (id INTEGER PRIMARY KEY, block BLOB NOT NULL) STRICT;
+`;
+
 /** All of them. */
-export const STEPS: readonly Step[] = [FIRST_TABLES, unite];
+export const STEPS: readonly Step[] = [FIRST_TABLES, unite, DEVICE_TABLES];

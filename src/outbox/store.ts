@@ -17,6 +17,8 @@ import type {
 import { type AlarmEffect, alarmFrame } from "./alarms.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
 import { DeadLetters } from "./dead-letters.ts";
+import { DevicePages, pageBytes } from "./device-pages.ts";
+import { Devices } from "./devices.ts";
 import { Discard } from "./discard.ts";
 import { EffectQueue, type PublishEffect } from "./effect-queue.ts";
 import { type EpochRange, Epochs } from "./epochs.ts";
@@ -55,6 +57,10 @@ export interface StoreInfo {
   readonly usedBytes: number;
   /** publish effects given up because too many waited */
   readonly effectsDropped: number;
+  /** devices whose latest values are known */
+  readonly devices: number;
+  /** samples whose value found no room among the latest ones, since the start */
+  readonly valuesUnkept: number;
   /** where a damaged database was moved at this start */
   readonly quarantined: string | undefined;
   /** when the oldest chunk that each lane holds was stored */
@@ -67,10 +73,18 @@ const LEASE_BYTES = 2 ** 20;
 const MOST_RESERVE_BYTES = 4 * 2 ** 20;
 /** Pages in the WAL before it is checkpointed on a full disk. */
 const TIGHT_WAL_PAGES = 64;
+/** What is known of devices is stored when it is this old, in milliseconds, and so many pages of it at a time (some 10 ms). */
+const DEVICES_EVERY_MS = 5_000;
+const DEVICE_PAGES = 32;
 /** The outbox's database, open. */
 export class Store {
   /** where a damaged database was moved at this start */
   readonly quarantined: string | undefined;
+  /** what is known of devices, as of the last {@link absorb} */
+  readonly devices: Devices;
+  readonly #devicePages: DevicePages;
+  /** committed by this transaction, not absorbed yet */
+  #fresh: { readonly stream: Stream; readonly frame: Frame }[] = [];
   readonly #db: Connection;
   readonly #crc32c: Crc32c;
   readonly #now: () => number;
@@ -119,12 +133,15 @@ export class Store {
     this.#effects = new EffectQueue(db);
     this.#kept = new Keepsakes(db);
     this.#epochs = new Epochs(db);
+    this.devices = new Devices(plan.maxBytes, now());
+    this.#devicePages = new DevicePages(db, crc32c);
     try {
       db.transaction(() => {
         this.#sql.setMeta.run(0, "clean");
         if (salvage !== undefined) this.#takeOver(salvage);
         this.#epochs.begin(db);
         this.#lanes.reconcile(db);
+        this.#devicePages.load(this.devices, now());
       })();
       this.#lastChunk = lastChunk(db);
       this.#lanes.load();
@@ -151,6 +168,7 @@ export class Store {
     const handed = new Set(this.#gaps.handed);
     const next = new Map(this.#epochs.next);
     const lastChunk = this.#lastChunk;
+    const fresh = this.#fresh.length;
     try {
       this.#sql.begin.run();
       const result = work();
@@ -167,6 +185,7 @@ export class Store {
       this.#gaps.handed = handed;
       this.#epochs.restore(next);
       this.#lastChunk = lastChunk;
+      this.#fresh.length = fresh;
       this.#lanes.load();
       this.#room.reload();
       if (this.#reserve.isDiskFull(thrown)) this.#squeeze(true);
@@ -201,8 +220,33 @@ export class Store {
     const alarms = chunk.effects.filter((effect) => effect.type === "alarm");
     this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
     this.#put(chunk.stream, chunk.frame);
+    if (chunk.stream !== "alarm" && chunk.frame.rows > 0) this.#fresh.push(chunk);
     if (alarms.length > 0) this.#put("alarm", alarmFrame(alarms, this.#now()));
     this.#kept.change(chunk.state);
+  }
+
+  /** Takes what was committed since the last call into {@link devices}: it need not be waited for. */
+  absorb(): void {
+    const nowMs = this.#now();
+    for (const { stream, frame } of this.#fresh) this.devices.update(stream, frame, nowMs);
+    this.#fresh = [];
+  }
+
+  /** Stores what is known of devices: some of what is old enough, or all. */
+  storeDevices(all: boolean): void {
+    const since = performance.now() - (all ? 0 : DEVICES_EVERY_MS);
+    const { pages, gone } = this.devices.unstored(all ? Number.POSITIVE_INFINITY : DEVICE_PAGES, since);
+    if (pages.length === 0 && gone.length === 0) return;
+    const written = this.transaction(() => {
+      // At a stop it takes what room there is. Before, the oldest samples go for it, but none that a policy keeps.
+      if (!all && !this.#room.make("host", pageBytes(pages))) return false;
+      this.#devicePages.write(this.devices, pages, gone);
+      return true;
+    });
+    if (!written) return;
+    this.devices.stored(pages);
+    // A page that was parted has left some of its devices.
+    if (all) this.storeDevices(true);
   }
 
   #put(stream: Stream, frame: Frame): void {
@@ -487,6 +531,8 @@ export class Store {
       quarantined: this.quarantined,
       oldest: this.#lanes.oldest(),
       effectsDropped: this.#effects.dropped,
+      devices: this.devices.size,
+      valuesUnkept: this.devices.unkept,
       ...this.#room.size(),
     };
   }
@@ -525,11 +571,19 @@ export class Store {
         more = this.#expire();
       });
     else if (this.#forgetting) this.transaction(() => {});
-    return this.#room.vacuum(idle) || this.#forgetting || more;
+    this.devices.sweep(this.#now());
+    more = this.#room.vacuum(idle) || this.#forgetting || more;
+    this.storeDevices(false);
+    return more;
   }
 
   /** Marks the stop as clean and closes. Whatever was on lease is leased again after the next start. */
   close(): void {
+    try {
+      this.storeDevices(true);
+    } catch {
+      // On a full disk, as one: they are as old as they are.
+    }
     try {
       this.#sql.setMeta.run(1, "clean");
     } catch {

@@ -62,6 +62,8 @@ export class Forward {
   /** failed rounds since the last acknowledgement */
   #attempts = 0;
   #gapsAt = 0;
+  /** nothing was leased for this connection yet */
+  #anew = true;
   #stopping = false;
   #flushing = false;
   #signal = deferred();
@@ -99,7 +101,11 @@ export class Forward {
   /** Runs until {@link stop}. */
   start(): void {
     const wake = (): void => this.#signal.resolve();
-    const offs = [this.#parts.uplink.onChange(wake), this.#parts.outbox.onReady(wake)];
+    const changed = (): void => {
+      this.#anew = true;
+      wake();
+    };
+    const offs = [this.#parts.uplink.onChange(changed), this.#parts.outbox.onReady(wake)];
     if (this.#durable !== undefined) {
       offs.push(
         this.#parts.uplink.onDurable((notice) => {
@@ -130,7 +136,7 @@ export class Forward {
   }
 
   async #run(): Promise<void> {
-    const { uplink, outbox } = this.#parts;
+    const { uplink } = this.#parts;
     await this.#flow.start().catch(() => {});
     while (!this.#stopping || this.#flushing) {
       const signal = this.#signal;
@@ -146,7 +152,7 @@ export class Forward {
           const waitMs = this.#flow.waitMs;
           const room = waitMs > 0 ? 0 : this.#room();
           if (waitMs > 0) timer = setTimeout(signal.resolve, waitMs);
-          const leased = room > 0 ? await outbox.lease(uplink.name, room, this.#leaseLimits()) : [];
+          const leased = room > 0 ? await this.#lease(room) : [];
           for (const batch of leased) this.#send(batch);
           if (leased.length > 0) {
             clearTimeout(gapsTimer);
@@ -183,12 +189,22 @@ export class Forward {
     return Math.min(Math.min(window, unconfirmed) - this.#outstanding.size, this.#flow.room);
   }
 
-  #leaseLimits(): LeaseLimits {
-    const payloadBytes = this.#parts.uplink.mostPayloadBytes;
-    return {
+  async #lease(room: number): Promise<readonly LeasedBatch[]> {
+    const { uplink, outbox } = this.#parts;
+    const payloadBytes = uplink.mostPayloadBytes;
+    const anew = this.#anew;
+    const limits: LeaseLimits = {
       ...(payloadBytes === undefined ? {} : { payloadBytes }),
       ...(this.#flow.exhausted() ? { stream: "alarm" } : {}),
+      ...(anew ? { anew } : {}),
     };
+    this.#anew = false;
+    try {
+      return await outbox.lease(uplink.name, room, limits);
+    } catch (thrown) {
+      this.#anew ||= anew;
+      throw thrown;
+    }
   }
 
   /** Until something happens; with batches that wait for the consumer, or a month that ends, no longer than a second. */

@@ -88,6 +88,12 @@ const fixed: Readonly<Record<string, Metric>> = {
     help: "age of the oldest sample that waits",
     labels: ["uplink", "stream"],
   },
+  weir_devices: { type: "gauge", help: "devices whose latest values are kept", labels: [] },
+  weir_devices_unkept_samples_total: {
+    type: "counter",
+    help: "samples whose value found no room in `last`: they are sent all the same",
+    labels: [],
+  },
   weir_outbox_restarts_total: { type: "counter", help: "restarts of the outbox's worker thread", labels: [] },
   weir_plugin_busy_seconds_total: {
     type: "counter",

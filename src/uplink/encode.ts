@@ -1,25 +1,29 @@
-/** Everything that an uplink publishes for a batch. Pure: frames in, messages out, no I/O. */
+/** Everything that an uplink publishes for a batch, and of a device. Pure: frames in, messages out, no I/O. */
 import { createHash } from "node:crypto";
 import type { Crc32c } from "../core/block.ts";
+import type { KnownDevice } from "../core/device.ts";
 import type { Frame } from "../core/frame.ts";
 import { slice } from "../core/frame-builder.ts";
-import type { BatchKey, EncodedBatch, Outgoing, TooLarge } from "../core/ports.ts";
+import type { BatchKey, EncodedBatch, Outgoing, Stream, TooLarge } from "../core/ports.ts";
 import { encodeAlarms } from "./encode-alarm.ts";
 import { batchId } from "./encode-json.ts";
-import { LastValues } from "./encode-last.ts";
+import { encodeLatest } from "./encode-last.ts";
+import { encodeAbout } from "./encode-meta.ts";
 import { RowFilter, type RowFilterPlan } from "./filter.ts";
 import { fillTopic } from "./topics.ts";
 import { CONTENT_TYPES, encodeBatch, type WireFormat } from "./wire.ts";
 
-/** Templates of the topics; without `last` or `alarm` those are not sent. */
+/** Templates of the topics; without `last`, `meta` or `alarm` those are not sent. */
 export interface EncoderTopics {
   readonly batch: string;
   readonly last: string | undefined;
+  readonly meta: string | undefined;
   readonly alarm: string | undefined;
 }
 
 /** How one uplink wants its batches. */
 export interface EncoderPlan {
+  readonly streams: readonly Stream[];
   readonly topics: EncoderTopics;
   readonly format: WireFormat;
   readonly filter: RowFilterPlan;
@@ -28,36 +32,45 @@ export interface EncoderPlan {
   readonly traceparent: boolean;
 }
 
-/** Encodes the batches of one uplink, and keeps the latest values behind its retained messages. */
+/** The gateway that everything is of. */
+export interface EncodedGateway {
+  readonly gateway: string;
+  readonly labels?: Readonly<Record<string, string>>;
+}
+
+/** Encodes the batches of one uplink, and the retained messages of its devices. */
 export class UplinkEncoder {
   readonly #gateway: string;
   readonly #plan: EncoderPlan;
   readonly #crc32c: Crc32c;
   readonly #filter: RowFilter;
-  readonly #last: LastValues | undefined;
+  /** undefined: no retained messages of devices */
+  readonly devices: DeviceMessages | undefined;
 
-  constructor(gateway: string, plan: EncoderPlan, crc32c: Crc32c) {
-    this.#gateway = gateway;
+  constructor(of: EncodedGateway, plan: EncoderPlan, crc32c: Crc32c) {
+    this.#gateway = of.gateway;
     this.#plan = plan;
     this.#crc32c = crc32c;
     this.#filter = new RowFilter(plan.filter);
-    const { last } = plan.topics;
-    this.#last = last === undefined ? undefined : new LastValues(last, gateway);
+    const { last, meta } = plan.topics;
+    this.devices =
+      last === undefined && meta === undefined ? undefined : new DeviceMessages(of, plan, this.#filter);
   }
 
   /**
    * The batch, in parts where its payload is over `mostBytes`, then the retained message of every alarm in it. Each part has a key of
-   * its own. `order` rises with the batch's place in its stream: one that is encoded again late replaces no later value.
+   * its own.
    */
-  encode(key: BatchKey, frames: readonly Frame[], order: number, mostBytes: number): EncodedBatch {
+  encode(key: BatchKey, frames: readonly Frame[], mostBytes: number): EncodedBatch {
     const { alarm } = this.#plan.topics;
     const messages: Outgoing[] = [];
     const tooLarge: TooLarge[] = [];
     const samples = this.#part(key, frames, mostBytes, messages, tooLarge);
     const all = frames.reduce((sum, { rows }) => sum + rows, 0);
-    const passed = frames.map((frame) => this.#filter.apply(frame));
-    if (key.stream !== "alarm") this.#last?.update(passed, order);
-    else if (alarm !== undefined) messages.push(...encodeAlarms(alarm, this.#gateway, passed));
+    if (key.stream === "alarm" && alarm !== undefined) {
+      const passed = frames.map((frame) => this.#filter.apply(frame));
+      messages.push(...encodeAlarms(alarm, this.#gateway, passed));
+    }
     return { samples, filtered: all - samples - tooLarge.length, tooLarge, messages };
   }
 
@@ -113,27 +126,68 @@ export class UplinkEncoder {
       },
     };
   }
+}
 
-  /** Retained `last` messages of devices that have changed, at most once a second of the caller's clock. */
-  takeDerived(nowMs: number): Outgoing[] {
-    return this.#last?.take(nowMs) ?? [];
+/** The retained `last` and `meta` messages of devices, for one uplink: what its streams and its filter leave of them. */
+export class DeviceMessages {
+  readonly #of: EncodedGateway;
+  readonly #plan: EncoderPlan;
+  readonly #filter: RowFilter;
+
+  constructor(of: EncodedGateway, plan: EncoderPlan, filter: RowFilter) {
+    this.#of = of;
+    this.#plan = plan;
+    this.#filter = filter;
   }
 
-  /** When {@link takeDerived} gives something, in the same clock; undefined while nothing waits. */
-  get derivedDueMs(): number | undefined {
-    return this.#last?.dueMs;
+  /** Undefined: nothing of the device goes to this uplink. */
+  latest(device: KnownDevice): Outgoing | undefined {
+    const topic = this.#topic(this.#plan.topics.last, device);
+    return topic === undefined
+      ? undefined
+      : retained(
+          topic,
+          encodeLatest(device, (name) => this.#filter.metric(name)),
+        );
   }
 
-  /** Messages came back unsent: every device's `last` is sent again. */
-  released(): void {
-    this.#last?.refresh();
+  /** The same of what is known of it. */
+  about(device: KnownDevice): Outgoing | undefined {
+    const topic = this.#topic(this.#plan.topics.meta, device);
+    if (topic === undefined) return undefined;
+    return retained(
+      topic,
+      encodeAbout(this.#of, device, (name) => this.#filter.metric(name)),
+    );
   }
 
-  /** Values that were not kept for `last`, because of its limits. */
-  get skipped(): number {
-    return this.#last?.skipped ?? 0;
+  /** Empty messages: brokers keep none of it any more [MQTT-3.3.1-10]. */
+  forgotten(device: string): readonly Outgoing[] {
+    if (!this.#filter.device(device)) return [];
+    const { gateway } = this.#of;
+    const { last, meta } = this.#plan.topics;
+    return [last, meta]
+      .filter((template) => template !== undefined)
+      .map((template) => retained(fillTopic(template, { gateway, device }), ""));
+  }
+
+  #topic(template: string | undefined, { device, stream }: KnownDevice): string | undefined {
+    if (template === undefined || !this.#plan.streams.includes(stream) || !this.#filter.device(device))
+      return undefined;
+    return fillTopic(template, { gateway: this.#of.gateway, device });
   }
 }
+
+const text = new TextEncoder();
+
+const retained = (topic: string, body: string): Outgoing => ({
+  topic,
+  payload: text.encode(body),
+  qos: 1,
+  retain: true,
+  contentType: body === "" ? undefined : "application/json",
+  userProperties: undefined,
+});
 
 /** The first `rows` rows of some frames, and the others. */
 function divide(frames: readonly Frame[], rows: number): [Frame[], Frame[]] {

@@ -19,10 +19,20 @@ export class RowFilter {
     this.#metrics = matcher(metrics);
   }
 
-  /** The rows that pass: the frame itself when all do. A metric's labels are not looked at. */
+  /** Whether rows of a device pass. */
+  device(name: string): boolean {
+    return this.#devices(name);
+  }
+
+  /** Whether rows of a metric pass. Its labels are not looked at. */
+  metric(name: string): boolean {
+    return this.#metrics(name.split(";", 1)[0] ?? "");
+  }
+
+  /** The rows that pass: the frame itself when all do. */
   apply(frame: Frame): Frame {
-    const devices = frame.devices.map((name) => (this.#devices(name) ? 1 : 0));
-    const metrics = frame.metrics.map((name) => (this.#metrics(name.split(";", 1)[0] ?? "") ? 1 : 0));
+    const devices = frame.devices.map((name) => (this.device(name) ? 1 : 0));
+    const metrics = frame.metrics.map((name) => (this.metric(name) ? 1 : 0));
     if (!devices.includes(0) && !metrics.includes(0)) return frame;
     const keep = new Uint8Array(frame.rows);
     for (let row = 0; row < frame.rows; row++) {

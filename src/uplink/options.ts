@@ -28,6 +28,7 @@ export const topicsSchema = z.strictObject({
   batch: template("weir/v1/{gateway}/{stream}", "batches"),
   gap: template("weir/v1/{gateway}/gap", "sequence numbers that will not come"),
   last: template("weir/v1/{gateway}/last/{device}", "a device's latest values, retained"),
+  meta: template("weir/v1/{gateway}/meta/{device}", "what is known of a device, retained"),
   alarm: template("weir/v1/{gateway}/alarm/{device}/{code}", "an alarm, retained while it is active"),
 });
 
@@ -65,7 +66,9 @@ const plainSchema = z.strictObject({
   last: z
     .boolean()
     .optional()
-    .describe("keep `last/<device>` retained; by default on the embedded broker only"),
+    .describe(
+      "keep `last/<device>`, `meta/<device>` and `alarm/<device>/<code>` retained; by default on the embedded broker only",
+    ),
   version: z
     .union([z.literal(4), z.literal(5)])
     .default(5)

@@ -225,7 +225,12 @@ describe("the outbox", () => {
   });
 
   it("keeps an alarm's retained message while it is active, and empties it when it ends", async () => {
-    const topics = { batch: "w/{stream}", last: undefined, alarm: "w/alarm/{device}/{code}" };
+    const topics = {
+      batch: "w/{stream}",
+      last: undefined,
+      meta: undefined,
+      alarm: "w/alarm/{device}/{code}",
+    };
     const outbox = await open(planFor(newPath(), { uplinks: [uplink("up", { topics })] }));
     await outbox.append(chunk([], { effects: [alarm("pump-1", "a/b", true)] }));
     const [raised] = await leased(outbox);
@@ -434,7 +439,7 @@ describe("the outbox", () => {
   });
 
   it("sends each device's latest values merged, a second apart, and the last change without a batch to carry it", async () => {
-    const topics = { batch: "w/{stream}", last: "w/last/{device}", alarm: undefined };
+    const topics = { batch: "w/{stream}", last: "w/last/{device}", meta: undefined, alarm: undefined };
     const outbox = await open(planFor(newPath(), { uplinks: [uplink("up", { topics })] }));
     const last = (batch: LeasedBatch | undefined) =>
       batch?.messages.slice(1).map((message) => [message.topic, message.retain, parse(message)]);

@@ -11,7 +11,8 @@ const plan: OutboxPlan = workerData;
 if (parentPort === null) throw new Error("runs as a worker thread");
 serveOutbox(parentPort, plan, {
   crc32c,
-  encoder: (uplink, gateway) => new UplinkEncoder(gateway, uplink, crc32c),
+  encoder: (uplink, whole) => new UplinkEncoder(whole, uplink, crc32c),
+  available: "available",
 });
 const order = join(dirname(plan.path), "crash");
 setInterval(() => {

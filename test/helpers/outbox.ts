@@ -31,7 +31,7 @@ export const uplink = (name: string, changes: Partial<UplinkPlan> = {}): UplinkP
   name,
   streams: ["alarm", "data", "host"],
   batch: { samples: 1000, bytes: 1_000_000, ageMs: 0 },
-  topics: { batch: "w/{gateway}/{stream}", last: undefined, alarm: undefined },
+  topics: { batch: "w/{gateway}/{stream}", last: undefined, meta: undefined, alarm: undefined },
   format: { encoding: "json", compression: "none" },
   filter: { devices: ["*"], metrics: ["*"] },
   qos: 1,

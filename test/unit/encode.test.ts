@@ -8,7 +8,6 @@ import type { Outgoing } from "../../src/core/ports.ts";
 import { type EncoderPlan, UplinkEncoder } from "../../src/uplink/encode.ts";
 import { encodeAlarms } from "../../src/uplink/encode-alarm.ts";
 import { encodeJson, milliseconds } from "../../src/uplink/encode-json.ts";
-import { LastValues } from "../../src/uplink/encode-last.ts";
 
 type Row = readonly [
   device: string,
@@ -156,77 +155,6 @@ describe("a batch as JSON", () => {
   });
 });
 
-describe("the retained last values", () => {
-  const last = () => new LastValues("last/{gateway}/{device}", "g");
-
-  it("merge metrics over batches, in order of first appearance, with the latest time and quality", () => {
-    const values = last();
-    values.update([frameOf(["p", "temp", T, Kind.number, 0, 1], ["p", "rpm", T, Kind.integer, 0, 2])], 1);
-    values.update(
-      [
-        frameOf(["p", "temp", T + 5000, Kind.number, Status.bad, 3]),
-        frameOf(["q", "on", T, Kind.boolean, 0, 1]),
-      ],
-      2,
-    );
-    const messages = values.take(0);
-    expect(messages.map(({ topic, retain, qos }) => [topic, retain, qos])).toEqual([
-      ["last/g/p", true, 1],
-      ["last/g/q", true, 1],
-    ]);
-    expect(Buffer.from(messages[0]?.payload ?? "").toString()).toBe(
-      `{"temp":3,"rpm":2,"_ts":${(T + 5000) / 1000},"_q":"bad"}`,
-    );
-  });
-
-  it("come at most once a second, for devices that changed", () => {
-    const values = last();
-    values.update([frameOf(["p", "x", T, Kind.number, 0, 1], ["q", "x", T, Kind.number, 0, 1])], 1);
-    expect(values.take(5000)).toHaveLength(2);
-    expect(values.dueMs).toBeUndefined();
-    values.update([frameOf(["p", "x", T, Kind.number, 0, 2])], 2);
-    expect(values.take(5999)).toEqual([]);
-    expect(values.dueMs).toBe(6000);
-    expect(values.take(6000).map(body)).toEqual([{ x: 2, _ts: T / 1000, _q: "good" }]);
-    values.refresh();
-    expect(values.take(7000)).toHaveLength(2);
-  });
-
-  it("are not taken back by a batch that comes again late, nor by historical rows", () => {
-    const values = last();
-    values.update([frameOf(["p", "x", T, Kind.number, 0, 2])], 2);
-    values.update([frameOf(["p", "x", T - 9, Kind.number, Status.bad, 1])], 1);
-    values.update([frameOf(["p", "x", T - 9, Kind.number, Status.historical, 0])], 3);
-    expect(values.take(0).map(body)).toEqual([{ x: 2, _ts: T / 1000, _q: "good" }]);
-  });
-
-  it("are bounded in devices and bytes, and count what is beyond", () => {
-    const values = last();
-    const many = Array.from({ length: 10_050 }, (_, i): Row => [`d${i}`, "x", T, Kind.number, 0, i]);
-    values.update([frameOf(...many)], 1);
-    expect(values.skipped).toBe(50);
-    let sent = 0;
-    for (let now = 0; values.dueMs !== undefined; now += 1000) {
-      const messages = values.take(now);
-      expect(messages.length).toBeLessThanOrEqual(1000);
-      sent += messages.length;
-    }
-    expect(sent).toBe(10_000);
-    const large = last();
-    const texts = Array.from(
-      { length: 50 },
-      (_, i): Row => ["d", `m${i}`, T, Kind.text, 0, `${i}`.padEnd(60_000, "x")],
-    );
-    for (let device = 0; device < 10; device++) {
-      large.update([frameOf(...texts.map((row): Row => [`d${device}`, row[1], T, Kind.text, 0, row[5]]))], 1);
-    }
-    expect(large.skipped).toBeGreaterThan(100);
-    expect(large.take(0).reduce((sum, { payload }) => sum + payload.byteLength, 0)).toBeLessThan(
-      17 * 2 ** 20,
-    );
-  });
-});
-
 describe("the retained alarms", () => {
   const alarm = (device: string, code: string, active: boolean): Row[] => [
     [device, `alarm.active;code=${code}`, T, Kind.boolean, Status.gatewayTime, active ? 1 : 0],
@@ -266,9 +194,10 @@ describe("the retained alarms", () => {
 describe("an uplink's encoder", () => {
   const encoderOf = (changes: Partial<EncoderPlan>): UplinkEncoder =>
     new UplinkEncoder(
-      "g",
+      { gateway: "g" },
       {
-        topics: { batch: "w/{gateway}/{stream}", last: undefined, alarm: undefined },
+        streams: ["alarm", "data", "host"],
+        topics: { batch: "w/{gateway}/{stream}", last: undefined, meta: undefined, alarm: undefined },
         format: { encoding: "json", compression: "none" },
         filter: { devices: ["*"], metrics: ["*"] },
         qos: 1,
@@ -305,11 +234,10 @@ describe("an uplink's encoder", () => {
   ] as const)(
     "writes %s with compression %s, which tells itself by its first bytes",
     (encoding, compression, magic) => {
-      const plain = encoderOf({}).encode(key(many), [many], 1, 1e9).messages[0];
+      const plain = encoderOf({}).encode(key(many), [many], 1e9).messages[0];
       const [message] = encoderOf({ format: { encoding, compression } }).encode(
         key(many),
         [many],
-        1,
         1e9,
       ).messages;
       if (message === undefined || plain === undefined) throw new Error("no message");
@@ -330,7 +258,7 @@ describe("an uplink's encoder", () => {
     const encoder = encoderOf({
       filter: { devices: ["press-1*", "press-2"], metrics: ["metric_2", "metric_4"] },
     });
-    const { samples, filtered, messages } = encoder.encode(key(many), [many], 1, 1e9);
+    const { samples, filtered, messages } = encoder.encode(key(many), [many], 1e9);
     const rows = rowsIn(messages[0]?.payload ?? new Uint8Array());
     expect(samples + filtered).toBe(100);
     expect(rows.length).toBe(samples);
@@ -342,16 +270,11 @@ describe("an uplink's encoder", () => {
     "divides %s that is too large into parts with keys of their own, which together are the batch",
     (encoding) => {
       const whole = rowsIn(
-        encoderOf({}).encode({ ...key(many), span: 200 }, [many, many], 1, 1e9).messages[0]?.payload ??
+        encoderOf({}).encode({ ...key(many), span: 200 }, [many, many], 1e9).messages[0]?.payload ??
           new Uint8Array(),
       );
       const encoder = encoderOf({ format: { encoding, compression: "none" } });
-      const { samples, tooLarge, messages } = encoder.encode(
-        { ...key(many), span: 200 },
-        [many, many],
-        1,
-        700,
-      );
+      const { samples, tooLarge, messages } = encoder.encode({ ...key(many), span: 200 }, [many, many], 700);
       expect({ samples, tooLarge }).toEqual({ samples: 200, tooLarge: [] });
       expect(messages.length).toBeGreaterThan(4);
       expect(messages.every(({ payload }) => payload.byteLength <= 700)).toBe(true);
@@ -372,7 +295,7 @@ describe("an uplink's encoder", () => {
       ["d", "note", T, Kind.text, Status.gatewayTime, "x".repeat(2000)],
       ["d", "b", T, Kind.number, Status.gatewayTime, 2],
     );
-    const { samples, tooLarge, messages } = encoderOf({}).encode(key(frame), [frame], 1, 600);
+    const { samples, tooLarge, messages } = encoderOf({}).encode(key(frame), [frame], 600);
     expect(samples).toBe(2);
     expect(tooLarge).toMatchObject([{ seq: 88_121 }]);
     expect(tooLarge[0]?.frame.rows).toBe(1);
@@ -381,7 +304,7 @@ describe("an uplink's encoder", () => {
 
   it("gives a batch the same trace every time", () => {
     const trace = (): string | undefined =>
-      encoderOf({ traceparent: true }).encode(key(many), [many], 1, 1e9).messages[0]?.userProperties?.[
+      encoderOf({ traceparent: true }).encode(key(many), [many], 1e9).messages[0]?.userProperties?.[
         "traceparent"
       ];
     expect(trace()).toMatch(/^00-[0-9a-f]{32}-[0-9a-f]{16}-01$/);
@@ -391,7 +314,7 @@ describe("an uplink's encoder", () => {
   it("repeats the key as user properties, and leaves out what has no topic", () => {
     const encoder = encoderOf({});
     const frame = frameOf(["d", "alarm.active;code=x", T, Kind.boolean, 0, 1]);
-    const encoded = encoder.encode({ ...key(frame), stream: "alarm" }, [frame], 1, 1e9);
+    const encoded = encoder.encode({ ...key(frame), stream: "alarm" }, [frame], 1e9);
     expect(encoded.samples).toBe(1);
     expect(encoded.messages).toMatchObject([
       {
@@ -402,7 +325,6 @@ describe("an uplink's encoder", () => {
         userProperties: { gateway: "g", epoch: "5f1c9a2e", stream: "alarm", seq: "88120", span: "1" },
       },
     ]);
-    expect(encoder.takeDerived(0)).toEqual([]);
-    expect(encoder.derivedDueMs).toBeUndefined();
+    expect(encoder.devices).toBeUndefined();
   });
 });

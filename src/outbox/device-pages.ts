@@ -1,0 +1,158 @@
+/** What is known of devices, in the tables `device` and `last` (docs/specs/outbox.md). */
+import type { Statement } from "better-sqlite3";
+import type { Crc32c } from "../core/block.ts";
+import type { DeviceAbout, MetricAbout } from "../core/device.ts";
+import { Kind } from "../core/frame.ts";
+import { FrameBuilder } from "../core/frame-builder.ts";
+import { STREAMS } from "../core/ports.ts";
+import { isDamage, loadFrame, storeFrame } from "./blocks.ts";
+import type { Device, DeviceRow, Devices, Page, StoredPage } from "./devices.ts";
+import type { Connection } from "./schema.ts";
+
+/** A page that is larger is parted. One device has 4,096 values and 1 Mi characters at most, which fit. */
+const MOST_ROWS = 16_384;
+const MOST_BYTES = 2 ** 20;
+/** About what a page takes in the database, of its characters, and for each of its values. */
+const VALUE_BYTES = 8;
+
+interface Stored {
+  readonly device: string;
+  readonly stream: string;
+  readonly first: number;
+  readonly last: number;
+  readonly about: string;
+}
+
+/** Reads the tables once, and writes what has changed. Writes run inside the caller's transaction. */
+export class DevicePages {
+  readonly #db: Connection;
+  readonly #crc32c: Crc32c;
+  readonly #put: Statement<[string, string, number, number, string]>;
+  readonly #delete: Statement<[string]>;
+  readonly #putPage: Statement<[number, Uint8Array]>;
+  readonly #deletePage: Statement<[number]>;
+
+  constructor(db: Connection, crc32c: Crc32c) {
+    this.#db = db;
+    this.#crc32c = crc32c;
+    this.#put = db.prepare(
+      `INSERT INTO device VALUES (?, ?, ?, ?, ?)
+       ON CONFLICT DO UPDATE SET last = excluded.last, about = excluded.about`,
+    );
+    this.#delete = db.prepare("DELETE FROM device WHERE device = ?");
+    this.#putPage = db.prepare(
+      "INSERT INTO last VALUES (?, ?) ON CONFLICT DO UPDATE SET block = excluded.block",
+    );
+    this.#deletePage = db.prepare("DELETE FROM last WHERE id = ?");
+  }
+
+  /** Gives the table in memory what is stored. A page that can't be read is left out: its values come again with the next samples. */
+  load(devices: Devices, nowMs: number): void {
+    const rows = this.#db.prepare<[], Stored>("SELECT * FROM device ORDER BY last DESC").all();
+    const pages: StoredPage[] = [];
+    const stored = this.#db.prepare<[], { id: number; block: Buffer }>("SELECT id, block FROM last").all();
+    for (const { id, block } of stored) {
+      try {
+        pages.push({ id, frame: loadFrame(block, this.#crc32c) });
+      } catch (thrown) {
+        if (!isDamage(thrown)) throw thrown;
+        this.#deletePage.run(id);
+      }
+    }
+    devices.load(rows.map(readRow), pages, nowMs);
+  }
+
+  /** Writes pages, the rows of their devices that have changed, and forgets devices that are gone. */
+  write(devices: Devices, pages: readonly Page[], gone: readonly string[]): void {
+    for (const device of gone) if (devices.get(device) === undefined) this.#delete.run(device);
+    for (const page of pages) {
+      const block = this.#block(devices, page);
+      if (block === undefined) this.#deletePage.run(page.id);
+      else this.#putPage.run(page.id, block);
+      for (const { device, stream, firstMs, lastMs, about, dirty } of page.devices)
+        if (dirty) this.#put.run(device, stream, firstMs, lastMs, JSON.stringify(about));
+    }
+  }
+
+  /** The page's values as a stored frame, each device's latest last; undefined when it has none. */
+  #block(devices: Devices, page: Page): Uint8Array | undefined {
+    const builder = new FrameBuilder(PAGE_ROWS);
+    for (const device of [...page.devices]) {
+      const over =
+        builder.rows + device.values.size > MOST_ROWS || builder.byteLength + device.characters > MOST_BYTES;
+      if (over && builder.rows > 0) devices.move(device);
+      else addDevice(builder, device);
+    }
+    return builder.rows === 0 ? undefined : storeFrame(builder.build(), this.#crc32c);
+  }
+}
+
+/** Rows that a page's frame has room for at first. */
+const PAGE_ROWS = 1024;
+
+/** About how many bytes pages take in the database. */
+export const pageBytes = (pages: readonly Page[]): number => {
+  let bytes = 0;
+  for (const { devices } of pages)
+    for (const { characters, values } of devices) bytes += characters + VALUE_BYTES * values.size;
+  return bytes;
+};
+
+function addDevice(builder: FrameBuilder, { device, values, latest }: Device): void {
+  const index = builder.device(device);
+  for (const pass of [false, true]) {
+    for (const [name, entry] of values) {
+      if ((entry === latest) !== pass) continue;
+      const { kind, value, unit, timeUs, status } = entry;
+      let number = 0;
+      if (typeof value === "number") number = value;
+      else number = typeof value === "string" ? builder.text(value) : builder.blob(value);
+      builder.add(index, builder.metric(name, unit), timeUs, kind, status, kind === Kind.null ? 0 : number);
+    }
+  }
+}
+
+function readRow({ device, stream, first, last, about }: Stored): DeviceRow {
+  const known = STREAMS.find((one) => one === stream) ?? "data";
+  return { device, stream: known, firstMs: first, lastMs: last, about: readAbout(about) };
+}
+
+/** What stands there as it should; the rest is left out. */
+function readAbout(text: string): DeviceAbout {
+  let found: unknown;
+  try {
+    found = JSON.parse(text);
+  } catch {
+    return {};
+  }
+  const metrics: Record<string, MetricAbout> = {};
+  for (const [name, what] of members(member(found, "metrics")))
+    metrics[name] = texts(what, ["unit", "description"]);
+  return {
+    ...texts(found, [
+      "source",
+      "rule",
+      "decoder",
+      "name",
+      "model",
+      "manufacturer",
+      "firmware",
+      "description",
+    ]),
+    ...(Object.keys(metrics).length === 0 ? {} : { metrics }),
+  };
+}
+
+const members = (value: unknown): [string, unknown][] =>
+  typeof value === "object" && value !== null ? Object.entries(value) : [];
+
+const member = (value: unknown, name: string): unknown => members(value).find(([key]) => key === name)?.[1];
+
+function texts<K extends string>(value: unknown, names: readonly K[]): Partial<Record<K, string>> {
+  const out: Partial<Record<K, string>> = {};
+  for (const name of names) {
+    const text = member(value, name);
+    if (typeof text === "string") out[name] = text;
+  }
+  return out;
+}

@@ -1,0 +1,474 @@
+/**
+ * What is known of every device, in memory: the latest value of each of its metrics, and what it is. It is what the retained
+ * `last` and `meta` messages are made of (retained.ts), and is kept in the database (device-pages.ts). Bounded, whatever comes in:
+ * what finds no room is counted.
+ */
+import type { DeviceAbout, DeviceNews, KnownDevice, LatestValue, RememberedDevice } from "../core/device.ts";
+import { type Frame, Kind, Status } from "../core/frame.ts";
+import type { Stream } from "../core/ports.ts";
+import { LastRows } from "./last-rows.ts";
+
+/** What is kept at most: devices, values, and characters of names, texts and what is known of devices. */
+const MOST_DEVICES = 10_000;
+const MOST_VALUES = 100_000;
+const MOST_CHARACTERS = 16 * 2 ** 20;
+/** Of one device. */
+const MOST_METRICS = 4_096;
+const MOST_DEVICE_CHARACTERS = 2 ** 20;
+/** Devices on a page, see {@link Page}. */
+const PAGE_DEVICES = 64;
+/** News of devices of which no sample has come yet. */
+const MOST_AWAITED = 10_000;
+
+const HOUR_MS = 3_600_000;
+const DAY_MS = 24 * HOUR_MS;
+/** A device that was silent for so long is forgotten. */
+const FORGET_MS = 30 * DAY_MS;
+/** One that was silent for so long gives way to a new one when there is no room, and a metric to a new one of its device. */
+const GIVE_WAY_MS = DAY_MS;
+/** After a start, and after a jump of the clock, devices have so long to speak before any is forgotten. */
+const GRACE_MS = DAY_MS;
+/** How often devices are looked at that may be forgotten, and when each came last is told and stored. */
+const SWEEP_MS = HOUR_MS;
+
+/** What has changed of a device, as bits. */
+export const Change = { latest: 1, about: 2, gone: 4 } as const;
+
+/** Told of every change. It only takes notes: it must not call back. */
+export interface DeviceWatcher {
+  changed(device: string, what: number): void;
+}
+
+interface Value extends LatestValue {
+  kind: Kind;
+  type: Kind;
+  value: number | string | Uint8Array;
+  unit: string;
+  timeUs: number;
+  status: number;
+  seenMs: number;
+}
+
+/** Devices that are stored together, as one frame: twenty that send all the time are one row of the database, not twenty. */
+export interface Page {
+  readonly id: number;
+  readonly devices: Set<Device>;
+  /** differs from its row since, on the monotonic clock; undefined: it does not */
+  dirtyMs: number | undefined;
+}
+
+/** A page as it was stored. */
+export interface StoredPage {
+  readonly id: number;
+  readonly frame: Frame;
+}
+
+/** The row of a device. */
+export type DeviceRow = Pick<KnownDevice, "device" | "stream" | "firstMs" | "lastMs" | "about">;
+
+/** One device. */
+export class Device implements KnownDevice {
+  readonly device: string;
+  readonly stream: Stream;
+  readonly firstMs: number;
+  readonly values = new Map<string, Value>();
+  lastMs: number;
+  about: DeviceAbout;
+  latest: Value | undefined;
+  page: Page;
+  /** `lastMs` as it was told and stored */
+  toldMs: number;
+  /** its row is not as it is */
+  dirty = true;
+  characters: number;
+  /** no metric of it gives way before then */
+  fullUntilMs = 0;
+
+  constructor({ device, stream, firstMs, lastMs, about }: DeviceRow, page: Page) {
+    this.device = device;
+    this.stream = stream;
+    this.firstMs = firstMs;
+    this.lastMs = lastMs;
+    this.toldMs = lastMs;
+    this.about = about;
+    this.page = page;
+    this.characters = charactersOf(device, about);
+  }
+}
+
+/** Every device that is known. */
+export class Devices {
+  readonly #devices = new Map<string, Device>();
+  readonly #awaited = new Map<string, DeviceAbout>();
+  readonly #watchers: DeviceWatcher[] = [];
+  readonly #lastRows = new LastRows();
+  readonly #mostCharacters: number;
+  readonly #mostValues: number;
+  /** pages that differ from their rows, the longest first */
+  readonly #dirty: Page[] = [];
+  /** pages that have room */
+  readonly #roomy = new Set<Page>();
+  #pages = 0;
+  #forgotten: string[] = [];
+  #characters = 0;
+  #values = 0;
+  #sweptMs: number;
+  #graceUntilMs: number;
+  /** no device gives way before then */
+  #fullUntilMs = 0;
+  /** samples whose value was not kept, for want of room */
+  unkept = 0;
+
+  /** `maxBytes`: size of the database, of which this is to take a small part. */
+  constructor(maxBytes: number, nowMs: number) {
+    this.#mostCharacters = Math.min(MOST_CHARACTERS, Math.floor(maxBytes / 16));
+    this.#mostValues = Math.min(MOST_VALUES, Math.floor(maxBytes / 256));
+    this.#sweptMs = nowMs;
+    this.#graceUntilMs = nowMs + GRACE_MS;
+  }
+
+  get size(): number {
+    return this.#devices.size;
+  }
+
+  watch(watcher: DeviceWatcher): void {
+    this.#watchers.push(watcher);
+  }
+
+  get(device: string): KnownDevice | undefined {
+    return this.#devices.get(device);
+  }
+
+  names(): Iterable<string> {
+    return this.#devices.keys();
+  }
+
+  /** What is to be known of each by those who look for silence. */
+  remembered(): RememberedDevice[] {
+    return Array.from(this.#devices.values(), ({ device, about: { source, rule }, latest }) => {
+      return { device, source, rule, gone: isStale(latest) };
+    });
+  }
+
+  /** Takes in committed rows. Historical ones, which are late, replace nothing. */
+  update(stream: Stream, frame: Frame, nowMs: number): void {
+    const { device, status } = frame;
+    const count = this.#lastRows.find(frame);
+    const { rows } = this.#lastRows;
+    let at = -1;
+    let found: Device | undefined;
+    for (let i = count - 1; i >= 0; i--) {
+      const row = rows[i] ?? 0;
+      const d = device[row] ?? 0;
+      if (d !== at) {
+        at = d;
+        found = this.#find(frame.devices[d] ?? "", stream, nowMs);
+        if (found !== undefined) {
+          found.lastMs = nowMs;
+          this.#touch(found, Change.latest);
+        }
+      }
+      if (found === undefined) {
+        this.unkept += 1;
+        continue;
+      }
+      let bits = status[row] ?? 0;
+      // What a broker had kept is no sign of life.
+      if ((bits & Status.retained) !== 0 && isStale(found.latest)) bits |= Status.stale;
+      this.#set(found, frame, row, bits, nowMs);
+    }
+  }
+
+  /**
+   * Takes in the rows of a message that a broker had kept, without a time of the device's. A value that was not known is of an
+   * unknown age, so its quality is uncertain; but `available` says itself what the device is.
+   */
+  refresh(frame: Frame, available: string, nowMs: number): void {
+    const { device, metric, status } = frame;
+    for (let row = 0; row < frame.rows; row++) {
+      const found = this.#find(frame.devices[device[row] ?? 0] ?? "", "data", nowMs);
+      if (found === undefined) {
+        this.unkept += 1;
+        continue;
+      }
+      const name = frame.metrics[metric[row] ?? 0] ?? "";
+      const before = found.values.get(name);
+      let bits = status[row] ?? 0;
+      if (before !== undefined && isSame(before.value, valueAt(frame, row)) && name !== available) continue;
+      if (name !== available) bits |= isStale(found.latest) ? Status.stale : Status.uncertain;
+      this.#set(found, frame, row, bits, nowMs);
+      this.#touch(found, Change.latest);
+    }
+  }
+
+  /** Takes in what was learnt of devices. Of one that is not known yet it waits for the first sample, which may never come. */
+  learn(news: readonly DeviceNews[]): void {
+    for (const { device, about } of news) {
+      const known = this.#devices.get(device);
+      if (known !== undefined) this.#learn(known, about);
+      else {
+        const before = this.#awaited.get(device);
+        const [oldest] =
+          before === undefined && this.#awaited.size >= MOST_AWAITED ? this.#awaited.keys() : [];
+        if (oldest !== undefined) this.#awaited.delete(oldest);
+        this.#awaited.set(device, { ...before, ...about });
+      }
+    }
+  }
+
+  #learn(device: Device, about: DeviceAbout): void {
+    const next = { ...device.about, ...about };
+    const grows = charactersOf(device.device, next) - charactersOf(device.device, device.about);
+    if (grows === 0 && JSON.stringify(next) === JSON.stringify(device.about)) return;
+    if (grows > 0 && !this.#fits(device, 0, grows)) return;
+    device.characters += grows;
+    this.#characters += grows;
+    device.about = next;
+    device.dirty = true;
+    this.#touch(device, Change.about);
+  }
+
+  /** Forgets what has been silent for too long; of the others it is told when they came last. Call it every second or so. */
+  sweep(nowMs: number): void {
+    if (nowMs >= this.#sweptMs && nowMs - this.#sweptMs < SWEEP_MS) return;
+    // The clock was set: nobody is forgotten for a silence that was none.
+    if (nowMs < this.#sweptMs || nowMs - this.#sweptMs > 2 * SWEEP_MS) this.#graceUntilMs = nowMs + GRACE_MS;
+    this.#sweptMs = nowMs;
+    for (const device of this.#devices.values()) {
+      if (nowMs >= this.#graceUntilMs && nowMs - device.lastMs > FORGET_MS) this.#forget(device);
+      else if (device.lastMs !== device.toldMs) {
+        device.toldMs = device.lastMs;
+        device.dirty = true;
+        this.#touch(device, Change.about);
+      }
+    }
+  }
+
+  // ------------------------------------------------------------------------------------------------------- on disk
+
+  /** Takes in what an earlier run has stored: before anything else. */
+  load(rows: Iterable<DeviceRow>, pages: readonly StoredPage[], nowMs: number): void {
+    const pageOf = new Map<string, Page>();
+    for (const { id, frame } of pages) {
+      const page: Page = { id, devices: new Set(), dirtyMs: undefined };
+      this.#pages = Math.max(this.#pages, id);
+      for (const name of frame.devices) pageOf.set(name, page);
+    }
+    for (const row of rows) {
+      const characters = charactersOf(row.device, row.about);
+      if (this.#devices.size >= MOST_DEVICES || this.#characters + characters > this.#mostCharacters) {
+        this.#forgotten.push(row.device);
+        continue;
+      }
+      const device = this.#add(row, pageOf.get(row.device));
+      device.dirty = false;
+    }
+    for (const { frame } of pages) {
+      for (let row = 0; row < frame.rows; row++) {
+        const device = this.#devices.get(frame.devices[frame.device[row] ?? 0] ?? "");
+        if (device !== undefined) this.#set(device, frame, row, frame.status[row] ?? 0, nowMs);
+      }
+    }
+    for (const page of this.#dirty.splice(0)) page.dirtyMs = undefined;
+    // A page whose devices are not all there any more.
+    for (const { frame } of pages) {
+      const page = pageOf.get(frame.devices[0] ?? "");
+      if (page === undefined) continue;
+      if (page.devices.size < PAGE_DEVICES) this.#roomy.add(page);
+      if (page.devices.size < frame.devices.length) this.#soil(page);
+    }
+    this.unkept = 0;
+  }
+
+  /** Pages that have differed from their rows since before `sinceMs` (monotonic), the longest first, and devices that are gone. */
+  unstored(
+    most: number,
+    sinceMs: number,
+  ): { readonly pages: readonly Page[]; readonly gone: readonly string[] } {
+    const end = this.#dirty.findIndex(({ dirtyMs = 0 }, i) => i === most || dirtyMs > sinceMs);
+    return { pages: end < 0 ? [...this.#dirty] : this.#dirty.slice(0, end), gone: this.#forgotten };
+  }
+
+  /** What {@link unstored} gave is stored. */
+  stored(pages: readonly Page[]): void {
+    this.#dirty.splice(0, pages.length);
+    for (const page of pages) {
+      page.dirtyMs = undefined;
+      for (const device of page.devices) device.dirty = false;
+    }
+    this.#forgotten = [];
+  }
+
+  /** Puts a device on a page of its own: the one that it is on is full. */
+  move(device: Device): void {
+    device.page.devices.delete(device);
+    device.page = this.#newPage();
+    device.page.devices.add(device);
+    device.dirty = true;
+    this.#soil(device.page);
+  }
+
+  // --------------------------------------------------------------------------------------------------------- parts
+
+  /** The device, made if there is room for it. */
+  #find(name: string, stream: Stream, nowMs: number): Device | undefined {
+    const known = this.#devices.get(name);
+    if (known !== undefined) return known;
+    const about = this.#awaited.get(name) ?? {};
+    if (!this.#hasRoom(charactersOf(name, about), nowMs)) return undefined;
+    this.#awaited.delete(name);
+    return this.#add({ device: own(name), stream, firstMs: nowMs, lastMs: nowMs, about });
+  }
+
+  #add(row: DeviceRow, given?: Page): Device {
+    let page = given;
+    if (page === undefined) {
+      [page = this.#newPage()] = this.#roomy;
+      if (page.devices.size < PAGE_DEVICES - 1) this.#roomy.add(page);
+      else this.#roomy.delete(page);
+    }
+    const device = new Device(row, page);
+    page.devices.add(device);
+    this.#characters += device.characters;
+    this.#devices.set(device.device, device);
+    return device;
+  }
+
+  /** Whether a new device fits, at the cost of one that was silent for long. */
+  #hasRoom(characters: number, nowMs: number): boolean {
+    const fits = (): boolean =>
+      this.#devices.size < MOST_DEVICES &&
+      this.#values < this.#mostValues &&
+      this.#characters + characters <= this.#mostCharacters;
+    if (fits()) return true;
+    if (nowMs < this.#fullUntilMs || nowMs < this.#graceUntilMs) return false;
+    let silent: Device | undefined;
+    for (const device of this.#devices.values())
+      if (silent === undefined || device.lastMs < silent.lastMs) silent = device;
+    if (silent === undefined) return false;
+    this.#fullUntilMs = silent.lastMs + GIVE_WAY_MS;
+    if (nowMs < this.#fullUntilMs) return false;
+    this.#forget(silent);
+    return fits();
+  }
+
+  #forget(device: Device): void {
+    this.#devices.delete(device.device);
+    this.#characters -= device.characters;
+    this.#values -= device.values.size;
+    device.page.devices.delete(device);
+    this.#roomy.add(device.page);
+    this.#soil(device.page);
+    this.#forgotten.push(device.device);
+    for (const watcher of this.#watchers) watcher.changed(device.device, Change.gone);
+  }
+
+  #set(device: Device, frame: Frame, row: number, status: number, nowMs: number): void {
+    const m = frame.metric[row] ?? 0;
+    const name = frame.metrics[m] ?? "";
+    // These two members of `last` are ours.
+    if (name === "_ts" || name === "_q") return;
+    const kind = (frame.kind[row] ?? Kind.null) as Kind;
+    const value = valueAt(frame, row);
+    const unit = frame.units[m] ?? "";
+    const timeUs = frame.time[row] ?? 0;
+    const before = device.values.get(name);
+    const grows = sizeOf(value) - (before === undefined ? -name.length : sizeOf(before.value));
+    const more = before === undefined ? 1 : 0;
+    if (more + grows > 0 && !this.#fits(device, more, grows) && !this.#giveWay(device, more, grows, nowMs)) {
+      this.unkept += 1;
+      return;
+    }
+    device.characters += grows;
+    this.#characters += grows;
+    this.#values += more;
+    const type = kind === Kind.null ? (before?.type ?? kind) : kind;
+    if (before === undefined) {
+      const made: Value = { kind, type, value, unit: own(unit), timeUs, status, seenMs: nowMs };
+      device.values.set(own(name), made);
+      device.latest = made;
+      this.#touch(device, Change.about);
+      return;
+    }
+    if (before.type !== type || before.unit !== unit) {
+      before.type = type;
+      before.unit = own(unit);
+      this.#touch(device, Change.about);
+    }
+    before.kind = kind;
+    before.value = value;
+    before.timeUs = timeUs;
+    before.status = status;
+    before.seenMs = nowMs;
+    device.latest = before;
+  }
+
+  #fits(device: Device, values: number, characters: number): boolean {
+    return (
+      device.values.size + values <= MOST_METRICS &&
+      device.characters + characters <= MOST_DEVICE_CHARACTERS &&
+      this.#values + values <= this.#mostValues &&
+      this.#characters + characters <= this.#mostCharacters
+    );
+  }
+
+  /** Whether a value fits at the cost of a metric of the same device that was silent for long. */
+  #giveWay(device: Device, values: number, characters: number, nowMs: number): boolean {
+    if (nowMs < device.fullUntilMs) return false;
+    let silent: [string, Value] | undefined;
+    for (const entry of device.values)
+      if (silent === undefined || entry[1].seenMs < silent[1].seenMs) silent = entry;
+    if (silent === undefined) return false;
+    const [name, { seenMs, value }] = silent;
+    device.fullUntilMs = seenMs + GIVE_WAY_MS;
+    if (nowMs < device.fullUntilMs) return false;
+    device.values.delete(name);
+    const size = sizeOf(value) + name.length;
+    device.characters -= size;
+    this.#characters -= size;
+    this.#values -= 1;
+    return this.#fits(device, values, characters);
+  }
+
+  #touch(device: Device, what: number): void {
+    this.#soil(device.page);
+    for (const watcher of this.#watchers) watcher.changed(device.device, what);
+  }
+
+  #soil(page: Page): void {
+    if (page.dirtyMs !== undefined) return;
+    page.dirtyMs = performance.now();
+    this.#dirty.push(page);
+  }
+
+  #newPage(): Page {
+    this.#pages += 1;
+    return { id: this.#pages, devices: new Set(), dirtyMs: undefined };
+  }
+}
+
+const isStale = (latest: LatestValue | undefined): boolean =>
+  latest !== undefined && (latest.status & Status.qualityMask) === Status.stale;
+
+const charactersOf = (device: string, about: DeviceAbout): number =>
+  device.length + JSON.stringify(about).length;
+
+const sizeOf = (value: LatestValue["value"]): number => (typeof value === "number" ? 0 : value.length);
+
+const isSame = (a: LatestValue["value"], b: LatestValue["value"]): boolean =>
+  a instanceof Uint8Array && b instanceof Uint8Array ? Buffer.compare(a, b) === 0 : a === b;
+
+/** A string on its own: one cut out of a dictionary's text would keep all of that alive. */
+const own = (text: string): string => (text.length > 12 ? Buffer.from(text).toString() : text);
+
+function valueAt(frame: Frame, row: number): LatestValue["value"] {
+  const value = frame.value[row] ?? 0;
+  switch (frame.kind[row]) {
+    case Kind.text:
+      return own(frame.texts[value] ?? "");
+    case Kind.bytes:
+      return Uint8Array.from(frame.blobs[value] ?? []);
+    default:
+      return value;
+  }
+}
