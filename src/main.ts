@@ -26,8 +26,9 @@ import type { Config } from "./config/schema.ts";
 import { redactor } from "./config/secrets.ts";
 import { GatewayClock } from "./core/clock.ts";
 import { messageOf, WeirError } from "./core/errors.ts";
+import type { Frame } from "./core/frame.ts";
 import { Ledger } from "./core/ledger.ts";
-import type { DeviceMessage, Gap, MessageDecoder, Outgoing, Uplink } from "./core/ports.ts";
+import type { DeviceMessage, Gap, MessageDecoder, Outgoing, Route, Uplink } from "./core/ports.ts";
 import { metricsText, vitalsReport } from "./measure.ts";
 import { findNeighbour, NEIGHBOUR, type Neighbour } from "./neighbour.ts";
 import { dataPaths, type HeldDataFolder, holdDataFolder } from "./outbox/data-folder.ts";
@@ -47,17 +48,19 @@ import { EarlyIntake } from "./pipeline/early-intake.ts";
 import { Effects } from "./pipeline/effects.ts";
 import { Forward } from "./pipeline/forward.ts";
 import { Ingest } from "./pipeline/ingest.ts";
+import { correctTimes } from "./pipeline/known-time.ts";
 import { RejectedLog } from "./pipeline/rejected.ts";
 import { PluginManager } from "./plugins/manager.ts";
 import { Versions } from "./plugins/versions.ts";
 import { componentWalls } from "./plugins/walls.ts";
 import { fixedChanges, sectionsChanged } from "./reload.ts";
 import { EmbeddedBroker } from "./sources/broker.ts";
+import { Introductions } from "./sources/introductions.ts";
 import { KernelSource } from "./sources/kernel.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
 import { mqttSource } from "./sources/mqtt-sources.ts";
-import { isLoopback, PRESENCE_RULES } from "./sources/options.ts";
-import { Presence } from "./sources/presence.ts";
+import { type DeviceRule, isLoopback, PRESENCE_RULES } from "./sources/options.ts";
+import { PRESENCE, Presence } from "./sources/presence.ts";
 import { RuleTable } from "./sources/rule-table.ts";
 import { RuleDecoder } from "./sources/rules.ts";
 import { SystemSource } from "./sources/system.ts";
@@ -91,11 +94,20 @@ export class Agent {
   readonly #service = new ServiceManager(process.env);
   readonly #rules = new RuleTable();
   readonly #early = new EarlyIntake(this.#ledger.stage("source", "devices", "messages"));
-  readonly #presence = new Presence(this.#early, {
-    says: () => this.#saysRule,
-    tells: (rule) => this.#rules.rules[rule]?.decoder === "availability",
-    staleAfterMs: (rule) => this.#rules.rules[rule]?.staleAfter,
-  });
+  readonly #presence = new Presence(
+    this.#early,
+    {
+      says: () => this.#saysRule,
+      tells: (rule) => this.#rules.rules[rule]?.decoder === "availability",
+      staleAfterMs: (rule) => this.#rules.rules[rule]?.staleAfter,
+    },
+    this.#ledger.stage("source", PRESENCE, "messages"),
+  );
+  readonly #introductions = new Introductions(
+    () => this.#rules.rules,
+    async (news) => await this.#outbox?.learn(news),
+    (problem) => this.#write("warn", problem),
+  );
   readonly #clock = new GatewayClock({
     wallUs: () => Date.now() * 1000,
     monotonicUs: () => performance.now() * 1000,
@@ -237,6 +249,17 @@ export class Agent {
     this.#clockTimer.unref();
   }
 
+  /** Devices that an earlier run has known: those that are gone may come back, the others may go. */
+  async #remember(outbox: WorkerOutbox): Promise<void> {
+    const { devices, mqtt } = this.#config.sources;
+    const rulesOf = (source: string): readonly DeviceRule[] =>
+      source.startsWith("mqtt/") ? (mqtt[source.slice("mqtt/".length)]?.rules ?? devices) : devices;
+    for (const { device, source = "", rule, gone } of await outbox.remembered()) {
+      const { staleAfter } = rulesOf(source).find(({ topic }) => topic === rule) ?? {};
+      this.#presence.restore(device, gone, staleAfter);
+    }
+  }
+
   async #startLoops(manager: PluginManager, outbox: WorkerOutbox): Promise<void> {
     const effectsCount = this.#ledger.stage("effects", "publish", "messages");
     const publisher = () =>
@@ -259,8 +282,10 @@ export class Agent {
     this.#effects = effects;
     this.#ingest = ingest;
     ingest.start();
+    await this.#remember(outbox);
     this.#early.handOver(ingest);
     this.#presence.start();
+    this.#introductions.start();
     effects.run();
   }
 
@@ -275,6 +300,7 @@ export class Agent {
     await this.#broker?.stop();
     await Promise.all([...this.#external.values()].map((source) => source.stop()));
     this.#presence.stop();
+    this.#introductions.stop();
     clearInterval(this.#clockTimer);
     await this.#outbox?.setSetting(KNOWN_TIME, String(this.#clock.nowUs)).catch(() => {});
     const committed = (await this.#ingest?.stop(COMMIT_MS)) ?? true;
@@ -374,6 +400,7 @@ export class Agent {
     const places = this.#rules.place(new Map([["devices", devices], ...lists, ["presence", PRESENCE_RULES]]));
     this.#saysRule = places.get("presence") ?? 0;
     if (before.length !== this.#rules.rules.length) this.#decoder = new RuleDecoder(this.#rules.rules);
+    this.#introductions.forget();
     return places;
   }
 
@@ -396,7 +423,7 @@ export class Agent {
     const first = places.get("devices") ?? 0;
     const make = (): Part => {
       const count = this.#ledger.stage("source", "devices", "messages");
-      const embedded = new EmbeddedBroker(broker, sources.devices, count, this.#write, first);
+      const embedded = new EmbeddedBroker(broker, sources.devices, count, this.#write, first, this.#met);
       return {
         start: async () => {
           try {
@@ -444,6 +471,8 @@ export class Agent {
       gateway: gateway.name,
       templates: Object.values(uplinks).flatMap(({ topics }) => Object.values(topics)),
       decoder: { decode: (message: DeviceMessage, into) => this.#decoder.decode(message, into) },
+      refresh: this.#refresh,
+      met: this.#met,
       ledger: this.#ledger,
       log: this.#write,
     });
@@ -501,6 +530,8 @@ export class Agent {
           gateway: gateway.name,
           templates,
           decoder: { decode: (message: DeviceMessage, into) => this.#decoder.decode(message, into) },
+          refresh: this.#refresh,
+          met: this.#met,
           ledger: this.#ledger,
           log: this.#write,
         });
@@ -804,6 +835,13 @@ export class Agent {
     if (forMs === undefined) kernel.turnOff(name);
     else kernel.turnOn(name, forMs);
   }
+
+  readonly #met = (source: string, route: Route): void => this.#introductions.met(source, route);
+
+  readonly #refresh = (frame: Frame): void => {
+    correctTimes(frame, this.#clock);
+    this.#outbox?.refresh(frame).catch((thrown: unknown) => this.#write("warn", messageOf(thrown)));
+  };
 
   readonly #write = (level: "info" | "warn" | "error", message: string): void => this.log[level](message);
 }

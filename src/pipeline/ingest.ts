@@ -24,7 +24,7 @@ import type {
 } from "../core/ports.ts";
 import { Decoding, type DecodingParts } from "./decoding.ts";
 import { blame, frameInput, type Input, timerInput } from "./input.ts";
-import { correctTimes, type KnownTime, withKnownTime } from "./known-time.ts";
+import { correctTimes, flagGiven, given, type KnownTime, withKnownTime } from "./known-time.ts";
 import { OpenChunk } from "./open-chunk.ts";
 
 /** Sizes and times of the loop; all have defaults in the configuration. */
@@ -214,8 +214,9 @@ export class Ingest implements Intake {
 
   #tick(): void {
     if (this.#recovering || this.#holds > 0 || this.#careful > 0 || this.#queue.length > 0) return;
-    const rows = this.#parts.chain.tick(this.#parts.clock.nowUs);
-    if (rows !== undefined) this.#submit(timerInput(rows));
+    const { valid, nowUs } = this.#parts.clock;
+    const rows = this.#parts.chain.tick(nowUs);
+    if (rows !== undefined) this.#submit(timerInput(rows, valid ? undefined : given(undefined, nowUs)));
   }
 
   #enqueue(input: Input): void {
@@ -282,6 +283,7 @@ export class Ingest implements Intake {
     const { outbox, ledger } = this.#parts;
     const { stream } = input;
     const rows = output.frame.rows;
+    if (input.given !== undefined) flagGiven(output.frame, input.given);
     const count = ledger.stage("commit", stream, "samples", () => this.#heldSamples[stream]);
     if (rows > 0 || output.state.length > 0 || output.effects.length > 0) {
       const chunk = {

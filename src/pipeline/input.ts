@@ -2,6 +2,7 @@
 import { Frame } from "../core/frame.ts";
 import type { Messages } from "../core/messages.ts";
 import type { ChainFailure, ChainResult, DeviceMessage, Stream } from "../core/ports.ts";
+import type { GivenTimes } from "./known-time.ts";
 
 /** An input, kept until its output is committed or it is set aside. */
 export interface Input {
@@ -25,6 +26,8 @@ export interface Input {
   readonly failures: Map<string, number>;
   /** the rows came from a timer: there is no input to run again */
   readonly tick: Promise<ChainResult> | undefined;
+  /** times that plugins were given for it while the clock was not to be relied on */
+  readonly given: GivenTimes | undefined;
 }
 
 /** An input of rows alone. */
@@ -41,14 +44,16 @@ export function frameInput(source: string, stream: Stream, frame: Frame): Input 
     without: new Set(),
     failures: new Map(),
     tick: undefined,
+    given: undefined,
   };
 }
 
 /** What due timers make: `rows` are on their way already. */
-export const timerInput = (rows: Promise<ChainResult>): Input => ({
+export const timerInput = (rows: Promise<ChainResult>, times: GivenTimes | undefined): Input => ({
   ...frameInput("timer", "data", Frame.empty()),
   bytes: 0,
   tick: rows,
+  given: times,
 });
 
 /** Notes a plugin's failure on an input. `err` is final for it; after a second failure the plugin's rows are rejected, too. */

@@ -6,7 +6,7 @@ import { type Messages, MessagesBuilder } from "../core/messages.ts";
 import type { DeviceMessage } from "../core/ports.ts";
 import type { Decoding } from "./decoding.ts";
 import { frameInput, type Input } from "./input.ts";
-import { correctTimes, type KnownTime } from "./known-time.ts";
+import { correctTimes, type GivenTimes, given, type KnownTime } from "./known-time.ts";
 
 /** It is full when its raw messages reach this many bytes … */
 const CHUNK_BYTES = 1024 * 1024;
@@ -23,6 +23,7 @@ export class OpenChunk {
   #waiting: DeviceMessage[] = [];
   #refused = new Set<DeviceMessage>();
   #byPlugin = new Map<string, { readonly builder: MessagesBuilder; readonly messages: DeviceMessage[] }>();
+  #given: GivenTimes | undefined;
   #messages = 0;
   #bytes = 0;
 
@@ -81,10 +82,12 @@ export class OpenChunk {
       waiting: this.#waiting,
       refused: this.#refused,
       bytes: frame.byteLength + this.#bytes,
+      given: this.#given,
     };
     this.#waiting = [];
     this.#refused = new Set();
     this.#byPlugin = new Map();
+    this.#given = undefined;
     this.#messages = 0;
     this.#bytes = 0;
     return input;
@@ -96,8 +99,10 @@ export class OpenChunk {
       group = { builder: new MessagesBuilder(), messages: [] };
       this.#byPlugin.set(plugin, group);
     }
-    const { route, topic, timeUs, payload } = message;
-    group.builder.add(route.device, route.channel, topic, timeUs + this.#clock.offsetUs, payload);
+    const { route, topic, payload } = message;
+    const timeUs = message.timeUs + this.#clock.offsetUs;
+    if (!this.#clock.valid) this.#given = given(this.#given, timeUs);
+    group.builder.add(route.device, route.channel, topic, timeUs, payload);
     group.messages.push(message);
     this.#decoding.later();
   }

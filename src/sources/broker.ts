@@ -10,7 +10,7 @@ import type { Server, Socket } from "node:net";
 import { TLSSocket } from "node:tls";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { StageCount } from "../core/ledger.ts";
-import type { Intake, LocalPublisher, Outgoing, Source } from "../core/ports.ts";
+import type { Intake, LocalPublisher, Outgoing, Route, Source } from "../core/ports.ts";
 import { Access, type Identity, readPasswords } from "./broker-access.ts";
 import { CONNECT_MS, listenPlain, listenTls, type PortEvents } from "./broker-listen.ts";
 import { RetainedMessages } from "./broker-retained.ts";
@@ -91,7 +91,8 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   /**
    * `count` is the source's stage: the broker adds, beside its identity, `unmatched` (no rule), `refused` (what clients sent or
    * asked for that they may not), `unkept` (retained messages that went for want of room), `shed` (deliveries that subscribers
-   * missed) and `sessions` (sessions that went for want of room). The routes' `rule` counts `rules` from `firstRule` on.
+   * missed) and `sessions` (sessions that went for want of room). The routes' `rule` counts `rules` from `firstRule` on. `met` is
+   * told of routes as topics first show up.
    */
   constructor(
     options: BrokerOptions,
@@ -99,10 +100,12 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     count: StageCount,
     log: BrokerLog,
     firstRule = 0,
+    met: (source: string, route: Route) => void = () => {},
   ) {
     const { limits, identities, identitiesFile, anonymous } = options;
     this.#options = options;
-    this.#router = new Router(rules, (topic) => refuse(topic, limits.topicLevels), firstRule);
+    const refuses = (topic: string): string | undefined => refuse(topic, limits.topicLevels);
+    this.#router = new Router(rules, refuses, firstRule, (route) => met(this.name, route));
     const nobody = Object.keys(identities).length === 0 && identitiesFile === undefined;
     this.#access = new Access(identities, options.rules, anonymous ?? nobody);
     this.#count = count;

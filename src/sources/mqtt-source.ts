@@ -7,7 +7,7 @@ import type { Duplex } from "node:stream";
 import { connect as connectTls } from "node:tls";
 import { messageOf } from "../core/errors.ts";
 import type { StageCount } from "../core/ledger.ts";
-import type { Intake, Outcome, Source } from "../core/ports.ts";
+import type { Intake, Outcome, Route, Source } from "../core/ports.ts";
 import { tlsOptions } from "../core/tls.ts";
 import type { DeviceRule, MqttSourceOptions } from "./options.ts";
 import { Router } from "./router.ts";
@@ -41,6 +41,8 @@ export interface MqttSourceParts {
    * refresh `last` (false).
    */
   readonly retained: (message: Parameters<Intake["message"]>[0]) => boolean;
+  /** told of routes as topics first show up */
+  readonly met: (source: string, route: Route) => void;
   readonly count: StageCount;
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
   /** between 0 and 1, for the jitter */
@@ -76,6 +78,7 @@ export class MqttSource implements Source {
         return own.some((pattern) => pattern.match(levels) !== undefined) ? "Weir's own" : undefined;
       },
       parts.firstRule,
+      (route) => parts.met(parts.name, route),
     );
     const filters = options.subscribe ?? [
       ...new Set(parts.rules.map((rule) => new TopicPattern(rule.topic).filter)),

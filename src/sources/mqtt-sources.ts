@@ -1,8 +1,8 @@
 /** An external broker of the configuration, with its place in the one list of rules that the decoder has. */
-import { Status } from "../core/frame.ts";
+import { type Frame, Status } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import type { Ledger } from "../core/ledger.ts";
-import type { DeviceMessage, MessageDecoder } from "../core/ports.ts";
+import type { DeviceMessage, MessageDecoder, Route } from "../core/ports.ts";
 import { MqttSource } from "./mqtt-source.ts";
 import type { MqttSourceOptions } from "./options.ts";
 
@@ -12,6 +12,10 @@ export interface MqttSourcesParts {
   /** topic templates of every uplink: what is published there is never taken in */
   readonly templates: readonly string[];
   readonly decoder: MessageDecoder;
+  /** takes what a broker had kept, without a device's time, into the latest values */
+  readonly refresh: (frame: Frame) => void;
+  /** told of routes as topics first show up */
+  readonly met: (source: string, route: Route) => void;
   readonly ledger: Ledger;
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
   /** between 0 and 1, for the jitter; default: Math.random */
@@ -23,7 +27,7 @@ export function mqttSource(
   key: string,
   options: MqttSourceOptions,
   firstRule: number,
-  { gateway, templates, decoder, ledger, log, random = Math.random }: MqttSourcesParts,
+  { gateway, templates, decoder, refresh, met, ledger, log, random = Math.random }: MqttSourcesParts,
 ): MqttSource {
   const name = `mqtt/${key}`;
   return new MqttSource(options, {
@@ -32,7 +36,12 @@ export function mqttSource(
     firstRule,
     clientId: `weir-${gateway}-${key}`,
     own: [...new Set(templates.map((template) => ownPattern(template, gateway)))],
-    retained: (message) => isTimed(message, decoder),
+    retained: (message) => {
+      const frame = untimed(message, decoder);
+      if (frame !== undefined) refresh(frame);
+      return frame === undefined;
+    },
+    met,
     count: ledger.stage("source", name, "messages"),
     log,
     random,
@@ -47,10 +56,14 @@ const ownPattern = (template: string, gateway: string): string =>
     .map((level) => (/\{\w+\}/.test(level) ? "+" : level))
     .join("/");
 
-/** Whether a retained message is worth samples: it is decoded by a plugin, not valid (which is to be said), or has times of its own. */
-function isTimed(message: DeviceMessage, decoder: MessageDecoder): boolean {
-  if (message.route.plugin !== undefined) return true;
-  const builder = new FrameBuilder();
-  if (decoder.decode(message, builder) !== undefined) return true;
-  return builder.build().status.every((status) => (status & Status.gatewayTime) === 0);
+/**
+ * The rows of a retained message that are no samples: they have no time of the device's. Undefined where it is worth samples: it is
+ * decoded by a plugin, not valid (which is to be said), or has times of its own.
+ */
+function untimed(message: DeviceMessage, decoder: MessageDecoder): Frame | undefined {
+  if (message.route.plugin !== undefined) return undefined;
+  const builder = new FrameBuilder(64);
+  if (decoder.decode(message, builder) !== undefined) return undefined;
+  const frame = builder.build();
+  return frame.status.some((status) => (status & Status.gatewayTime) !== 0) ? frame : undefined;
 }

@@ -25,6 +25,7 @@ const metricDeclaration = z.strictObject({
     .enum(["number", "integer", "boolean", "text"])
     .optional()
     .describe("what it is to be; a value that can't be rejects its message"),
+  description: z.string().min(1).max(256).optional().describe("for people: part of the device's `meta`"),
 });
 
 const ruleShape = {
@@ -56,7 +57,9 @@ const ruleShape = {
   metrics: z
     .record(z.string().min(1).max(256), metricDeclaration)
     .default({})
-    .describe("units and types, by metric name; * stands for any characters, the first that fits holds"),
+    .describe(
+      "units, types and descriptions, by metric name; * stands for any characters, the first that fits holds",
+    ),
 };
 
 /** What a rule's keys demand of each other. */

@@ -4,6 +4,7 @@
  * device's own messages, so it is in order with them, committed and counted.
  */
 import type { Frame } from "../core/frame.ts";
+import type { StageCount } from "../core/ledger.ts";
 import type { DeviceMessage, Intake } from "../core/ports.ts";
 
 /** How often silence is looked for, in milliseconds. */
@@ -11,7 +12,7 @@ const LOOK_MS = 1_000;
 /** Devices that are watched, and that are known to be gone, at most. */
 const MOST_DEVICES = 10_000;
 /** The ledger's line of what is said here. */
-const SOURCE = "presence";
+export const PRESENCE = "presence";
 
 /** What is known of the rules. */
 export interface PresenceRules {
@@ -32,17 +33,18 @@ interface Watched {
 export class Presence implements Intake {
   readonly #next: Intake;
   readonly #rules: PresenceRules;
+  readonly #count: StageCount;
   readonly #watched = new Map<string, Watched>();
   readonly #gone = new Set<string>();
   /** devices that tell of their availability themselves */
   readonly #telling = new Set<string>();
   #timer: NodeJS.Timeout | undefined;
-  /** messages of devices that found no place among the watched */
-  unwatched = 0;
 
-  constructor(next: Intake, rules: PresenceRules) {
+  /** `count`: its own line, to which messages of devices that found no place among the watched add `unwatched`. */
+  constructor(next: Intake, rules: PresenceRules, count: StageCount) {
     this.#next = next;
     this.#rules = rules;
+    this.#count = count;
   }
 
   /** Begins to look for silence. */
@@ -53,6 +55,13 @@ export class Presence implements Intake {
 
   stop(): void {
     clearInterval(this.#timer);
+  }
+
+  /** A device of an earlier run: one that was gone still is, of one that was there the silence counts from now on. */
+  restore(device: string, gone: boolean, staleAfterMs: number | undefined): void {
+    if (this.#watched.has(device)) return;
+    if (!gone && staleAfterMs !== undefined) this.#watch(device, staleAfterMs);
+    else if (gone && this.#gone.size < MOST_DEVICES) this.#gone.add(device);
   }
 
   message(message: DeviceMessage): void {
@@ -85,7 +94,7 @@ export class Presence implements Intake {
       known.staleAfterMs = staleAfterMs;
     } else if (this.#watched.size < MOST_DEVICES)
       this.#watched.set(device, { seenMs: performance.now(), staleAfterMs });
-    else this.unwatched += 1;
+    else this.#count.note("unwatched", 1);
   }
 
   #look(nowMs: number): void {
@@ -104,13 +113,13 @@ export class Presence implements Intake {
 
   #say(device: string, available: boolean, timeUs: number): void {
     this.#next.message({
-      topic: SOURCE,
+      topic: PRESENCE,
       route: { device, channel: "", plugin: undefined, rule: this.#rules.says() },
       payload: Buffer.from(available ? "online" : "offline"),
       timeUs,
       qos: 1,
       retained: false,
-      source: SOURCE,
+      source: PRESENCE,
       settle: undefined,
     });
   }

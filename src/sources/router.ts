@@ -30,18 +30,21 @@ export class Router {
   }[];
   readonly #refuse: (topic: string) => string | undefined;
   readonly #first: number;
+  readonly #onRoute: (route: Route) => void;
   readonly #recent = new RecentMap<Verdict>(REMEMBERED);
 
   /**
    * `refuse` says why a topic is not open to others, or undefined. `first`: where these rules begin in the list that
-   * routes point into.
+   * routes point into. `onRoute` is told of the route of each topic that is not remembered.
    */
   constructor(
     rules: readonly DeviceRule[],
     refuse: (topic: string) => string | undefined = () => undefined,
     first = 0,
+    onRoute: (route: Route) => void = () => {},
   ) {
     this.#first = first;
+    this.#onRoute = onRoute;
     this.#rules = rules.map((rule) => ({
       topic: new TopicPattern(rule.topic),
       skip: rule.skip.map((pattern) => new TopicPattern(pattern)),
@@ -71,7 +74,9 @@ export class Router {
       if (found === undefined || rule.skip.some((pattern) => pattern.match(levels) !== undefined)) continue;
       const device = deviceId(found.device);
       const plugin = device === "" ? undefined : rule.plugin;
-      return { device, channel: found.channel, plugin, rule: this.#first + index };
+      const route = { device, channel: found.channel, plugin, rule: this.#first + index };
+      this.#onRoute(route);
+      return route;
     }
     return undefined;
   }

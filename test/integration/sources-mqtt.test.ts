@@ -7,6 +7,7 @@ import { join } from "node:path";
 import mqtt, { type MqttClient } from "mqtt";
 import { generate, type Packet, parser } from "mqtt-packet";
 import { afterEach, beforeAll, describe, expect, it } from "vitest";
+import type { Frame } from "../../src/core/frame.ts";
 import { Ledger } from "../../src/core/ledger.ts";
 import type { DeviceMessage, Intake } from "../../src/core/ports.ts";
 import { DeviceDecoder } from "../../src/sources/decode.ts";
@@ -25,6 +26,7 @@ afterEach(async () => {
 /** A source whose messages wait in `messages` for the test to settle them. */
 async function startSource(port: number, options: object = {}) {
   const messages: DeviceMessage[] = [];
+  const refreshed: Frame[] = [];
   const intake: Intake = { message: (message) => messages.push(message), frame: () => true };
   const ledger = new Ledger();
   const log: string[] = [];
@@ -38,13 +40,15 @@ async function startSource(port: number, options: object = {}) {
     gateway: "gw",
     templates: ["weir/v1/{gateway}/{stream}", "factory/{gateway}/data"],
     decoder: new DeviceDecoder([...devices, ...plant.rules]),
+    refresh: (frame) => refreshed.push(frame),
+    met: () => {},
     ledger,
     log: (_level, message) => log.push(message),
     random: () => 0,
   });
   await source.start(intake, new AbortController().signal);
   cleanups.push(() => source.close());
-  return { source, messages, log, ledger };
+  return { source, messages, refreshed, log, ledger };
 }
 
 const isOn = (source: MqttSource) => until("the source to be on", () => source.state === "on");
@@ -176,12 +180,15 @@ describe("at mosquitto", () => {
     await client.publishAsync("factory/a/data", '{"n":1}', { qos: 1, retain: true });
     await client.publishAsync("factory/b/data", '{"n":2,"t":1763640000}', { qos: 1, retain: true });
     await client.publishAsync("factory/gw/data", '{"n":3}', { qos: 1, retain: true });
-    const { messages, ledger } = await startSource(port);
+    const { messages, refreshed, ledger } = await startSource(port);
     await until("the three", () => {
       const { also } = ledger.stage("source", "mqtt/plant", "messages");
       return also["retained"] === 1 && also["own"] === 1 && messages.length === 1;
     });
     expect(messages[0]).toMatchObject({ topic: "factory/b/data", retained: true });
+    expect(refreshed.map(({ devices, metrics, value }) => [devices, metrics, ...value])).toEqual([
+      [["a"], ["n"], 1],
+    ]);
   });
 
   it("over TLS a certificate is checked, and a member of a shared group gets what it did not settle again", async (context) => {

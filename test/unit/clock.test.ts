@@ -1,5 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { GatewayClock } from "../../src/core/clock.ts";
+import { Kind, Status } from "../../src/core/frame.ts";
+import { FrameBuilder } from "../../src/core/frame-builder.ts";
+import { flagGiven, given } from "../../src/pipeline/known-time.ts";
 
 const S = 1_000_000;
 const KNOWN = 1_795_168_800 * S;
@@ -68,4 +71,22 @@ describe("the gateway's clock", () => {
     other.hands.synchronised = true;
     expect(other.clock.look()).toBe(true);
   });
+});
+
+it("what a plugin makes of a time that it was given is flagged, whether it says so or not; a device's own time is not", () => {
+  const builder = new FrameBuilder();
+  const device = builder.device("d");
+  const metric = builder.metric("m");
+  const rows: [timeUs: number, status: number][] = [
+    [KNOWN + 5_400, 0],
+    // It rounds to milliseconds.
+    [KNOWN + 5_000, Status.uncertain],
+    [KNOWN, Status.gatewayTime],
+    [KNOWN + S, 0],
+  ];
+  for (const [timeUs, status] of rows) builder.add(device, metric, timeUs, Kind.number, status, 1);
+  const frame = builder.build();
+  flagGiven(frame, given(undefined, KNOWN + 5_400));
+  const flag = Status.clockUnsynchronised;
+  expect([...frame.status]).toEqual([flag, Status.uncertain | flag, Status.gatewayTime | flag, 0]);
 });

@@ -228,7 +228,7 @@ describe("the latest values of a device", () => {
     world.commit(["new", "x", Kind.number, 0, 1]);
     expect(world.store.info()).toMatchObject({ devices: 10_000, valuesUnkept: 2_001 });
     const sent = world.sent();
-    expect([...sent.keys()].sort()).toEqual(["last/d0", "last/new", "meta/d0", "meta/new"]);
+    expect(new Set(sent.keys())).toEqual(new Set(["last/d0", "last/new", "meta/d0", "meta/new"]));
     expect([sent.get("last/d0"), sent.get("meta/d0")]).toEqual(["", ""]);
     const again = world.again(true);
     expect(again.store.devices.get("d0")).toBeUndefined();
