@@ -1,6 +1,6 @@
 /** How the command line asks a running agent. */
-import { request } from "node:http";
 import { ERRORS, type ErrorCode, WeirError } from "../core/errors.ts";
+import { request } from "./node-http.ts";
 import type {
   AgentStatus,
   LedgerReport,

@@ -3,10 +3,11 @@
  * a browser there must not be able to read it: no CORS, and a Host header that is a name from outside is refused, so
  * that a name which was pointed at 127.0.0.1 (DNS rebinding) gets nothing.
  */
-import { createServer, type IncomingMessage, type Server } from "node:http";
+import type { IncomingMessage, Server } from "node:http";
 import { isIP } from "node:net";
 import { hostname } from "node:os";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
+import { createServer } from "./node-http.ts";
 import type { HttpOptions } from "./options.ts";
 import { answer, send } from "./routes.ts";
 import type { ApiHandlers } from "./types.ts";

@@ -1,6 +1,7 @@
 /** The agent's own interface: HTTP over a Unix socket in the data folder (mode 0600), for the command line. */
 import { chmodSync, rmSync } from "node:fs";
-import { createServer, type Server } from "node:http";
+import type { Server } from "node:http";
+import { createServer } from "./node-http.ts";
 import { answer } from "./routes.ts";
 import type { ApiHandlers } from "./types.ts";
 

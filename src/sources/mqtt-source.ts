@@ -4,7 +4,6 @@
  */
 import { connect as connectTcp } from "node:net";
 import type { Duplex } from "node:stream";
-import { connect as connectTls } from "node:tls";
 import { messageOf } from "../core/errors.ts";
 import type { StageCount } from "../core/ledger.ts";
 import type { Intake, Outcome, Route, Source } from "../core/ports.ts";
@@ -177,7 +176,9 @@ export class MqttSource implements Source {
     const host = url.hostname.replace(/^\[|\]$/g, "");
     const port = url.port === "" ? (secure ? 8883 : 1883) : Number(url.port);
     if (!secure) return connectTcp({ host, port, noDelay: true });
-    return connectTls({ host, port, ...tlsOptions(this.#options.tls, host) });
+    return process
+      .getBuiltinModule("node:tls")
+      .connect({ host, port, ...tlsOptions(this.#options.tls, host) });
   }
 
   #ready(problems: readonly string[]): void {

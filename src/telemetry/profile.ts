@@ -1,6 +1,4 @@
 /** Looks into the running process: where its main thread spends time, and what its heap holds. */
-import { Session } from "node:inspector/promises";
-import { getHeapSpaceStatistics, getHeapStatistics } from "node:v8";
 
 let running = false;
 
@@ -12,6 +10,7 @@ let running = false;
 export async function cpuProfile(seconds: number): Promise<object> {
   if (running) throw new Error("a profile is being taken already");
   running = true;
+  const { Session } = process.getBuiltinModule("node:inspector/promises");
   const session = new Session();
   try {
     session.connect();
@@ -27,6 +26,7 @@ export async function cpuProfile(seconds: number): Promise<object> {
 
 /** Figures of the main thread's heap, in bytes; and of the process. */
 export function heapReport(): object {
+  const { getHeapSpaceStatistics, getHeapStatistics } = process.getBuiltinModule("node:v8");
   const { heapSizeLimit, ...rest } = camel(getHeapStatistics());
   const spaces = getHeapSpaceStatistics().map((space) => camel(space));
   return { heapSizeLimit, ...rest, spaces, process: process.memoryUsage() };
