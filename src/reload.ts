@@ -3,9 +3,11 @@ import { statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import type { Config } from "./config/schema.ts";
+import { FolderHints } from "./core/folder-hints.ts";
 
-/** How often the files are looked at, in milliseconds. */
+/** How often the files are looked at while something changes, in milliseconds; and else, for file systems that give no word of it. */
 const LOOK_MS = 500;
+const REST_MS = 5_000;
 
 /** Top-level sections that differ. */
 export function sectionsChanged(before: Config, after: Config): string[] {
@@ -26,12 +28,15 @@ export function fixedChanges(before: Config, after: Config): string[] {
 
 /**
  * Looks whether any file of the configuration has changed, and tells once it has stood still for one look: an editor may be
- * in the middle of writing. Watching by events would miss what is renamed into place or mounted over.
+ * in the middle of writing. Word from the file system only says when to look: it would miss what is mounted over, or a link's
+ * target that changes.
  */
 export class ConfigWatch {
   readonly #files: () => readonly string[];
   readonly #onChange: () => void;
+  readonly #hints = new FolderHints(() => this.#hint());
   #timer: NodeJS.Timeout | undefined;
+  #hinted = false;
   #known = "";
   #seen = "";
 
@@ -42,20 +47,44 @@ export class ConfigWatch {
   }
 
   start(): void {
+    this.#hints.watch(this.#folders());
     this.#known = this.#seen = this.#look();
-    this.#timer = setInterval(() => {
-      const now = this.#look();
-      if (now === this.#seen && now !== this.#known) {
-        this.#known = now;
-        this.#onChange();
-      }
-      this.#seen = now;
-    }, LOOK_MS);
-    this.#timer.unref();
+    this.#later(REST_MS);
   }
 
   stop(): void {
-    clearInterval(this.#timer);
+    this.#hints.close();
+    clearTimeout(this.#timer);
+  }
+
+  #hint(): void {
+    if (this.#hinted) return;
+    this.#hinted = true;
+    this.#later(LOOK_MS);
+  }
+
+  #later(waitMs: number): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#hinted = false;
+      const now = this.#look();
+      const changing = now !== this.#seen;
+      this.#seen = now;
+      // Others may belong to it now, and a folder that was replaced is another one.
+      if (changing) this.#hints.watch(this.#folders());
+      else if (now !== this.#known) {
+        this.#known = now;
+        this.#onChange();
+      }
+      this.#later(changing ? LOOK_MS : REST_MS);
+    }, waitMs);
+    this.#timer.unref();
+  }
+
+  #folders(): string[] {
+    const files = this.#files();
+    const main = files[0] === undefined ? [] : [join(dirname(files[0]), "conf.d")];
+    return [...new Set([...files.map((file) => dirname(file)), ...main])];
   }
 
   #look(): string {

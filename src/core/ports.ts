@@ -174,6 +174,8 @@ export interface PluginChain {
   process(input: ChainInput): Promise<ChainResult>;
   /** Throws away every instance that saw uncommitted input and starts it again from committed state. */
   restart(): Promise<void>;
+  /** whether any plugin has a timer */
+  readonly timed: boolean;
   /** Runs due timers between chunks: the rows they made enter the chain after their plugin. Undefined when none is due. */
   tick(nowUs: number): Promise<ChainResult> | undefined;
 }

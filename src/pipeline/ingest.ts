@@ -59,6 +59,8 @@ const MEASURE_EVERY = 16;
 const GROWTH = 2;
 /** How often due plugin timers are looked for, in milliseconds. */
 const TICK_MS = 50;
+/** The same, while no plugin has a timer: an idle machine is not to be woken for nothing. */
+const UNTIMED_MS = 500;
 /** Longest wait between tries of a commit that fails, in milliseconds. */
 const MOST_BACKOFF_MS = 5_000;
 
@@ -119,7 +121,15 @@ export class Ingest implements Intake {
     this.#offFull = this.#parts.outbox.onFull((full) => {
       if (!full) this.#wake?.();
     });
-    this.#ticker = setInterval(() => this.#tick(), TICK_MS);
+    this.#tickLater();
+  }
+
+  #tickLater(): void {
+    const tick = (): void => {
+      this.#tickLater();
+      this.#tick();
+    };
+    this.#ticker = setTimeout(tick, this.#parts.chain.timed ? TICK_MS : UNTIMED_MS);
     this.#ticker.unref();
   }
 
@@ -188,7 +198,7 @@ export class Ingest implements Intake {
 
   /** Seals what is open and waits until everything taken in is committed, at most `timeoutMs`. Takes in nothing more. */
   async stop(timeoutMs: number): Promise<boolean> {
-    clearInterval(this.#ticker);
+    clearTimeout(this.#ticker);
     this.#offFull?.();
     this.#seal();
     this.#stopped = true;

@@ -145,6 +145,10 @@ export class Chain implements PluginChain {
     return this.#begin(input, NO_TIMERS, 0);
   }
 
+  get timed(): boolean {
+    return this.#timers.length > 0;
+  }
+
   tick(nowUs: number): Promise<ChainResult> | undefined {
     const nowMs = performance.now();
     const due = this.#timers.filter((runner) => runner.dueMs <= nowMs && runner.instance !== undefined);

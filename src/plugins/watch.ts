@@ -1,12 +1,18 @@
 /**
  * Notices changes of the plugins folder by looking: it works on every file system, and tells a file that is still being
- * written from one that is complete: complete is what two looks in a row find the same.
+ * written from one that is complete: complete is what two looks in a row find the same. Where the system gives word of a
+ * change, the first look comes at once; elsewhere within {@link REST_MS}.
  */
 import { lstat, readdir } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { FolderHints } from "../core/folder-hints.ts";
 
-/** Time between two looks, in milliseconds. A change is taken up after two of them. */
+/** Time between two looks while something changes, in milliseconds. A change is taken up after two of them. */
 const LOOK_MS = 400;
+/** After word of a change, in milliseconds: more of it often follows. */
+const HINTED_MS = 100;
+/** Time between two looks else: each is a call for every file. */
+const REST_MS = 5_000;
 const MOST_ENTRIES = 1_000;
 /** Files of one plugin's folder that are looked at. */
 const MOST_FILES = 100;
@@ -15,12 +21,15 @@ const MOST_FILES = 100;
 export class FolderWatch {
   readonly #dir: string;
   readonly #onChange: () => Promise<void>;
+  readonly #hints = new FolderHints(() => this.#hint());
   #timer: NodeJS.Timeout | undefined;
   #looking: Promise<void> | undefined;
   #stopped = false;
+  /** there was word of a change since the last look began */
+  #hinted = false;
   /** what was acted upon, and what the last look found */
-  #acted = "";
-  #last = "";
+  #acted: Snapshot = NOTHING;
+  #last: Snapshot = NOTHING;
 
   constructor(dir: string, onChange: () => Promise<void>) {
     this.#dir = dir;
@@ -31,47 +40,76 @@ export class FolderWatch {
   async start(): Promise<void> {
     this.#acted = await snapshot(this.#dir);
     this.#last = this.#acted;
-    this.#later();
+    this.#hints.watch(this.#acted.folders);
+    // What changed between the two has given no word.
+    this.#later(LOOK_MS);
   }
 
   /** Resolves when nothing is being looked at or acted upon. */
   async stop(): Promise<void> {
     this.#stopped = true;
+    this.#hints.close();
     clearTimeout(this.#timer);
     await this.#looking;
   }
 
-  #later(): void {
+  #hint(): void {
+    if (this.#hinted || this.#stopped) return;
+    this.#hinted = true;
+    if (this.#looking === undefined) this.#later(HINTED_MS);
+  }
+
+  #later(waitMs: number): void {
     if (this.#stopped) return;
+    clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      this.#looking = this.#look().finally(() => this.#later());
-    }, LOOK_MS);
+      this.#hinted = false;
+      this.#looking = this.#look().then((atRest) => {
+        this.#looking = undefined;
+        this.#later(atRest && !this.#hinted ? REST_MS : LOOK_MS);
+      });
+    }, waitMs);
     this.#timer.unref();
   }
 
-  async #look(): Promise<void> {
+  /** Whether nothing has changed since the last look. */
+  async #look(): Promise<boolean> {
     const now = await snapshot(this.#dir);
-    const atRest = now === this.#last;
+    const atRest = now.text === this.#last.text;
     this.#last = now;
-    if (!atRest || now === this.#acted) return;
+    if (!atRest) this.#hints.watch(now.folders);
+    if (!atRest || now.text === this.#acted.text) return atRest;
     this.#acted = now;
     await this.#onChange();
+    return true;
   }
 }
 
-/** Names, inodes, sizes and times of what is in the folder and one level below. */
-async function snapshot(dir: string): Promise<string> {
+/** What a look finds. */
+interface Snapshot {
+  /** names, inodes, sizes and times of what is in the folder and one level below */
+  readonly text: string;
+  /** to watch: the folder and those in it; while it isn't there, the one that it will be in */
+  readonly folders: readonly string[];
+}
+
+const NOTHING: Snapshot = { text: "", folders: [] };
+
+async function snapshot(dir: string): Promise<Snapshot> {
   const lines: string[] = [];
-  const names = await readdir(dir).catch(() => []);
+  const names = await readdir(dir).catch(() => undefined);
+  if (names === undefined) return { text: "", folders: [dirname(dir)] };
+  const folders = [dir];
   for (const name of names.sort().slice(0, MOST_ENTRIES)) {
     if (name.startsWith(".")) continue;
     const path = join(dir, name);
     const isFolder = await note(path, lines);
     if (!isFolder) continue;
+    folders.push(path);
     const inner = await readdir(path).catch(() => []);
     for (const file of inner.sort().slice(0, MOST_FILES)) await note(join(path, file), lines);
   }
-  return lines.join("\n");
+  return { text: lines.join("\n"), folders };
 }
 
 /** Adds an entry's line; says whether it is a folder. */
