@@ -4,6 +4,7 @@
  */
 import type { Frame } from "./frame.ts";
 import type { Messages } from "./messages.ts";
+import type { Traces } from "./trace.ts";
 
 /** Streams, in order of priority. `alarm` is raised by plugins, `data` comes from devices, `host` from this gateway. */
 export const STREAMS = ["alarm", "data", "host"] as const;
@@ -38,6 +39,8 @@ export interface DeviceMessage {
   readonly qos: 0 | 1 | 2;
   /** the broker had kept it */
   readonly retained: boolean;
+  /** its W3C trace context, where it brought one */
+  readonly trace?: string | undefined;
   /** the source's line in the ledger; absent: `devices` */
   readonly source?: string;
   /** Called once. For QoS 1 and 2 the acknowledgement waits for it. */
@@ -188,6 +191,8 @@ export interface Chunk {
   readonly frame: Frame;
   readonly state: readonly StateChange[];
   readonly effects: readonly Effect[];
+  /** of the messages that it was made of */
+  readonly traces?: Traces | undefined;
 }
 
 /** The key of a batch: `(gateway, epoch, stream, seq)`; `span` sequence numbers from `seq` on belong to it. */

@@ -218,7 +218,8 @@ export class WorkerOutbox implements Outbox {
     const transfer: Transferable[] = [];
     if (options?.transfer !== false) transfer.push(chunk.frame.buffer);
     if (state !== undefined) transfer.push(state.ends.buffer, state.bytes.buffer);
-    await this.#call("append", { stream: chunk.stream, frame: chunk.frame.buffer, state, effects }, transfer);
+    const { stream, frame, traces } = chunk;
+    await this.#call("append", { stream, frame: frame.buffer, state, effects, traces }, transfer);
   }
 
   async resume(): Promise<void> {

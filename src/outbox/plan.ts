@@ -4,6 +4,7 @@ import type { Crc32c } from "../core/block.ts";
 import type { KnownDevice } from "../core/device.ts";
 import type { Frame } from "../core/frame.ts";
 import type { BatchKey, EncodedBatch, Outgoing, Stream } from "../core/ports.ts";
+import type { Traces } from "../core/trace.ts";
 
 /** When a batch is sealed: at whichever comes first. */
 export interface BatchPlan {
@@ -79,7 +80,7 @@ export interface DeviceEncoder {
 /** How the batches of one uplink are encoded. */
 export interface BatchEncoder {
   /** A batch over `mostBytes` comes in parts. */
-  encode(key: BatchKey, frames: readonly Frame[], mostBytes: number): EncodedBatch;
+  encode(key: BatchKey, frames: readonly Frame[], mostBytes: number, traces?: Traces): EncodedBatch;
   /** undefined: no retained messages of devices */
   readonly devices: DeviceEncoder | undefined;
 }

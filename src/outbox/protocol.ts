@@ -11,6 +11,7 @@ import type {
   StateEntry,
   Stream,
 } from "../core/ports.ts";
+import type { Traces } from "../core/trace.ts";
 import type { PublishEffect } from "./effect-queue.ts";
 import type { Purge, StoreInfo } from "./store.ts";
 
@@ -33,6 +34,7 @@ export interface Operations {
       readonly frame: ArrayBuffer;
       readonly state: PackedState | undefined;
       readonly effects: readonly Effect[];
+      readonly traces: Traces | undefined;
     };
     readonly result: undefined;
   };

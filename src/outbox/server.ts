@@ -162,10 +162,10 @@ class Server {
     const store = this.#store;
     switch (request.op) {
       case "append": {
-        const { stream, frame, state, effects } = request.args;
+        const { stream, frame, state, effects, traces } = request.args;
         if (this.#failed)
           return [refuse(request, new WeirError("outbox.commit", "an earlier chunk was not stored"))];
-        store.append({ stream, frame: new Frame(frame), state: unpackState(state), effects });
+        store.append({ stream, frame: new Frame(frame), state: unpackState(state), effects, traces });
         return [done(request, undefined)];
       }
       case "resume":
@@ -251,7 +251,7 @@ class Server {
     const key = { epoch, stream, seq, span };
     try {
       const frames = this.#store.read(batch);
-      const made = consumer.encoder.encode(key, frames, mostBytes);
+      const made = consumer.encoder.encode(key, frames, mostBytes, this.#store.tracesOf(batch));
       const { samples, messages } = made;
       if (made.filtered > 0 || made.tooLarge.length > 0)
         this.#store.transaction(() => this.#store.leaveOut(consumer.name, batch, made, mostBytes));

@@ -14,6 +14,7 @@ import type {
   StateEntry,
   Stream,
 } from "../core/ports.ts";
+import type { Traces } from "../core/trace.ts";
 import { type AlarmEffect, alarmFrame } from "./alarms.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
 import { DeadLetters } from "./dead-letters.ts";
@@ -31,6 +32,7 @@ import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
 import { type Connection, openDatabase, WAL_PAGES } from "./schema.ts";
 import { Sealer } from "./sealing.ts";
+import { TraceBook } from "./trace-book.ts";
 
 /** What one transaction stores of one chunk. */
 export interface StoredChunk {
@@ -38,6 +40,7 @@ export interface StoredChunk {
   readonly frame: Frame;
   readonly state: Iterable<StateChange>;
   readonly effects: readonly Effect[];
+  readonly traces?: Traces | undefined;
 }
 
 /** What {@link Store.purge} drops. */
@@ -96,6 +99,7 @@ export class Store {
   readonly #effects: EffectQueue;
   readonly #kept: Keepsakes;
   readonly #epochs: Epochs;
+  readonly #traces: TraceBook;
   readonly #sql: ReturnType<typeof statements>;
   /** id of the newest chunk */
   #lastChunk: number;
@@ -129,6 +133,7 @@ export class Store {
     this.#discard = new Discard(db, this.#lanes, this.#gaps);
     this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes);
     this.#expires = plan.uplinks.some(({ ttlMs }) => ttlMs !== undefined);
+    this.#traces = new TraceBook(plan.uplinks.some(({ traceparent }) => traceparent));
     this.#dead = new DeadLetters(db, plan.maxBytes);
     this.#effects = new EffectQueue(db);
     this.#kept = new Keepsakes(db);
@@ -219,9 +224,9 @@ export class Store {
   append(chunk: StoredChunk): void {
     const alarms = chunk.effects.filter((effect) => effect.type === "alarm");
     this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
-    this.#put(chunk.stream, chunk.frame);
+    this.#put(chunk.stream, chunk.frame, chunk.traces);
     if (chunk.stream !== "alarm" && chunk.frame.rows > 0) this.#fresh.push(chunk);
-    if (alarms.length > 0) this.#put("alarm", alarmFrame(alarms, this.#now()));
+    if (alarms.length > 0) this.#put("alarm", alarmFrame(alarms, this.#now()), chunk.traces);
     this.#kept.change(chunk.state);
   }
 
@@ -249,7 +254,7 @@ export class Store {
     if (all) this.storeDevices(true);
   }
 
-  #put(stream: Stream, frame: Frame): void {
+  #put(stream: Stream, frame: Frame, traces?: Traces): void {
     if (frame.rows === 0) return;
     const seq = this.#epochs.take(stream, frame.rows);
     const lanes = this.#lanes.of(stream);
@@ -267,6 +272,7 @@ export class Store {
       return;
     }
     this.#lastChunk += 1;
+    this.#traces.note(this.#lastChunk, traces);
     this.#sql.addChunk.run(this.#lastChunk, stream, this.epoch, seq, frame.rows, bytes, created, block);
     for (const lane of lanes) {
       lane.oldest ??= { created, epoch: this.epoch };
@@ -387,6 +393,11 @@ export class Store {
     if (rows !== batch.span)
       throw new WeirError("frame.invalid", `batch ${batch.id}: ${rows} of ${batch.span} samples are there`);
     return frames;
+  }
+
+  /** The trace contexts that are remembered of a batch. */
+  tracesOf({ stream, first, last }: Batch): Traces | undefined {
+    return this.#traces.isEmpty ? undefined : this.#traces.of(this.#sql.chunks.all(stream, first, last));
   }
 
   /** Forgets batches that the consumer has. Unknown ones were forgotten before. */
@@ -610,6 +621,11 @@ function statements(db: Connection) {
     blocks: db
       .prepare<[Stream, number, number], Buffer>(
         "SELECT block FROM chunk WHERE stream = ? AND id BETWEEN ? AND ? ORDER BY id",
+      )
+      .pluck(),
+    chunks: db
+      .prepare<[Stream, number, number], number>(
+        "SELECT id FROM chunk WHERE stream = ? AND id BETWEEN ? AND ? ORDER BY id",
       )
       .pluck(),
     deleteBatch: db.prepare<[number]>("DELETE FROM batch WHERE id = ?"),

@@ -301,6 +301,7 @@ export class Ingest implements Intake {
         frame: output.frame,
         state: output.state,
         effects: withKnownTime(output.effects, this.#parts.clock),
+        traces: input.traces,
       };
       count.in += rows;
       this.#heldSamples[stream] += rows;

@@ -2,6 +2,7 @@
 import { Frame } from "../core/frame.ts";
 import type { Messages } from "../core/messages.ts";
 import type { ChainFailure, ChainResult, DeviceMessage, Stream } from "../core/ports.ts";
+import type { Traces } from "../core/trace.ts";
 import type { GivenTimes } from "./known-time.ts";
 
 /** An input, kept until its output is committed or it is set aside. */
@@ -28,6 +29,8 @@ export interface Input {
   readonly tick: Promise<ChainResult> | undefined;
   /** times that plugins were given for it while the clock was not to be relied on */
   readonly given: GivenTimes | undefined;
+  /** trace contexts of its messages */
+  readonly traces: Traces | undefined;
 }
 
 /** An input of rows alone. */
@@ -45,6 +48,7 @@ export function frameInput(source: string, stream: Stream, frame: Frame): Input 
     failures: new Map(),
     tick: undefined,
     given: undefined,
+    traces: undefined,
   };
 }
 

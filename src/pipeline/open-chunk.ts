@@ -4,6 +4,7 @@ import { Status } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import { type Messages, MessagesBuilder } from "../core/messages.ts";
 import type { DeviceMessage } from "../core/ports.ts";
+import { TraceCollector } from "../core/trace.ts";
 import type { Decoding } from "./decoding.ts";
 import { frameInput, type Input } from "./input.ts";
 import { correctTimes, type GivenTimes, given, type KnownTime } from "./known-time.ts";
@@ -24,6 +25,7 @@ export class OpenChunk {
   #refused = new Set<DeviceMessage>();
   #byPlugin = new Map<string, { readonly builder: MessagesBuilder; readonly messages: DeviceMessage[] }>();
   #given: GivenTimes | undefined;
+  readonly #traces = new TraceCollector();
   #messages = 0;
   #bytes = 0;
 
@@ -60,6 +62,8 @@ export class OpenChunk {
     const { plugin } = message.route;
     if (plugin === undefined) this.#decoding.now(message, this.#builder, this.#refused);
     else this.#keepFor(plugin, message);
+    const { trace } = message;
+    if (trace !== undefined && !this.#refused.has(message)) this.#traces.add(trace);
     if (message.settle !== undefined) this.#waiting.push(message);
     this.#messages += 1;
     this.#bytes += message.payload.byteLength + MESSAGE_BYTES;
@@ -83,6 +87,7 @@ export class OpenChunk {
       refused: this.#refused,
       bytes: frame.byteLength + this.#bytes,
       given: this.#given,
+      traces: this.#traces.take(this.#messages - this.#refused.size),
     };
     this.#waiting = [];
     this.#refused = new Set();

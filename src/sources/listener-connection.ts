@@ -281,6 +281,7 @@ export class ClientConnection implements PacketSink {
         timeUs: this.#input.piece.timeUs,
         qos: 0,
         retained: false,
+        trace: about?.trace,
         settle: undefined,
       });
       this.#pass(known, payload, 0, retain, about);

@@ -94,6 +94,10 @@ export class HeldMessage implements DeviceMessage {
     return this.piece.timeUs;
   }
 
+  get trace(): string | undefined {
+    return this.about?.trace;
+  }
+
   get qos(): 1 | 2 {
     return (this.packed & 2) !== 0 ? 2 : 1;
   }

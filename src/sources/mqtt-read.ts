@@ -1,4 +1,5 @@
 /** The packets that MQTT clients send, read from bytes; clauses are cited as in mqtt-wire.ts. Nothing here throws. */
+import { readTraceparent } from "../core/trace.ts";
 import { NO_PROPERTIES, numberOf, Property, Reader, Reason, type Version } from "./mqtt-wire.ts";
 
 /** A will, as CONNECT brings it. */
@@ -165,6 +166,8 @@ export interface PublishAbout {
   readonly end: number;
   readonly expiryS: number | undefined;
   readonly forwarded: Buffer;
+  /** W3C trace context, where there is a valid one */
+  readonly trace: string | undefined;
 }
 
 /** Reads the properties of a PUBLISH. A number is the reason code that its sender is to be disconnected with. */
@@ -177,7 +180,9 @@ export function readPublishProperties(bytes: Buffer, from: number, to: number): 
   // Only the broker sends it [5: MQTT-3.3.4-6].
   if (properties.values.has(Property.subscriptionId)) return Reason.protocolError;
   const expiryS = numberOf(properties, Property.messageExpiry);
-  return { end: reader.at, expiryS, forwarded: properties.forwarded };
+  const { forwarded, traceparent } = properties;
+  const trace = traceparent === undefined ? undefined : readTraceparent(traceparent);
+  return { end: reader.at, expiryS, forwarded, trace };
 }
 
 /** Reads PUBACK, PUBREC, PUBREL or PUBCOMP: identifier and reason code, or undefined when it is malformed. */

@@ -215,7 +215,7 @@ export class MqttSource implements Source {
     this.#retry = setTimeout(() => this.#connect(), waitMs);
   }
 
-  #message({ topic, payload, qos, retained, settle }: Arrived): void {
+  #message({ topic, payload, qos, retained, trace, settle }: Arrived): void {
     const intake = this.#intake;
     if (intake === undefined) return;
     const { count } = this.#parts;
@@ -233,6 +233,7 @@ export class MqttSource implements Source {
       timeUs: Date.now() * 1000,
       qos,
       retained,
+      trace,
       settle: settle === undefined ? undefined : (outcome: Outcome): void => settle(outcome !== "dropped"),
       source: this.name,
     };

@@ -123,6 +123,8 @@ export interface Properties {
   readonly values: ReadonlyMap<number, number | string>;
   /** those that go with a message to its subscribers, as bytes of their own */
   readonly forwarded: Buffer;
+  /** user property `traceparent`, the last one there is */
+  readonly traceparent: string | undefined;
 }
 
 /** Reads fields of a packet's body. Past its end, or on malformed fields, it answers nothing and stays `bad`. */
@@ -186,6 +188,7 @@ export class Reader {
     if (length > this.left) this.bad = true;
     const values = new Map<number, number | string>();
     const forwarded: Buffer[] = [];
+    let traceparent: string | undefined;
     const end = this.at + length;
     while (!this.bad && this.at < end) {
       const from = this.at;
@@ -193,10 +196,11 @@ export class Reader {
       if (!ALLOWED[packet].has(id) || values.has(id)) this.bad = true;
       const value = this.#property(LAYOUT.get(id));
       if (id !== Property.userProperty) values.set(id, value);
+      else if (value !== "") traceparent = String(value);
       if (FORWARDED.has(id)) forwarded.push(this.#bytes.subarray(from, this.at));
     }
     if (this.at !== end) this.bad = true;
-    return { values, forwarded: Buffer.concat(forwarded) };
+    return { values, forwarded: Buffer.concat(forwarded), traceparent };
   }
 
   #property(layout: Layout | undefined): number | string {
@@ -217,10 +221,11 @@ export class Reader {
       case "binary":
         this.binary();
         return "";
-      case "pair":
-        this.text();
-        this.text();
-        return "";
+      case "pair": {
+        const name = this.text();
+        const value = this.text();
+        return name === "traceparent" ? value : "";
+      }
       default:
         this.bad = true;
         return 0;
@@ -239,7 +244,7 @@ export class Reader {
 
 const EMPTY = Buffer.alloc(0);
 /** None. */
-export const NO_PROPERTIES: Properties = { values: new Map(), forwarded: EMPTY };
+export const NO_PROPERTIES: Properties = { values: new Map(), forwarded: EMPTY, traceparent: undefined };
 /** A property that is a number, where it is there. */
 export const numberOf = ({ values }: Properties, id: number): number | undefined => {
   const value = values.get(id);

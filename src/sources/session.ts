@@ -5,6 +5,7 @@
  */
 import type { Duplex } from "node:stream";
 import { generate, type IConnectPacket, type IPublishPacket, type Packet, parser } from "mqtt-packet";
+import { readTraceparent } from "../core/trace.ts";
 import { PacketGuard } from "./packet-guard.ts";
 
 /** Greatest packet that is read, without its fixed header. */
@@ -35,6 +36,8 @@ export interface Arrived {
   readonly payload: Uint8Array;
   readonly qos: 0 | 1 | 2;
   readonly retained: boolean;
+  /** W3C trace context, where it brought one */
+  readonly trace: string | undefined;
   readonly settle: ((acknowledge: boolean) => void) | undefined;
 }
 
@@ -204,13 +207,13 @@ export class MqttSession {
     }
   }
 
-  #publish({ topic, payload, qos, retain, messageId, dup }: IPublishPacket): void {
+  #publish({ topic, payload, qos, retain, messageId, dup, properties }: IPublishPacket): void {
     const bytes = typeof payload === "string" ? Buffer.from(payload) : payload;
     if (topic === "") {
       this.#end("a topic alias that was not asked for"); // [5: 3.3.2.3.4]
       return;
     }
-    const message = { topic, payload: bytes, qos, retained: retain };
+    const message = { topic, payload: bytes, qos, retained: retain, trace: traceIn(properties) };
     if (qos === 0) {
       this.#events.message({ ...message, settle: undefined });
       return;
@@ -318,6 +321,12 @@ export class MqttSession {
     if (!this.#closing) this.#stream.destroy();
     this.#events.ended({ reason, final, accepted: this.#accepted });
   }
+}
+
+/** The trace context among a message's user properties. */
+function traceIn(properties: IPublishPacket["properties"]): string | undefined {
+  const found = properties?.userProperties?.["traceparent"];
+  return typeof found === "string" ? readTraceparent(found) : undefined;
 }
 
 /** Reason and return codes that people meet, in words [5: 2.4; MQTT-3.2.2]. */

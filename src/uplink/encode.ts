@@ -5,6 +5,7 @@ import type { KnownDevice } from "../core/device.ts";
 import type { Frame } from "../core/frame.ts";
 import { slice } from "../core/frame-builder.ts";
 import type { BatchKey, EncodedBatch, Outgoing, Stream, TooLarge } from "../core/ports.ts";
+import { contextOf, type Traces } from "../core/trace.ts";
 import { encodeAlarms } from "./encode-alarm.ts";
 import { batchId } from "./encode-json.ts";
 import { encodeLatest } from "./encode-last.ts";
@@ -30,6 +31,13 @@ export interface EncoderPlan {
   readonly qos: 0 | 1 | 2;
   /** send a W3C trace context with each batch */
   readonly traceparent: boolean;
+}
+
+/** What the parts of a batch are added to. */
+interface PartSink {
+  readonly messages: Outgoing[];
+  readonly tooLarge: TooLarge[];
+  readonly traces: Traces | undefined;
 }
 
 /** The gateway that everything is of. */
@@ -59,13 +67,14 @@ export class UplinkEncoder {
 
   /**
    * The batch, in parts where its payload is over `mostBytes`, then the retained message of every alarm in it. Each part has a key of
-   * its own.
+   * its own. `traces` are those of the messages it was made of.
    */
-  encode(key: BatchKey, frames: readonly Frame[], mostBytes: number): EncodedBatch {
+  encode(key: BatchKey, frames: readonly Frame[], mostBytes: number, traces?: Traces): EncodedBatch {
     const { alarm } = this.#plan.topics;
     const messages: Outgoing[] = [];
     const tooLarge: TooLarge[] = [];
-    const samples = this.#part(key, frames, mostBytes, messages, tooLarge);
+    const sink = { messages, tooLarge, traces };
+    const samples = this.#part(key, frames, mostBytes, sink);
     const all = frames.reduce((sum, { rows }) => sum + rows, 0);
     if (key.stream === "alarm" && alarm !== undefined) {
       const passed = frames.map((frame) => this.#filter.apply(frame));
@@ -75,36 +84,27 @@ export class UplinkEncoder {
   }
 
   /** Encodes a range of a batch, or its two halves where that is too large. Returns how many rows are sent. */
-  #part(
-    key: BatchKey,
-    frames: readonly Frame[],
-    mostBytes: number,
-    messages: Outgoing[],
-    tooLarge: TooLarge[],
-  ): number {
+  #part(key: BatchKey, frames: readonly Frame[], mostBytes: number, sink: PartSink): number {
     const { format } = this.#plan;
     const passed = frames.map((frame) => this.#filter.apply(frame));
     const payload = encodeBatch(this.#gateway, key, passed, format, this.#crc32c);
     if (payload !== undefined && payload.byteLength <= mostBytes) {
-      messages.push(this.#message(key, payload));
+      sink.messages.push(this.#message(key, payload, sink.traces));
       return passed.reduce((sum, { rows }) => sum + rows, 0);
     }
     if (key.span === 1) {
       const [frame] = frames;
-      if (frame !== undefined) tooLarge.push({ seq: key.seq, bytes: payload?.byteLength ?? 0, frame });
+      if (frame !== undefined) sink.tooLarge.push({ seq: key.seq, bytes: payload?.byteLength ?? 0, frame });
       return 0;
     }
     const half = key.span >> 1;
     const [left, right] = divide(frames, half);
     const first = { ...key, span: half };
     const second = { ...key, seq: key.seq + half, span: key.span - half };
-    return (
-      this.#part(first, left, mostBytes, messages, tooLarge) +
-      this.#part(second, right, mostBytes, messages, tooLarge)
-    );
+    return this.#part(first, left, mostBytes, sink) + this.#part(second, right, mostBytes, sink);
   }
 
-  #message(key: BatchKey, payload: Uint8Array): Outgoing {
+  #message(key: BatchKey, payload: Uint8Array, traces: Traces | undefined): Outgoing {
     const gateway = this.#gateway;
     const { epoch, stream, seq, span } = key;
     const { format, topics, qos, traceparent } = this.#plan;
@@ -122,7 +122,7 @@ export class UplinkEncoder {
         seq: String(seq),
         span: String(span),
         ...(compression === "none" ? {} : { "content-encoding": compression }),
-        ...(traceparent ? { traceparent: traceOf(gateway, key) } : {}),
+        ...(traceparent ? traceOf(gateway, key, traces) : {}),
       },
     };
   }
@@ -207,8 +207,9 @@ function divide(frames: readonly Frame[], rows: number): [Frame[], Frame[]] {
   return [left, right];
 }
 
-/** W3C Trace Context, version 00. Made of the batch's key, so a batch that is sent again is in the same trace. */
-function traceOf(gateway: string, key: BatchKey): string {
+/** The batch's own trace context, made of its key, and links to those that its messages brought. */
+function traceOf(gateway: string, key: BatchKey, traces: Traces | undefined): Record<string, string> {
   const hex = createHash("sha256").update(batchId(gateway, key)).digest("hex");
-  return `00-${hex.slice(0, 32)}-${hex.slice(32, 48)}-01`;
+  const traceparent = contextOf(hex.slice(0, 32), hex.slice(32, 48), traces);
+  return traces === undefined ? { traceparent } : { traceparent, tracelinks: traces.contexts.join(",") };
 }

@@ -12,6 +12,7 @@ import mqtt, {
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { DurableNotice, Outgoing, Uplink } from "../core/ports.ts";
 import { tlsOptions } from "../core/tls.ts";
+import { MOST_CONTEXTS } from "../core/trace.ts";
 import { readDurableNotice } from "./durable-notice.ts";
 import type { UplinkOptions } from "./options.ts";
 import { answerOf, connectionReason, isCrowded, PAUSE_MS, TAKEN_OVER, TOO_LARGE } from "./reasons.ts";
@@ -23,6 +24,8 @@ const LEAST_BACKOFF_MS = 500;
 const MOST_BACKOFF_MS = 15_000;
 /** The properties that repeat a batch's key, and the packet's own bytes, beside topic and payload. */
 const HEAD_BYTES = 512;
+/** A trace context and its links. */
+const TRACE_BYTES = 64 * (1 + MOST_CONTEXTS);
 /** So many times within this another client has taken the session over: then it is another gateway's name, and we stop. */
 const TAKEOVERS = 3;
 const TAKEOVER_WINDOW_MS = 5 * 60_000;
@@ -85,7 +88,7 @@ export class MqttUplink implements Uplink {
     this.#parts = parts;
     this.#urls = [options.url, ...options.fallback];
     const topic = fillTopic(options.topics.batch, { gateway: parts.gateway, stream: "alarm" });
-    this.#headBytes = HEAD_BYTES + 2 * Buffer.byteLength(topic);
+    this.#headBytes = HEAD_BYTES + (options.traceparent ? TRACE_BYTES : 0) + 2 * Buffer.byteLength(topic);
   }
 
   get window(): number {

@@ -160,7 +160,9 @@ const plainSchema = z.strictObject({
   traceparent: z
     .boolean()
     .default(false)
-    .describe("a W3C trace context with each batch, as an MQTT 5 user property"),
+    .describe(
+      "a W3C trace context with each batch, and links to those of its messages, as MQTT 5 user properties",
+    ),
   overflow: z
     .enum(["drop-oldest", "drop-newest", "pause"])
     .default("drop-oldest")
