@@ -16,7 +16,7 @@ export type { Unavailable } from "./support.ts";
 
 const RECORD_BYTES = 64;
 /** Connections that a reading keeps; what there is beyond them is only counted. */
-export const MOST_CONNECTIONS = 65_536;
+const MOST_CONNECTIONS = 65_536;
 const FIRST_ROOM = 1024;
 const LISTEN = 10;
 /** By number (include/net/tcp_states.h), in the words of OpenTelemetry's `network.connection.state`. */

@@ -41,7 +41,7 @@ function command(
 }
 
 /** Every command, in the order of the help. */
-export const COMMANDS: readonly Command[] = [
+const COMMANDS: readonly Command[] = [
   command(
     {
       name: "run",

@@ -1,7 +1,7 @@
 /** How the commands print. Colour only on a terminal, and not when NO_COLOR is set. */
 
 /** Whether standard output is to have colour. */
-export const coloured: boolean =
+const coloured: boolean =
   process.stdout.isTTY === true && (process.env["NO_COLOR"] ?? "") === "" && process.env["TERM"] !== "dumb";
 
 const paint =

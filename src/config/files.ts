@@ -12,7 +12,7 @@ const MOST_BYTES = 1024 * 1024;
 /** Files in conf.d at most. */
 const MOST_FILES = 64;
 /** Where the file lies when nothing names one and the working folder has none: the service's. */
-export const SERVICE_FILE = "/etc/weir/weir.yaml";
+const SERVICE_FILE = "/etc/weir/weir.yaml";
 
 interface Parsed {
   readonly path: string;

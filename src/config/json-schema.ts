@@ -9,7 +9,6 @@ export interface SchemaNode {
   readonly default?: unknown;
   readonly enum?: readonly unknown[];
   readonly const?: unknown;
-  readonly pattern?: string;
   readonly minimum?: number;
   readonly maximum?: number;
   readonly items?: SchemaNode;

@@ -21,7 +21,7 @@ export const FrameLimits = {
 /** First four bytes of a block, "WBLK" read as a little-endian u32. */
 export const BLOCK_MAGIC = 0x4b4c4257;
 /** Version of the block format written and read here. */
-export const BLOCK_VERSION = 1;
+const BLOCK_VERSION = 1;
 /** Bit of the header's flags: the block has a checksum. */
 export const FLAG_CRC = 1;
 /** First byte that the checksum covers: what comes before is the magic, version, flags, length and the checksum itself. */

@@ -158,7 +158,7 @@ const SEED = Math.trunc(Math.random() * 2 ** 32);
 const MOST_PROBES = 64;
 
 /** Hashes in JavaScript: FNV-1a from a random seed, and a nanosecond for each byte. */
-export const fnvSlices: SliceHash = (bytes, starts, into) => {
+const fnvSlices: SliceHash = (bytes, starts, into) => {
   const words = new Int32Array(into.buffer, into.byteOffset, 2 * into.length);
   for (let i = 0; i + 1 < starts.length; i++) {
     let h = SEED | 0;

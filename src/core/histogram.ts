@@ -1,7 +1,7 @@
 /** How long something takes: counts by fixed upper bounds, cheap enough for the path. */
 
 /** Upper bounds in seconds, from a millisecond to a minute. */
-export const SECONDS: readonly number[] = [
+const SECONDS: readonly number[] = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60,
 ];
 
@@ -24,19 +24,6 @@ export class Histogram {
     while (at < this.bounds.length && size > (this.bounds[at] ?? 0)) at += 1;
     this.counts[at] = (this.counts[at] ?? 0) + weight;
     this.sum += size * weight;
-  }
-
-  get count(): number {
-    return this.counts.reduce((sum, one) => sum + one, 0);
-  }
-
-  /** The bound below which so many of 1 lie, since `before` where given; undefined when there is nothing. */
-  quantile(q: number, before?: Float64Array): number | undefined {
-    return quantileOf(
-      this.bounds,
-      this.counts.map((count, i) => count - (before?.[i] ?? 0)),
-      q,
-    );
   }
 }
 

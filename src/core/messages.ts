@@ -28,15 +28,6 @@ export class MessagesBuilder {
   readonly #payloads: Uint8Array[] = [];
   #bytes = 0;
 
-  get count(): number {
-    return this.#end.length;
-  }
-
-  /** Bytes of all payloads. */
-  get byteLength(): number {
-    return this.#bytes;
-  }
-
   /** Adds a message; its payload must stay unchanged until {@link build}. */
   add(device: string, channel: string, topic: string, timeUs: number, payload: Uint8Array): void {
     this.#device.push(intern(this.#devices, device));

@@ -23,6 +23,3 @@ export const outboxSchema = z.strictObject({
     .default(2 ** 30)
     .describe("size of the database; before it is reached the oldest batches are dropped and announced"),
 });
-
-/** The section with every default filled in. */
-export type OutboxOptions = z.infer<typeof outboxSchema>;

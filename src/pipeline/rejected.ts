@@ -18,7 +18,6 @@ const PREVIEW_BYTES = 256;
 /** Keeps the latest refused messages: 200 of them, the first 256 bytes of each. */
 export class RejectedLog {
   readonly #entries: Rejected[] = [];
-  readonly #listeners = new Set<(entry: Rejected) => void>();
 
   add(message: DeviceMessage, reason: string): void {
     const { payload, topic, timeUs } = message;
@@ -31,17 +30,10 @@ export class RejectedLog {
     };
     this.#entries.push(entry);
     if (this.#entries.length > KEPT) this.#entries.shift();
-    for (const listener of this.#listeners) listener(entry);
   }
 
   /** The kept ones, oldest first. */
   list(): readonly Rejected[] {
     return [...this.#entries];
-  }
-
-  /** Calls `listener` for each new one. Returns how to stop it. */
-  onAdd(listener: (entry: Rejected) => void): () => void {
-    this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
   }
 }

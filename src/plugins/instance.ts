@@ -145,11 +145,6 @@ export class Instance {
     return this.#slot.retired;
   }
 
-  /** Calls that were sent and are not answered. */
-  get pending(): number {
-    return this.#calls.length;
-  }
-
   /**
    * Starts the thread, which compiles the component and then waits for {@link open}. Resolves when it waits, or has
    * failed, at the latest after the time a start may take.

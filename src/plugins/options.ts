@@ -12,7 +12,7 @@ const patterns = (what: string) =>
   z.array(z.string().min(1).max(256)).min(1).max(64).optional().describe(what);
 
 /** What the operator says about one plugin. */
-export const pluginSchema = z.strictObject({
+const pluginSchema = z.strictObject({
   enabled: z.boolean().default(true).describe("false: it is not started"),
   bind: z
     .strictObject({

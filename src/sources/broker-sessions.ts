@@ -25,11 +25,6 @@ export class Sessions {
     this.#host = host;
   }
 
-  /** Sessions of clients that are away. */
-  get away(): number {
-    return this.#away.size;
-  }
-
   /**
    * The session of a client that has just been let in. A client id is its identity's own: nobody takes over another's.
    * `before` is a connection that the client has now left, to be ended [MQTT-3.1.4-2].

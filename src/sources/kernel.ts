@@ -82,7 +82,7 @@ const SHORTEST_DRAIN_MS = 2;
 const LONGEST_DRAIN_MS = 200;
 const READ_MS = 1000;
 /** The longest time for which a probe can be asked for. */
-export const LONGEST_ON_DEMAND_MS = 3_600_000;
+const LONGEST_ON_DEMAND_MS = 3_600_000;
 /** Records of a file that is opened: the event and two parts of its path. */
 const RECORDS_OF_OPEN = 3;
 

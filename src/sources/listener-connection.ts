@@ -79,11 +79,6 @@ export class ClientConnection implements PacketSink {
     this.#input = new ClientInput(socket, this, packetBytes);
   }
 
-  /** Takes what came from the socket. Never throws. */
-  receive(chunk: Buffer): void {
-    this.#input.receive(chunk);
-  }
-
   /** Reads on, if there is room again. */
   resume(): void {
     this.#input.resume();

@@ -44,11 +44,10 @@ export class ClientInput {
     this.#socket = socket;
     this.#sink = sink;
     this.#mostBytes = mostBytes;
-    socket.on("data", (chunk) => this.receive(Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk)));
+    socket.on("data", (chunk) => this.#receive(Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk)));
   }
 
-  /** Takes what came from the socket. Never throws. */
-  receive(chunk: Buffer): void {
+  #receive(chunk: Buffer): void {
     if (this.#closed) return;
     if (this.#partBytes === 0 && this.waits === "") {
       this.#read(chunk);

@@ -25,11 +25,6 @@ export class ClientOutput {
     return this.#acks.size;
   }
 
-  /** Written and not taken, in bytes. */
-  get unread(): number {
-    return this.#socket.writableLength;
-  }
-
   /** A message's acknowledgement is owed; answers its place, for {@link settle}. */
   owe(id: number, qos: number): number {
     return this.#acks.push(id, qos === 1 ? Type.puback << 4 : Type.pubrec << 4);

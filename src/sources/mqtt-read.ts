@@ -34,7 +34,7 @@ export interface Connect {
 }
 
 /** A session that is kept for as long as the broker keeps any [5: 3.1.2.11.2]; what `clean session: 0` of 3.1.1 means. */
-export const FOR_EVER_S: number = 2 ** 32 - 1;
+const FOR_EVER_S: number = 2 ** 32 - 1;
 
 /**
  * Reads the body of a CONNECT packet, all of it. The will's payload is copied.

@@ -443,5 +443,3 @@ export type DeviceRule = z.infer<typeof deviceRuleSchema>;
 export type MqttSourceOptions = z.infer<typeof mqttSourceSchema>;
 /** The embedded broker's options. */
 export type BrokerOptions = z.infer<typeof brokerSchema>;
-/** Options of the sources. */
-export type SourcesOptions = z.infer<typeof sourcesSchema>;

@@ -10,7 +10,7 @@ export interface Metric {
 }
 
 /** The ledger's stages, each in its unit, with what its lines are named by. */
-export const STAGES = [
+const STAGES = [
   { stage: "kernel", unit: "events", label: "probe", what: "kernel events" },
   { stage: "source", unit: "messages", label: "source", what: "device messages at a source" },
   { stage: "source", unit: "samples", label: "source", what: "samples of this gateway at a source" },

@@ -23,7 +23,7 @@ const template = (fallback: string, what: string) =>
   z.string().min(1).max(512).default(fallback).describe(what);
 
 /** Where each message goes. `{gateway}`, `{stream}`, `{device}` and `{code}` are filled in. */
-export const topicsSchema = z.strictObject({
+const topicsSchema = z.strictObject({
   status: template("weir/v1/{gateway}/status", "birth, will and goodbye, retained"),
   batch: template("weir/v1/{gateway}/{stream}", "batches"),
   gap: template("weir/v1/{gateway}/gap", "sequence numbers that will not come"),
@@ -220,5 +220,3 @@ export const uplinksSchema = z
 
 /** An uplink's options, every default filled in. */
 export type UplinkOptions = z.infer<typeof plainSchema>;
-/** Topic templates. */
-export type Topics = z.infer<typeof topicsSchema>;

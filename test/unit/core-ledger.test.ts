@@ -38,7 +38,6 @@ describe("messages for a decoder plugin", () => {
     builder.add("a", "x", "t/a/x", 1, Buffer.from("one"));
     builder.add("b", "", "t/b", 2, Buffer.alloc(0));
     builder.add("a", "", "t/a/x", 3, Buffer.from("three"));
-    expect([builder.count, builder.byteLength]).toEqual([3, 8]);
     const messages = builder.build();
     expect(messages).toMatchObject({ devices: ["a", "b"], channels: ["x", ""], topics: ["t/a/x", "t/b"] });
     expect([...messages.device, ...messages.channel, ...messages.topic]).toEqual([0, 1, 0, 0, 1, 1, 0, 1, 0]);
