@@ -110,7 +110,7 @@ async function through(chain: Chain, frame: Frame, untilMs: number): Promise<num
   const work = async (): Promise<void> => {
     while (performance.now() < untilMs) {
       const result = await chain.process(input);
-      if (!result.ok) throw new Error(result.failure.reason);
+      if (!result.ok) throw new Error(result.failures[0].reason);
       calls += 1;
     }
   };

@@ -130,7 +130,7 @@ async function runCase(folder: string, plugin: string, dir: string): Promise<str
     const frame = readSamples(readText(join(dir, "input.ndjson")));
     const input = { source: "devices", frame, messages: new Map(), without: new Set<string>() };
     const result = await manager.chain.process(input);
-    if (!result.ok) return [`the call failed: ${result.failure.reason}`];
+    if (!result.ok) return result.failures.map(({ reason }) => `the call failed: ${reason}`);
     const expected = lines(readText(join(dir, "expected.ndjson"))).map((line) =>
       JSON.stringify(JSON.parse(line)),
     );

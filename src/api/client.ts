@@ -100,7 +100,9 @@ export class ApiClient {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     const unreachable = (cause: unknown): void =>
       reject(new WeirError("cli.agent-unreachable", `no agent answers on ${this.#path}`, { cause }));
-    const call = request({ socketPath: this.#path, path: url, method, timeout: timeoutMs }, (response) => {
+    // A connection for each request: one that is kept can be closed by the agent while it is asked again.
+    const options = { socketPath: this.#path, path: url, method, timeout: timeoutMs, agent: false };
+    const call = request(options, (response) => {
       const parts: Buffer[] = [];
       let size = 0;
       response.on("data", (part: Buffer) => {

@@ -163,10 +163,10 @@ export interface ChainFailure {
   readonly reason: string;
 }
 
-/** Outcome of {@link PluginChain.process}. */
+/** Outcome of {@link PluginChain.process}. Of a failure: every plugin that failed by itself, in the chain's order. */
 export type ChainResult =
   | { readonly ok: true; readonly output: ChainOutput }
-  | { readonly ok: false; readonly failure: ChainFailure };
+  | { readonly ok: false; readonly failures: readonly [ChainFailure, ...ChainFailure[]] };
 
 /** The chain of plugins of one lane. */
 export interface PluginChain {
@@ -175,7 +175,9 @@ export interface PluginChain {
    * of the calls. After a failure every result of a later call is a failure too, until {@link PluginChain.restart}.
    */
   process(input: ChainInput): Promise<ChainResult>;
-  /** Throws away every instance that saw uncommitted input and starts it again from committed state. */
+  /** The output of the oldest call that was not yet is committed. */
+  committed(): void;
+  /** Throws away every instance that has failed or saw uncommitted input, and starts it again from committed state; the others go on. */
   restart(): Promise<void>;
   /** whether any plugin has a timer */
   readonly timed: boolean;

@@ -23,7 +23,7 @@ import type {
   Stream,
 } from "../core/ports.ts";
 import { Decoding, type DecodingParts } from "./decoding.ts";
-import { blame, frameInput, type Input, timerInput } from "./input.ts";
+import { blame, frameInput, type Input, isEmpty, timerInput } from "./input.ts";
 import { correctTimes, flagGiven, given, type KnownTime, withKnownTime } from "./known-time.ts";
 import { OpenChunk } from "./open-chunk.ts";
 
@@ -249,7 +249,7 @@ export class Ingest implements Intake {
     const { source, frame, messages, without } = input;
     const result =
       input.tick ??
-      (frame.rows === 0 && messages.size === 0
+      (isEmpty(input)
         ? Promise.resolve(untouched(frame))
         : this.#parts.chain.process({ source, frame, messages, without }));
     const sentMs = performance.now();
@@ -268,7 +268,7 @@ export class Ingest implements Intake {
       // A commit that failed meanwhile has taken everything in flight back into the queue.
       if (this.#inFlight[0] !== head) continue;
       if (!result.ok) {
-        await this.#recover(result.failure);
+        await this.#recover(result.failures);
         continue;
       }
       this.#inFlight.shift();
@@ -333,7 +333,8 @@ export class Ingest implements Intake {
 
   /** The output is committed, or will never be: counts, acknowledgements, effects. */
   #finish(input: Input, output: ChainOutput, outcome: Outcome = "committed"): void {
-    const { ledger } = this.#parts;
+    const { chain, ledger } = this.#parts;
+    if (!isEmpty(input)) chain.committed();
     this.#decoding.settled(input, output.rejected);
     for (const part of output.counts) {
       const count = ledger.stage("plugin", part.plugin, "samples");
@@ -365,13 +366,15 @@ export class Ingest implements Intake {
     }
   }
 
-  /** A plugin failed on the head of what is in flight. */
-  async #recover(failure: ChainFailure): Promise<void> {
+  /** Plugins failed on the head of what is in flight. */
+  async #recover(failures: readonly ChainFailure[]): Promise<void> {
     this.#recovering = true;
     const again = this.#inFlight.splice(0);
     const [head] = again;
-    if (head !== undefined) blame(head.input, failure);
-    this.#parts.log("warn", `plugin ${failure.plugin}: ${failure.reason}`);
+    for (const failure of failures) {
+      if (head !== undefined) blame(head.input, failure);
+      this.#parts.log("warn", `plugin ${failure.plugin}: ${failure.reason}`);
+    }
     await Promise.all(again.map((one) => one.result));
     await Promise.all(this.#commits);
     // A commit that failed meanwhile has its input in #retry already, before these.

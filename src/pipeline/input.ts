@@ -60,6 +60,10 @@ export const timerInput = (rows: Promise<ChainResult>, times: GivenTimes | undef
   given: times,
 });
 
+/** Whether it has nothing for the chain: then its messages only wait for their turn. */
+export const isEmpty = ({ tick, frame, messages }: Input): boolean =>
+  tick === undefined && frame.rows === 0 && messages.size === 0;
+
 /** Notes a plugin's failure on an input. `err` is final for it; after a second failure the plugin's rows are rejected, too. */
 export function blame(input: Input, { plugin, disposition }: ChainFailure): void {
   const times = (input.failures.get(plugin) ?? 0) + 1;

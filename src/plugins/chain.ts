@@ -12,7 +12,6 @@ import type { Messages } from "../core/messages.ts";
 import type {
   ChainFailure,
   ChainInput,
-  ChainOutput,
   ChainResult,
   Effect,
   PluginChain,
@@ -21,7 +20,7 @@ import type {
 } from "../core/ports.ts";
 import { join } from "./binding.ts";
 import type { InstanceFailure, InstanceResult } from "./instance.ts";
-import type { Runner } from "./runner.ts";
+import { NEVER, type Runner } from "./runner.ts";
 
 /** The place of an input in the row of calls, since the last restart. */
 interface Ticket {
@@ -78,6 +77,8 @@ interface Gathered {
   readonly effects: Effect[];
   readonly rejected: { plugin: string; index: number; reason: string }[];
   readonly counts: PluginCounts[];
+  /** plugins that failed on it by themselves: it goes on to the others without their rows, so that one pass finds all */
+  readonly failures: ChainFailure[];
 }
 
 const NO_TIMERS: ReadonlySet<Runner> = new Set();
@@ -103,6 +104,8 @@ export class Chain implements PluginChain {
   #runners: readonly Runner[] = [];
   #generation = 0;
   #seq = 0;
+  /** of the calls, how many have their output committed: they are the first ones */
+  #committed = 0;
   #tail: Promise<unknown> | undefined;
   /** the first failure since the last restart, and whose it was */
   #failed: { readonly seq: number; readonly failure: ChainFailure } | undefined;
@@ -116,6 +119,7 @@ export class Chain implements PluginChain {
   arrange(runners: readonly Runner[]): void {
     this.#generation += 1;
     this.#seq = 0;
+    this.#committed = 0;
     this.#tail = undefined;
     this.#failed = undefined;
     const sorted = runners.toSorted((a, b) => a.spec.order - b.spec.order || (a.name < b.name ? -1 : 1));
@@ -132,6 +136,7 @@ export class Chain implements PluginChain {
       last: kind === "transform" || !transforming.includes(runner),
     });
     this.#runners = sorted;
+    for (const runner of sorted) runner.lastSeen = NEVER;
     this.#stages = [
       ...decoding.map((runner) => stage("decode", runner)),
       ...transforming.map((runner) => stage("transform", runner)),
@@ -162,10 +167,14 @@ export class Chain implements PluginChain {
     return this.#begin(input, new Set(due), nowUs);
   }
 
+  committed(): void {
+    this.#committed += 1;
+  }
+
   async restart(): Promise<void> {
     this.#generation += 1;
     for (const gate of this.#gates) gate.release(true);
-    await Promise.all(this.#runners.map((runner) => runner.restart()));
+    await Promise.all(this.#runners.map((runner) => runner.restart(runner.lastSeen >= this.#committed)));
     // One that went back to an older version may export other interfaces.
     this.arrange(this.#runners);
   }
@@ -183,15 +192,16 @@ export class Chain implements PluginChain {
     due: ReadonlySet<Runner>,
     nowUs: number,
   ): Promise<ChainResult> {
-    const gathered: Gathered = { state: [], effects: [], rejected: [], counts: [] };
+    const gathered: Gathered = { state: [], effects: [], rejected: [], counts: [], failures: [] };
     let frame = input.frame;
     try {
       for (const stage of this.#stages) {
         await this.#turn(ticket, stage);
         const entered =
           stage.kind === "decode"
-            ? this.#decode(stage.runner, input, frame, gathered)
+            ? this.#decode(ticket, stage.runner, input, frame, gathered)
             : this.#transform(
+                ticket,
                 stage.runner,
                 input,
                 frame,
@@ -206,12 +216,17 @@ export class Chain implements PluginChain {
       await ticket.before;
       this.#check(ticket);
     } catch (thrown) {
-      if (thrown instanceof Stopped) return { ok: false, failure: this.#poison(ticket, thrown.failure) };
-      throw thrown;
+      if (!(thrown instanceof Stopped)) throw thrown;
+      if (gathered.failures.length === 0) {
+        this.#poison(ticket, thrown.failure);
+        return { ok: false, failures: [this.#failed?.failure ?? thrown.failure] };
+      }
     }
+    const [failure, ...others] = gathered.failures;
+    if (failure !== undefined) return { ok: false, failures: [failure, ...others] };
     this.#rejectStrays(input, gathered);
-    const output: ChainOutput = { frame, ...gathered };
-    return { ok: true, output };
+    const { state, effects, rejected, counts } = gathered;
+    return { ok: true, output: { frame, state, effects, rejected, counts } };
   }
 
   /** Waits until every input before this one has entered the stage. */
@@ -232,17 +247,65 @@ export class Chain implements PluginChain {
   }
 
   /** From here on every later input fails, too. */
-  #poison({ generation, seq }: Ticket, failure: ChainFailure): ChainFailure {
-    if (generation !== this.#generation) return failure;
+  #poison({ generation, seq }: Ticket, failure: ChainFailure): void {
+    if (generation !== this.#generation) return;
     if (this.#failed === undefined || seq < this.#failed.seq) {
       this.#failed = { seq, failure };
       for (const gate of this.#gates) gate.release(false);
     }
-    return this.#failed.failure;
+  }
+
+  /**
+   * The result of a call. Undefined when the plugin failed by itself, which is noted.
+   * @throws Stopped when it ended for another reason, as with its host
+   */
+  #accept(
+    ticket: Ticket,
+    runner: Runner,
+    gathered: Gathered,
+    reply: InstanceResult | InstanceFailure,
+  ): InstanceResult | undefined {
+    if (reply.ok) {
+      runner.succeed();
+      return reply;
+    }
+    runner.fail(reply);
+    const failure = { plugin: runner.name, disposition: reply.disposition, reason: reply.reason };
+    if (!reply.blame) throw new Stopped(failure);
+    gathered.failures.push(failure);
+    this.#poison(ticket, failure);
+    return undefined;
+  }
+
+  /** A plugin's rows with those that pass it by; only these when it failed, or gave so many that they don't fit in a frame. */
+  #merge(
+    ticket: Ticket,
+    runner: Runner,
+    gathered: Gathered,
+    passing: Frame | undefined,
+    reply: InstanceResult | InstanceFailure,
+    given: number,
+  ): Frame | undefined {
+    const result = this.#accept(ticket, runner, gathered, reply);
+    if (result === undefined) return passing;
+    try {
+      return join(passing, this.#gather(runner, result, gathered, given));
+    } catch (thrown) {
+      const reason = `its rows don't fit: ${messageOf(thrown)}`;
+      const failure: InstanceFailure = { ok: false, disposition: "retry", reason, blame: true };
+      this.#accept(ticket, runner, gathered, failure);
+      return passing;
+    }
   }
 
   /** Enters a plugin's decoder. */
-  #decode(runner: Runner, input: ChainInput, frame: Frame, gathered: Gathered): Frame | Promise<Frame> {
+  #decode(
+    ticket: Ticket,
+    runner: Runner,
+    input: ChainInput,
+    frame: Frame,
+    gathered: Gathered,
+  ): Frame | Promise<Frame> {
     const messages = input.messages.get(runner.name);
     if (messages === undefined || messages.device.length === 0) return frame;
     const instance = runner.instance;
@@ -257,17 +320,15 @@ export class Chain implements PluginChain {
       gathered.counts.push(countsOf(runner, { in: length, rejected: length }));
       return frame;
     }
-    runner.used = true;
+    runner.lastSeen = ticket.seq;
     const called = instance.decode(messages);
-    return (async () => {
-      const result = accept(runner, await called);
-      const admitted = this.#gather(runner, result, gathered, length);
-      return merge(runner, frame, admitted);
-    })();
+    return (async () =>
+      this.#merge(ticket, runner, gathered, frame, await called, length) ?? Frame.empty())();
   }
 
   /** Enters a plugin's transform, then its timer where it is due (`nowUs`). */
   #transform(
+    ticket: Ticket,
     runner: Runner,
     input: ChainInput,
     frame: Frame,
@@ -289,19 +350,16 @@ export class Chain implements PluginChain {
       return passing ?? Frame.empty();
     }
     if (bound === undefined && nowUs === undefined) return frame;
-    runner.used = true;
+    if (hasFailed(gathered, runner)) return passing ?? Frame.empty();
+    runner.lastSeen = ticket.seq;
     const transformed = bound === undefined ? undefined : instance.transform(bound);
     const ticked = nowUs === undefined ? undefined : instance.tick(nowUs);
     return (async () => {
       let out = passing;
-      if (transformed !== undefined && bound !== undefined) {
-        const result = accept(runner, await transformed);
-        out = merge(runner, out, this.#gather(runner, result, gathered, bound.rows));
-      }
-      if (ticked !== undefined) {
-        const result = accept(runner, await ticked);
-        out = merge(runner, out, this.#gather(runner, result, gathered, 0));
-      }
+      if (transformed !== undefined && bound !== undefined)
+        out = this.#merge(ticket, runner, gathered, out, await transformed, bound.rows);
+      if (ticked !== undefined && !hasFailed(gathered, runner))
+        out = this.#merge(ticket, runner, gathered, out, await ticked, 0);
       return out ?? Frame.empty();
     })();
   }
@@ -340,23 +398,6 @@ function countsOf(runner: Runner, counts: Partial<PluginCounts>): PluginCounts {
   return { in: 0, out: 0, rejected: 0, dropped: 0, emitted: 0, refused: 0, ...counts, plugin: runner.name };
 }
 
-/** The result of a call; a failure is noted and stops the input. */
-function accept(runner: Runner, reply: InstanceResult | InstanceFailure): InstanceResult {
-  if (reply.ok) {
-    runner.succeed();
-    return reply;
-  }
-  runner.fail(reply);
-  throw new Stopped({ plugin: runner.name, disposition: reply.disposition, reason: reply.reason });
-}
-
-/** Rows put together can be over a frame's limits: then the plugin gave too much. */
-function merge(runner: Runner, passing: Frame | undefined, rows: Frame): Frame {
-  try {
-    return join(passing, rows);
-  } catch (thrown) {
-    const reason = `its rows don't fit: ${messageOf(thrown)}`;
-    runner.fail({ ok: false, disposition: "retry", reason, blame: true });
-    throw new Stopped({ plugin: runner.name, disposition: "retry", reason });
-  }
-}
+/** Whether it has failed on this input already, as its decoder. */
+const hasFailed = ({ failures }: Gathered, { name }: Runner): boolean =>
+  failures.length > 0 && failures.some(({ plugin }) => plugin === name);

@@ -20,6 +20,9 @@ export const SWITCH_MS = 1_000;
 /** A new version that fails before it has got through so many calls gives way to the one before it. */
 const PROBATION_CALLS = 8;
 
+/** Before the place of every call. */
+export const NEVER = -1;
+
 /** What a plugin is run from. */
 export interface RunnerSpec extends Omit<InstanceSpec, "lane"> {
   readonly name: string;
@@ -75,8 +78,8 @@ export class Runner {
   #lastError: string | undefined;
   #opening = false;
   #rest: NodeJS.Timeout | undefined;
-  /** the instance has been given input since its start */
-  used = false;
+  /** the place of the last call that gave the instance input, since the chain's last restart */
+  lastSeen: number = NEVER;
   /** when `tick` is due next, on the monotonic clock */
   dueMs: number;
 
@@ -187,10 +190,10 @@ export class Runner {
   }
 
   /**
-   * Throws the instance away where it has seen input or has ended, and starts another from committed state. A plugin that keeps
-   * failing rests first, its rows treated as its manifest says meanwhile, and goes to quarantine in the end.
+   * Throws the instance away where it has ended, or has seen input that is not committed (`ahead`), and starts another from committed
+   * state. A plugin that keeps failing rests first, its rows treated as its manifest says meanwhile, and goes to quarantine in the end.
    */
-  async restart(): Promise<void> {
+  async restart(ahead: boolean): Promise<void> {
     const before = this.#instance;
     if (this.#opening) return;
     if (this.#state !== "on") {
@@ -198,7 +201,7 @@ export class Runner {
       await before?.stop(`is ${this.#state}`);
       return;
     }
-    if (before !== undefined && before.failure === undefined && !this.used) return;
+    if (before !== undefined && before.failure === undefined && !ahead) return;
     await before?.stop("restarts");
     if (before?.failure !== undefined && this.#lastError !== undefined) this.#goBack(this.#lastError);
     while (this.#state === "on") {
@@ -275,10 +278,7 @@ export class Runner {
       await next.stop("it could not move");
     }
     const moves = this.#state === "on" && before?.failure === undefined && next.failure === undefined;
-    if (moves) {
-      this.#instance = next;
-      this.used = false;
-    }
+    if (moves) this.#instance = next;
     // Nobody waits for its end.
     void (moves ? before : next)?.stop("moved to another host");
   }
@@ -319,7 +319,6 @@ export class Runner {
   }
 
   async #openInstance(limitMs?: number): Promise<InstanceFailure | undefined> {
-    this.used = false;
     this.#opening = true;
     try {
       const state = await this.#parts.loadState(this.name);

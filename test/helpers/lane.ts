@@ -123,12 +123,14 @@ export class Lane {
     const result = await this.send(frame);
     if (result.ok) throw new Error("went through");
     await this.manager.chain.restart();
-    return result.failure;
+    return result.failures[0];
   }
 
   /** Takes over what a call that went through wants kept. */
   commit(result: ChainResult): ChainOutput {
-    if (!result.ok) throw new Error(`${result.failure.plugin}: ${result.failure.reason}`);
+    if (!result.ok)
+      throw new Error(result.failures.map(({ plugin, reason }) => `${plugin}: ${reason}`).join("; "));
+    this.manager.chain.committed();
     for (const { plugin, scope, key, value } of result.output.state) {
       const entries = this.committed.get(plugin) ?? new Map<string, StateEntry>();
       if (value === undefined) entries.delete(`${scope}\0${key}`);

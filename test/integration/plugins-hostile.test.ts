@@ -95,7 +95,7 @@ describe("running", () => {
     const tookMs = performance.now() - before;
     expect(result).toMatchObject({
       ok: false,
-      failure: { plugin: file, disposition: verdict === "err" ? "reject" : "retry" },
+      failures: [{ plugin: file, disposition: verdict === "err" ? "reject" : "retry" }],
     });
     if (verdict === "deadline") expect(tookMs).toBeGreaterThanOrEqual(TIME_MS - 1);
     expect(tookMs).toBeLessThan(TIME_MS + 1_000);
@@ -116,7 +116,7 @@ describe("running", () => {
     const second = first.ok ? await lane.send(inputFor("spin-post-return")) : first;
     expect(second).toMatchObject({
       ok: false,
-      failure: { plugin: "spin-post-return", disposition: "retry" },
+      failures: [{ plugin: "spin-post-return", disposition: "retry" }],
     });
     await lane.manager.chain.restart();
     await expectOthersUnharmed(pids);

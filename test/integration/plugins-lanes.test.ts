@@ -90,7 +90,7 @@ describe("a plugin in four lanes", () => {
             passed += 1;
           } else {
             failed += 1;
-            expect(result.failure.plugin).toBe("late");
+            expect(result.failures[0].plugin).toBe("late");
             await lane.manager.chain.restart();
           }
         }

@@ -194,12 +194,23 @@ describe("state", () => {
     });
   });
 
+  test("of those that saw nothing but committed input goes on in the same instance when another fails", async () => {
+    const failing = { component: hostile("trap"), options: { bind: { devices: ["bad"] } } };
+    await withLane({ counter, failing }, async (lane) => {
+      await lane.pass(frameOf(["a", "n", 1]));
+      await lane.fail(frameOf(["bad", "n", 1]));
+      expect(lane.info("failing").restarts).toBe(1);
+      expect(lane.info("counter").restarts).toBe(0);
+      expect(totalOf((await lane.pass(frameOf(["a", "n", 1]))).frame)).toBe(2);
+    });
+  });
+
   test("and effects are refused without a grant, which the log says once", async () => {
     const refused = { ...counter, manifest: {} };
     const publisher = { component: fixture("publisher"), manifest: { needs: { publish: ["#"] } } };
     await withLane({ publisher, refused: { ...refused, options: { order: 1 } } }, async (lane) => {
       const result = await lane.send(frameOf(["a", "n", 1], ["b", "n", 2]));
-      expect(result).toMatchObject({ ok: false, failure: { plugin: "refused", disposition: "reject" } });
+      expect(result).toMatchObject({ ok: false, failures: [{ plugin: "refused", disposition: "reject" }] });
       const hints = lane.logs.filter(({ text }) => text.includes("not granted; to grant it"));
       expect(hints.map(({ plugin, text }) => `${plugin}: ${text}`)).toEqual([
         'publisher: publish is not granted; to grant it: grant: { publish: ["devices/a/set"] } under plugins.<name> in weir.yaml',
@@ -299,6 +310,29 @@ describe("failures", () => {
       });
     },
   );
+
+  test("of several plugins on one input are found in one pass", async () => {
+    const plugins = Object.fromEntries(
+      ["trap", "huge-output", "err"].map((file, order) => [
+        file,
+        { component: hostile(file), options: { order, bind: { devices: [file] } } },
+      ]),
+    );
+    await withLane({ ...plugins, passthrough: { ...passthrough, options: { order: 9 } } }, async (lane) => {
+      const frame = frameOf(["trap", "n", 1], ["huge-output", "n", 2], ["err", "n", 3], ["a", "n", 4]);
+      expect(await lane.send(frame)).toMatchObject({
+        ok: false,
+        failures: [
+          { plugin: "trap", disposition: "retry" },
+          { plugin: "huge-output", disposition: "retry" },
+          { plugin: "err", disposition: "reject" },
+        ],
+      });
+      await lane.manager.chain.restart();
+      const without = ["trap", "huge-output", "err"];
+      expect(rowsOf((await lane.pass(frame, { without })).frame)).toEqual([["a", "n", 4]]);
+    });
+  });
 
   test("a killed host costs the inputs inside it one retry", async () => {
     await withLane({ counter }, async (lane) => {
