@@ -196,7 +196,8 @@ describe("state", () => {
 
   test("of those that saw nothing but committed input goes on in the same instance when another fails", async () => {
     const failing = { component: hostile("trap"), options: { bind: { devices: ["bad"] } } };
-    await withLane({ counter, failing }, async (lane) => {
+    const bound = { ...counter, options: { bind: { devices: ["a"] } } };
+    await withLane({ counter: bound, failing }, async (lane) => {
       await lane.pass(frameOf(["a", "n", 1]));
       await lane.fail(frameOf(["bad", "n", 1]));
       expect(lane.info("failing").restarts).toBe(1);
