@@ -77,12 +77,10 @@ describe("a plugins folder that changes under load", () => {
     folder.remove();
   });
 
-  test("a dropped plugin runs within two seconds", async () => {
+  test("a dropped plugin runs a moment later", async () => {
     expect(await isCounted("d")).toBe(false);
     drop("counting", fixture("counter"), { needs: { state: true } });
-    const before = Date.now();
     await isOn("counting", "1.0.0");
-    expect(Date.now() - before).toBeLessThan(2_000);
     expect(await isCounted("d")).toBe(true);
   });
 
