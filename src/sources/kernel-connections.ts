@@ -53,10 +53,55 @@ function join(into: Group, from: Group): void {
 
 /** Adds one reading: figures of now, not of an interval. */
 export function addConnections(into: FrameBuilder, { connections, seen }: Connections, timeUs: number): void {
+  const states = Map.groupBy(connections, ({ state }) => state);
+  const counts = new Map(Array.from(states, ([state, all]) => [state, all.length]));
+  if (seen > connections.length) counts.set(OTHER, seen - connections.length);
+  for (const [state, count] of counts) {
+    const labels = { "network.connection.state": state, "network.transport": "tcp" };
+    add(into, timeUs, "system.network.connection.count", "{connection}", count, labels);
+  }
+  for (const group of largest(groupsOf(connections))) {
+    const { labels, receiveQueue, sendQueue, retransmits } = group;
+    add(into, timeUs, "tcp.peer.connection.count", "{connection}", group.connections, labels);
+    for (const [name, unit, value] of [
+      ["receive_queue", "By", receiveQueue],
+      ["send_queue", "By", sendQueue],
+      ["retransmits", "{segment}", retransmits],
+    ] as const)
+      if (value > 0) add(into, timeUs, `tcp.peer.connection.${name}`, unit, value, labels);
+    addRoundTrip(into, group, timeUs);
+  }
+}
+
+/** Adds `tcp.peer.connection.rtt` alone, of connections that are established. */
+export function addRoundTrips(into: FrameBuilder, connections: readonly Connection[], timeUs: number): void {
+  const established = connections.filter(({ state }) => state === "established");
+  for (const group of largest(groupsOf(established))) addRoundTrip(into, group, timeUs);
+}
+
+function addRoundTrip(into: FrameBuilder, { labels, rttS, rtts }: Group, timeUs: number): void {
+  if (rtts === 0) return;
+  const mean = Math.round((rttS / rtts) * 1e6) / 1e6;
+  add(into, timeUs, "tcp.peer.connection.rtt", "s", mean, labels, Kind.number);
+}
+
+function add(
+  into: FrameBuilder,
+  timeUs: number,
+  name: string,
+  unit: string,
+  value: number,
+  labels: Group["labels"],
+  kind: Kind = Kind.integer,
+): void {
+  const metric = metricName(name, labels);
+  if (nameProblem(metric) === undefined)
+    into.add(into.device("_gateway"), into.metric(metric, unit), timeUs, kind, Status.good, value);
+}
+
+function groupsOf(connections: readonly Connection[]): readonly Group[] {
   const groups = new Map<string, Group>();
-  const states = new Map<string, number>();
   for (const one of connections) {
-    states.set(one.state, (states.get(one.state) ?? 0) + 1);
     const labels = labelsOf(one);
     const key = Object.values(labels).join(" ");
     let group = groups.get(key);
@@ -76,28 +121,7 @@ export function addConnections(into: FrameBuilder, { connections, seen }: Connec
       rtts: one.rttS === undefined ? 0 : 1,
     });
   }
-  if (seen > connections.length) states.set(OTHER, seen - connections.length);
-
-  const device = into.device("_gateway");
-  const add = (name: string, unit: string, kind: Kind, value: number, labels: Group["labels"]): void => {
-    const metric = metricName(name, labels);
-    if (nameProblem(metric) === undefined)
-      into.add(device, into.metric(metric, unit), timeUs, kind, Status.good, value);
-  };
-  for (const [state, count] of states) {
-    const labels = { "network.connection.state": state, "network.transport": "tcp" };
-    add("system.network.connection.count", "{connection}", Kind.integer, count, labels);
-  }
-  for (const group of largest([...groups.values()])) {
-    const { labels, receiveQueue, sendQueue, retransmits, rtts } = group;
-    add("tcp.peer.connection.count", "{connection}", Kind.integer, group.connections, labels);
-    if (receiveQueue > 0) add("tcp.peer.connection.receive_queue", "By", Kind.integer, receiveQueue, labels);
-    if (sendQueue > 0) add("tcp.peer.connection.send_queue", "By", Kind.integer, sendQueue, labels);
-    if (retransmits > 0)
-      add("tcp.peer.connection.retransmits", "{segment}", Kind.integer, retransmits, labels);
-    if (rtts > 0)
-      add("tcp.peer.connection.rtt", "s", Kind.number, Math.round((group.rttS / rtts) * 1e6) / 1e6, labels);
-  }
+  return [...groups.values()];
 }
 
 /** Those with the most connections; the others of a state are one, without a peer's name. */

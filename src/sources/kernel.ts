@@ -32,6 +32,7 @@ import {
   processesPerSecond,
   ringBytesFor,
 } from "./kernel-events.ts";
+import { type Fallback, openFallback } from "./kernel-fallbacks.ts";
 import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
 import { BlockRows, EventRows, SoftirqRows } from "./kernel-shapes.ts";
 import { SlotRows } from "./kernel-slots.ts";
@@ -65,6 +66,9 @@ export interface KernelSourceOptions {
   readonly eventBudget?: number;
   /** give up the capabilities to load probes once those that are always on are loaded; see {@link KernelSource.lockedDown} */
   readonly lockDown?: boolean;
+  /** where fallbacks look: /proc and /sys by default */
+  readonly proc?: string;
+  readonly sys?: string;
 }
 
 /** The metrics of each probe's histograms, in the order of its counters. */
@@ -137,6 +141,8 @@ export class KernelSource implements Source {
   readonly #mostEvents: number;
   readonly #costs = new CostMeter(() => this.#programs());
   #table: RunningTable | undefined;
+  /** in place of probes that can't run */
+  readonly #fallbacks = new Map<ProbeName, Fallback>();
   #intake: Intake | undefined;
   #drainMs = LONGEST_DRAIN_MS;
   #drainTimer: NodeJS.Timeout | undefined;
@@ -197,10 +203,11 @@ export class KernelSource implements Source {
     clearTimeout(this.#drainTimer);
     clearInterval(this.#readTimer);
     this.#costs.stop();
-    if (this.#running.size > 0 || this.#table !== undefined) {
+    if (this.#intake !== undefined) {
       this.#publishAt = 0;
       this.#read();
     }
+    this.#fallbacks.clear();
     for (const name of [...this.#running.keys(), TABLE] as const) this.#close(name);
     this.#intake = undefined;
     return Promise.resolve();
@@ -239,7 +246,15 @@ export class KernelSource implements Source {
   #open(name: ProbeName, forMs: number | undefined): void {
     const result = openProbe(name, this.#ringBytes);
     if (!result.on) {
-      this.#status.set(name, { name, state: "unavailable", reason: result.reason, remedy: result.remedy });
+      const { reason, remedy } = result;
+      const fallback = forMs === undefined ? this.#openFallback(name) : undefined;
+      this.#status.set(name, {
+        name,
+        state: "unavailable",
+        ...(fallback === undefined ? {} : { fallback: fallback.from }),
+        reason,
+        remedy,
+      });
       return;
     }
     const { probe } = result;
@@ -259,6 +274,13 @@ export class KernelSource implements Source {
       events: this.#eventsOf(probe),
       end: forMs === undefined ? undefined : setTimeout(() => this.#finish(name), forMs),
     });
+  }
+
+  #openFallback(name: ProbeName): Fallback | undefined {
+    const { proc = "/proc", sys = "/sys" } = this.#options;
+    const fallback = openFallback(name, { proc, sys });
+    if (fallback !== undefined) this.#fallbacks.set(name, fallback);
+    return fallback;
   }
 
   #openTable(forMs: number): void {
@@ -283,6 +305,16 @@ export class KernelSource implements Source {
     });
     this.#readTable();
     this.#send(this.#counts);
+  }
+
+  #readFallbacks(): void {
+    for (const fallback of this.#fallbacks.values()) {
+      try {
+        fallback.add(this.#counts, Date.now() * 1000);
+      } catch {
+        // What it reads is gone for the moment, as a disk that is pulled out.
+      }
+    }
   }
 
   #readTable(): void {
@@ -374,8 +406,11 @@ export class KernelSource implements Source {
     if (due)
       this.#publishAt = Math.max(this.#publishAt, now - this.#options.intervalMs) + this.#options.intervalMs;
     for (const running of this.#running.values()) this.#count(running, due);
-    if (due) this.#readTable();
-    if (due) this.#grow();
+    if (due) {
+      this.#readFallbacks();
+      this.#readTable();
+      this.#grow();
+    }
     this.#send(this.#events);
     this.#send(this.#counts);
   }

@@ -1,4 +1,4 @@
-/** /proc/net/dev and /proc/net/netstat (proc(5)). */
+/** /proc/net/dev, snmp, snmp6, netstat and softnet_stat (proc(5), net/core/net-procfs.c). */
 import { count, lines, words } from "./numbers.ts";
 
 const MOST_INTERFACES = 64;
@@ -40,7 +40,7 @@ function traffic(values: readonly (number | undefined)[], at: number): Traffic |
   return { bytes, packets, errors, dropped };
 }
 
-/** The counters of one group of /proc/net/netstat, such as `TcpExt`: a line of names, then one of values. */
+/** The counters of one group of /proc/net/netstat or /proc/net/snmp, such as `TcpExt`: a line of names, then one of values. */
 export function parseNetstat(text: string, group: string): ReadonlyMap<string, number> {
   const found = new Map<string, number>();
   const [names = [], values = []] = lines(text)
@@ -51,4 +51,25 @@ export function parseNetstat(text: string, group: string): ReadonlyMap<string, n
     if (i > 0 && value !== undefined) found.set(name, value);
   }
   return found;
+}
+
+/** The counters of /proc/net/snmp6 by name: a line each. */
+export function parseSnmp6(text: string): ReadonlyMap<string, number> {
+  const found = new Map<string, number>();
+  for (const line of lines(text)) {
+    const [name, amount] = words(line);
+    const value = count(amount);
+    if (name !== undefined && value !== undefined) found.set(name, value);
+  }
+  return found;
+}
+
+/** Packets that found a processor's backlog full, from /proc/net/softnet_stat: its second column, hexadecimal, a line a processor. */
+export function parseSoftnetDrops(text: string): number {
+  let drops = 0;
+  for (const line of lines(text)) {
+    const [, dropped = ""] = words(line);
+    if (/^[0-9a-f]{8}$/.test(dropped)) drops += Number.parseInt(dropped, 16);
+  }
+  return drops;
 }
