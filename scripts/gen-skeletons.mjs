@@ -1,4 +1,5 @@
-// Regenerates native/bpf/<probe>.lskel.h from native/bpf/<probe>.bpf.c. For developers: users compile what is committed.
+// Regenerates native/bpf/<probe>.lskel.h from native/bpf/<probe>.bpf.c, and <probe>.raw.lskel.h where the source can be built
+// for raw tracepoints, too (common.bpf.h). For developers: users compile what is committed.
 //
 //   node scripts/gen-skeletons.mjs           writes the skeletons
 //   node scripts/gen-skeletons.mjs --check   compares only; exits 1 and names the ones that differ
@@ -39,6 +40,22 @@ for (const tool of tools) {
   }
 }
 
+/** Writes `target`.lskel.h, or remembers that it differs. */
+function generate(source, target, name, defines) {
+  const object = join(temporary, `${target}.o`);
+  const flags = ["-g", "-O2", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", `-ffile-prefix-map=${folder}=`];
+  run(
+    "clang-16",
+    [...flags, ...defines, "-fdebug-compilation-dir=.", `-I${multiarch}`, "-c", source, "-o", object],
+    folder,
+  );
+  const text = run("bpftool", ["gen", "skeleton", "-L", object, "name", name], folder);
+  const path = join(folder, `${target}.lskel.h`);
+  if (existsSync(path) && readFileSync(path, "utf8") === text) return;
+  differing.push(target);
+  if (!check) writeFileSync(path, text);
+}
+
 const check = process.argv.includes("--check");
 const multiarch = `/usr/include/${process.arch === "arm64" ? "aarch64" : "x86_64"}-linux-gnu`;
 const temporary = mkdtempSync(join(tmpdir(), "weir-bpf-"));
@@ -48,27 +65,9 @@ try {
     .filter((name) => name.endsWith(".bpf.c"))
     .sort()) {
     const probe = source.slice(0, -".bpf.c".length);
-    const object = join(temporary, `${probe}.o`);
-    const flags = [
-      "-g",
-      "-O2",
-      "-mcpu=v3",
-      "-target",
-      "bpf",
-      "-Wall",
-      "-Werror",
-      `-ffile-prefix-map=${folder}=`,
-    ];
-    run(
-      "clang-16",
-      [...flags, "-fdebug-compilation-dir=.", `-I${multiarch}`, "-c", source, "-o", object],
-      folder,
-    );
-    const text = run("bpftool", ["gen", "skeleton", "-L", object, "name", `weir_${probe}`], folder);
-    const target = join(folder, `${probe}.lskel.h`);
-    if (existsSync(target) && readFileSync(target, "utf8") === text) continue;
-    differing.push(probe);
-    if (!check) writeFileSync(target, text);
+    generate(source, probe, `weir_${probe}`, []);
+    if (/SEC\(TP "/.test(readFileSync(join(folder, source), "utf8")))
+      generate(source, `${probe}.raw`, `weir_${probe}_raw`, ["-DWEIR_RAW"]);
   }
 } finally {
   rmSync(temporary, { recursive: true });

@@ -84,7 +84,8 @@ Module::Module(Napi::Env env, Napi::Object exports) {
               });
 }
 
-// loadProbe(name: string, ringBytes: number): null | { errno: number, step: string, log: string }
+// loadProbe(name: string, ringBytes: number): null | { errno: number, step: string, log: string, raw: boolean
+// }
 Napi::Value Module::LoadProbe(const Napi::CallbackInfo &info) {
   const Napi::Env env = info.Env();
   if (!info[0].IsString() || !info[1].IsNumber()) return Throw(info, "loadProbe(name, ringBytes)");
@@ -95,14 +96,14 @@ Napi::Value Module::LoadProbe(const Napi::CallbackInfo &info) {
 
   weir_failure failure = {};
   std::unique_ptr<Probe> probe = Probe::Open(kind, info[1].As<Napi::Number>().Uint32Value(), &failure);
-  if (probe) {
-    probes_.emplace(std::move(name), std::move(probe));
-    return env.Null();
-  }
+  const bool raw = probe && probe->raw().raw;
+  if (probe) probes_.emplace(std::move(name), std::move(probe));
+  if (failure.error == 0) return env.Null();
   Napi::Object result = Napi::Object::New(env);
   result["errno"] = Napi::Number::New(env, failure.error);
   result["step"] = Napi::String::New(env, failure.step);
   result["log"] = Napi::String::New(env, failure.log);
+  result["raw"] = Napi::Boolean::New(env, raw);
   return result;
 }
 

@@ -57,10 +57,10 @@ struct {
 	__type(value, struct start);
 } ports SEC(".maps");
 
-SEC("tp_btf/sched_process_exec")
+SEC(TP "sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task)
 {
-	__u32 pid = task->tgid, key = pid & (PIDS - 1);
+	__u32 pid = READ(task, tgid), key = pid & (PIDS - 1);
 	__u64 *entry = bpf_map_lookup_elem(&started, &key);
 
 	if (entry) {
@@ -70,7 +70,7 @@ int BPF_PROG(on_exec, struct task_struct *task)
 	return 0;
 }
 
-SEC("tp_btf/inet_sock_set_state")
+SEC(TP "inet_sock_set_state")
 int BPF_PROG(on_state, struct sock *sk, int before, int after)
 {
 	__u32 pid, key, port;
@@ -80,13 +80,13 @@ int BPF_PROG(on_state, struct sock *sk, int before, int after)
 	__u64 *exec, ns;
 
 	if (after == TCP_LISTEN) {
-		if (sk->sk_protocol != IPPROTO_TCP)
+		if (READ(sk, sk_protocol) != IPPROTO_TCP)
 			return 0;
 		pid = bpf_get_current_pid_tgid() >> 32;
 		key = pid & (PIDS - 1);
 		exec = bpf_map_lookup_elem(&started, &key);
 		cpu = this_cpu(&cpus);
-		port = sk->__sk_common.skc_num;
+		port = READ(sk, __sk_common.skc_num);
 		key = port & (PORTS - 1);
 		entry = bpf_map_lookup_elem(&ports, &key);
 		if (!exec || !entry || !cpu || !exec[0] || exec[1] != pid)
@@ -101,7 +101,7 @@ int BPF_PROG(on_state, struct sock *sk, int before, int after)
 		add(&slot->value[0], bpf_ktime_get_ns() - ns);
 		add(&slot->value[1], 1);
 	} else if (before == TCP_SYN_RECV && after == TCP_ESTABLISHED) {
-		port = sk->__sk_common.skc_num;
+		port = READ(sk, __sk_common.skc_num);
 		key = port & (PORTS - 1);
 		entry = bpf_map_lookup_elem(&ports, &key);
 		if (!entry || !entry->ns || entry->owner != port)

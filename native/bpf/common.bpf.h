@@ -10,6 +10,18 @@
 
 #include "layout.h"
 
+/* Programs are attached with types (tp_btf), so that fields are read directly. Where the kernel has
+ * a tracepoint but not its type, or the verifier refuses to follow an argument, the same source
+ * built with WEIR_RAW takes the arguments as numbers (raw_tp) and copies each field: sources that
+ * use TP and READ are built both ways (scripts/gen-skeletons.mjs). */
+#ifdef WEIR_RAW
+#define TP	       "raw_tp/"
+#define READ(p, field) BPF_CORE_READ(p, field)
+#else
+#define TP	       "tp_btf/"
+#define READ(p, field) ((p)->field)
+#endif
+
 /* Keeps the compiler from proving a bound that the verifier then can't see. */
 #define OPAQUE(x) asm volatile("" : "+r"(x))
 

@@ -15,7 +15,8 @@ struct weir_connections {
 	} links;
 };
 
-static inline int weir_connections__on_connection__attach(struct weir_connections *skel)
+static inline int
+weir_connections__on_connection__attach(struct weir_connections *skel)
 {
 	int prog_fd = skel->progs.on_connection.prog_fd;
 	int fd = skel_link_create(prog_fd, 0, BPF_TRACE_ITER);
@@ -25,7 +26,8 @@ static inline int weir_connections__on_connection__attach(struct weir_connection
 	return fd;
 }
 
-static inline int weir_connections__attach(struct weir_connections *skel)
+static inline int
+weir_connections__attach(struct weir_connections *skel)
 {
 	int ret = 0;
 
@@ -33,11 +35,13 @@ static inline int weir_connections__attach(struct weir_connections *skel)
 	return ret < 0 ? ret : 0;
 }
 
-static inline void weir_connections__detach(struct weir_connections *skel)
+static inline void
+weir_connections__detach(struct weir_connections *skel)
 {
 	skel_closenz(skel->links.on_connection_fd);
 }
-static void weir_connections__destroy(struct weir_connections *skel)
+static void
+weir_connections__destroy(struct weir_connections *skel)
 {
 	if (!skel)
 		return;
@@ -45,7 +49,8 @@ static void weir_connections__destroy(struct weir_connections *skel)
 	skel_closenz(skel->progs.on_connection.prog_fd);
 	skel_free(skel);
 }
-static inline struct weir_connections *weir_connections__open(void)
+static inline struct weir_connections *
+weir_connections__open(void)
 {
 	struct weir_connections *skel;
 
@@ -59,7 +64,8 @@ cleanup:
 	return NULL;
 }
 
-static inline int weir_connections__load(struct weir_connections *skel)
+static inline int
+weir_connections__load(struct weir_connections *skel)
 {
 	struct bpf_load_and_run_opts opts = {};
 	int err;
@@ -316,7 +322,8 @@ static inline int weir_connections__load(struct weir_connections *skel)
 	return 0;
 }
 
-static inline struct weir_connections *weir_connections__open_and_load(void)
+static inline struct weir_connections *
+weir_connections__open_and_load(void)
 {
 	struct weir_connections *skel;
 
@@ -330,8 +337,8 @@ static inline struct weir_connections *weir_connections__open_and_load(void)
 	return skel;
 }
 
-__attribute__((unused)) static void weir_connections__assert(struct weir_connections *s
-							     __attribute__((unused)))
+__attribute__((unused)) static void
+weir_connections__assert(struct weir_connections *s __attribute__((unused)))
 {
 #ifdef __cplusplus
 #define _Static_assert static_assert

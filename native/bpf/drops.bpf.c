@@ -22,7 +22,7 @@ struct drops_cpu {
 
 WEIR_CPUS(struct drops_cpu);
 
-SEC("tp_btf/kfree_skb")
+SEC(TP "kfree_skb")
 int on_drop(__u64 *ctx)
 {
 	struct sk_buff *skb = (void *)ctx[0];
@@ -42,7 +42,7 @@ int on_drop(__u64 *ctx)
 	add(&cpu->head.produced, 1);
 	slot = slot_of(cpu->slots, SLOTS, name[0], name[1], reason);
 	add(&slot->value[0], 1);
-	add(&slot->value[1], skb->len);
+	add(&slot->value[1], READ(skb, len));
 	return 0;
 }
 

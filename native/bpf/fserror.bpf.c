@@ -15,15 +15,16 @@ struct fserror_cpu {
 
 WEIR_CPUS(struct fserror_cpu);
 
-SEC("tp_btf/ext4_error")
+SEC(TP "ext4_error")
 int on_error(__u64 *ctx)
 {
 	struct fserror_cpu *cpu = this_cpu(&cpus);
 	struct super_block *sb = (void *)ctx[0];
-	__u64 *name = (__u64 *)sb->s_id;
+	__u64 name[2] = {};
 
 	if (!cpu)
 		return 0;
+	bpf_core_read(name, sizeof(name), &sb->s_id);
 	add(&cpu->head.produced, 1);
 	add(&slot_of(cpu->slots, SLOTS, name[0], name[1], 0)->value[0], 1);
 	return 0;

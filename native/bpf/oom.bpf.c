@@ -15,7 +15,7 @@ struct oom_cpu {
 
 WEIR_CPUS(struct oom_cpu);
 
-SEC("tp_btf/mark_victim")
+SEC(TP "mark_victim")
 int on_kill(__u64 *ctx)
 {
 	struct oom_cpu *cpu = this_cpu(&cpus);

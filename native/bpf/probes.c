@@ -11,21 +11,28 @@
 
 #include "block.lskel.h"
 #include "coldstart.lskel.h"
+#include "coldstart.raw.lskel.h"
 #include "connections.h"
 #include "dns.lskel.h"
 #include "drops.lskel.h"
+#include "drops.raw.lskel.h"
 #include "exec.lskel.h"
 #include "fserror.lskel.h"
+#include "fserror.raw.lskel.h"
 #include "layout.h"
 #include "oom.lskel.h"
+#include "oom.raw.lskel.h"
 #include "opens.lskel.h"
 #include "sched.lskel.h"
 #include "signals.lskel.h"
 #include "sockcalls.lskel.h"
 #include "softirq.lskel.h"
+#include "softirq.raw.lskel.h"
 #include "tcp.lskel.h"
 #include "tcploss.lskel.h"
+#include "tcploss.raw.lskel.h"
 #include "thermal.lskel.h"
+#include "thermal.raw.lskel.h"
 #include "../perf/counters.h"
 #ifdef WEIR_BENCH
 #include "flood.lskel.h"
@@ -96,14 +103,21 @@ static uint64_t memory_of(int fd)
 
 WEIR_LOADER(block, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(coldstart, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(coldstart_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(drops, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(drops_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(fserror, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(fserror_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(oom, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(oom_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(sched, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(softirq, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(softirq_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(tcp, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(tcploss, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(tcploss_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(thermal, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(thermal_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(exec, WEIR_RING_SIZE, WEIR_RING_FD)
 WEIR_LOADER(dns, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(signals, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
@@ -162,16 +176,21 @@ static void read_perf(const void *counters, uint64_t *words)
 
 const struct weir_probe_kind weir_probe_kinds[] = {
     {"sched", 1, 128, false, load_sched, destroy_sched, NULL},
-    {"softirq", 1, 0, false, load_softirq, destroy_softirq, NULL},
+    {"softirq", 1, 0, false, load_softirq, destroy_softirq, NULL, load_softirq_raw,
+     destroy_softirq_raw},
     {"block", 16, 8, false, load_block, destroy_block, NULL},
     {"tcp", 2, 128, false, load_tcp, destroy_tcp, NULL},
-    {"tcploss", 0, 128, false, load_tcploss, destroy_tcploss, NULL},
-    {"drops", 0, 128, false, load_drops, destroy_drops, NULL},
+    {"tcploss", 0, 128, false, load_tcploss, destroy_tcploss, NULL, load_tcploss_raw,
+     destroy_tcploss_raw},
+    {"drops", 0, 128, false, load_drops, destroy_drops, NULL, load_drops_raw, destroy_drops_raw},
     {"exec", 0, 128, true, load_exec, destroy_exec, NULL},
-    {"coldstart", 0, 64, false, load_coldstart, destroy_coldstart, NULL},
-    {"oom", 0, 32, false, load_oom, destroy_oom, NULL},
-    {"fserror", 0, 16, false, load_fserror, destroy_fserror, NULL},
-    {"thermal", 0, 32, false, load_thermal, destroy_thermal, NULL},
+    {"coldstart", 0, 64, false, load_coldstart, destroy_coldstart, NULL, load_coldstart_raw,
+     destroy_coldstart_raw},
+    {"oom", 0, 32, false, load_oom, destroy_oom, NULL, load_oom_raw, destroy_oom_raw},
+    {"fserror", 0, 16, false, load_fserror, destroy_fserror, NULL, load_fserror_raw,
+     destroy_fserror_raw},
+    {"thermal", 0, 32, false, load_thermal, destroy_thermal, NULL, load_thermal_raw,
+     destroy_thermal_raw},
     {"sockcalls", 4, 128, false, load_sockcalls, destroy_sockcalls, NULL},
     {"opens", 0, 128, true, load_opens, destroy_opens, NULL},
     {"signals", 0, 128, false, load_signals, destroy_signals, NULL},
@@ -195,6 +214,19 @@ size_t weir_probe_words(const struct weir_probe_kind *kind)
 	return bytes / sizeof(uint64_t);
 }
 
+typedef int loader(struct weir_probe *probe, char *log, size_t log_size, const char **step);
+
+/* The verifier gives up with EAGAIN when a signal arrives for the thread, as they do in Node. */
+static int load_patiently(loader *load, struct weir_probe *probe, const char **step)
+{
+	int attempts = 10, err;
+
+	do
+		err = load(probe, NULL, 0, step);
+	while (err == -EAGAIN && --attempts > 0);
+	return err;
+}
+
 /* The last whole lines of the verifier's log that fit. */
 static void keep_log_end(const char *log, char *into, size_t size)
 {
@@ -212,14 +244,16 @@ static void keep_log_end(const char *log, char *into, size_t size)
 static int load(struct weir_probe *probe, struct weir_failure *failure)
 {
 	const size_t log_size = 256 * 1024;
-	int attempts = 10, err;
+	const char *step;
 	char *log;
+	int err;
 
-	/* The verifier gives up with EAGAIN when a signal arrives for the thread, as they do in
-	 * Node. */
-	do
-		err = probe->kind->load(probe, NULL, 0, &failure->step);
-	while (err == -EAGAIN && --attempts > 0);
+	err = load_patiently(probe->kind->load, probe, &failure->step);
+	failure->error = -err;
+	if (err && probe->kind->load_raw && !load_patiently(probe->kind->load_raw, probe, &step)) {
+		probe->raw = true;
+		return 0;
+	}
 
 	/* Asked for only now: a log that doesn't fit would make a good program fail with ENOSPC. */
 	if (err == -EINVAL || err == -EACCES) {
@@ -265,6 +299,7 @@ static int map_memory(struct weir_probe *probe, const char **step)
 bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uint32_t ring_bytes,
 		     struct weir_probe *probe, struct weir_failure *failure)
 {
+	const char *step;
 	int err;
 
 	memset(probe, 0, sizeof(*probe));
@@ -279,12 +314,15 @@ bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uin
 	err = load(probe, failure);
 	for (unsigned int i = 0; i < probe->program_count; i++)
 		probe->memory_bytes += memory_of(probe->program_fds[i]);
-	if (!err && !kind->read) {
-		failure->log[0] = '\0';
-		err = map_memory(probe, &failure->step);
-	}
-	if (!err)
+	step = failure->step; /* why the typed ones failed, if they did */
+	if (!err && !kind->read)
+		err = map_memory(probe, &step);
+	if (!err) {
+		if (!probe->raw)
+			failure->error = 0;
 		return true;
+	}
+	failure->step = step;
 	failure->error = -err;
 	weir_probe_close(probe);
 	return false;
@@ -299,7 +337,7 @@ void weir_probe_close(struct weir_probe *probe)
 	if (probe->producer)
 		munmap((void *)probe->producer, probe->ring_mapped);
 	if (probe->skeleton)
-		probe->kind->destroy(probe->skeleton);
+		(probe->raw ? probe->kind->destroy_raw : probe->kind->destroy)(probe->skeleton);
 	memset(probe, 0, sizeof(*probe));
 }
 

@@ -25,6 +25,10 @@ struct weir_probe_kind {
 	void (*destroy)(void *skeleton);
 	/* A kind without a map `cpus`: it counts elsewhere, and these are its words. Else null. */
 	void (*read)(const void *skeleton, uint64_t *words);
+	/* The same over raw tracepoints, for where the typed ones can't be had. Null: there is
+	 * none. */
+	int (*load_raw)(struct weir_probe *probe, char *log, size_t log_size, const char **step);
+	void (*destroy_raw)(void *skeleton);
 };
 
 extern const struct weir_probe_kind weir_probe_kinds[];
@@ -34,6 +38,7 @@ extern const size_t weir_probe_kind_count;
 struct weir_probe {
 	const struct weir_probe_kind *kind;
 	void *skeleton;
+	bool raw; /* over raw tracepoints */
 	uint32_t cpu_count;
 	uint32_t ring_bytes;
 	int cpus_fd, ring_fd;
@@ -63,7 +68,8 @@ size_t weir_probe_words(const struct weir_probe_kind *kind);
 
 /* Loads and attaches one probe. `cpu_count`: possible CPUs. `ring_bytes`: at least what is wanted;
  * rounded up to a power of two of whole pages; ignored without a ring.
- * On failure returns false, fills `failure` and leaves nothing behind. */
+ * On failure returns false, fills `failure` and leaves nothing behind; where raw tracepoints did,
+ * `failure` says why the typed ones didn't. */
 bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uint32_t ring_bytes,
 		     struct weir_probe *probe, struct weir_failure *failure);
 

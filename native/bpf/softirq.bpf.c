@@ -14,7 +14,7 @@ struct softirq_cpu {
 
 WEIR_CPUS(struct softirq_cpu);
 
-SEC("tp_btf/softirq_entry")
+SEC(TP "softirq_entry")
 int BPF_PROG(on_entry)
 {
 	struct softirq_cpu *cpu = this_cpu(&cpus);
@@ -24,7 +24,7 @@ int BPF_PROG(on_entry)
 	return 0;
 }
 
-SEC("tp_btf/softirq_exit")
+SEC(TP "softirq_exit")
 int BPF_PROG(on_exit, unsigned int vector)
 {
 	struct softirq_cpu *cpu = this_cpu(&cpus);

@@ -51,19 +51,19 @@ static __always_inline int count(const struct sock *sk, int what)
 	return 0;
 }
 
-SEC("tp_btf/tcp_retransmit_skb")
+SEC(TP "tcp_retransmit_skb")
 int on_retransmit(__u64 *ctx)
 {
 	return count((const struct sock *)ctx[0], 0);
 }
 
-SEC("tp_btf/tcp_send_reset")
+SEC(TP "tcp_send_reset")
 int on_reset_sent(__u64 *ctx)
 {
 	return count((const struct sock *)ctx[0], 1);
 }
 
-SEC("tp_btf/tcp_receive_reset")
+SEC(TP "tcp_receive_reset")
 int on_reset_received(__u64 *ctx)
 {
 	return count((const struct sock *)ctx[0], 2);

@@ -17,7 +17,7 @@ struct thermal_cpu {
 
 WEIR_CPUS(struct thermal_cpu);
 
-SEC("tp_btf/thermal_zone_trip")
+SEC(TP "thermal_zone_trip")
 int on_trip(__u64 *ctx)
 {
 	struct thermal_cpu *cpu = this_cpu(&cpus);

@@ -68,6 +68,9 @@ export const ON_DEMAND_PROBES: readonly ProbeName[] = ["sockcalls", "opens", "si
 /** Those that are no programs but counters of the kernel's own, read through perf_event_open(2). */
 const COUNTERS: readonly ProbeName[] = ["counters", "hardware"];
 
+/** Those that follow no pointer of the kernel's: without its types they run over raw tracepoints. */
+const WITHOUT_BTF: readonly ProbeName[] = ["softirq"];
+
 /** Words of a slot: id, three of labels, four of values. */
 export const SLOT_WORDS = 8;
 
@@ -112,7 +115,8 @@ export interface Probe {
 
 /** Outcome of {@link openProbe}. */
 export type ProbeResult =
-  | { readonly on: true; readonly probe: Probe }
+  /** `raw`: why it runs over raw tracepoints, if it does */
+  | { readonly on: true; readonly probe: Probe; readonly raw: Unavailable | undefined }
   | ({ readonly on: false } & Unavailable);
 
 let state: NativeState | undefined;
@@ -157,11 +161,15 @@ export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
   const addon = addonState();
   if (!addon.ok) return { on: false, reason: addon.reason, remedy: addon.remedy };
   const counts = COUNTERS.includes(name);
-  const known = counts ? undefined : obstacle(kernelSupport());
+  const support = kernelSupport();
+  const known = counts ? undefined : obstacle({ ...support, btf: support.btf || WITHOUT_BTF.includes(name) });
   if (known !== undefined) return { on: false, ...known };
   const failure = addon.native.loadProbe(name, ringBytes);
-  if (failure !== null) return { on: false, ...(counts ? explainPerf(failure) : explain(failure)) };
-  return { on: true, probe: new LoadedProbe(addon.native, name) };
+  if (failure === null) return { on: true, probe: new LoadedProbe(addon.native, name), raw: undefined };
+  const why = counts ? explainPerf(failure) : explain(failure);
+  return failure.raw
+    ? { on: true, probe: new LoadedProbe(addon.native, name), raw: why }
+    : { on: false, ...why };
 }
 
 /** Has the kernel count what BPF programs take, which itself takes some 20 ns a run. False when it refuses: it takes CAP_SYS_ADMIN. */

@@ -11,6 +11,8 @@ export interface NativeFailure {
   readonly step: string;
   /** the end of the verifier's log, or "" */
   readonly log: string;
+  /** it was loaded all the same, over raw tracepoints */
+  readonly raw: boolean;
 }
 
 /** A hash under a key. */

@@ -71,7 +71,7 @@ export function openSampler(options: SamplerOptions): SamplerResult {
     ringBytes,
   );
   if (native.errno === 0) return { on: true, sampler: new OpenSampler(native) };
-  return { on: false, ...explainPerf({ errno: native.errno, step: "open the sampler", log: "" }) };
+  return { on: false, ...explainPerf({ errno: native.errno, step: "open the sampler" }) };
 }
 
 class OpenSampler implements Sampler {

@@ -107,7 +107,7 @@ export function explain(failure: NativeFailure): Unavailable {
 }
 
 /** The same for what perf_event_open(2) refuses. */
-export function explainPerf({ errno, step }: NativeFailure): Unavailable {
+export function explainPerf({ errno, step }: Pick<NativeFailure, "errno" | "step">): Unavailable {
   const name = getSystemErrorName(-errno);
   switch (name) {
     case "ENOENT":

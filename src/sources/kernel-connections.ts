@@ -1,5 +1,13 @@
 /** Rows of the table of TCP connections (docs/probes.md): how many there are in each state, and what waits, by state, peer and port. */
-import type { Connection, Connections } from "../addon/connections.ts";
+import {
+  type Connection,
+  type Connections,
+  type ConnectionTable,
+  openConnections,
+  type Unavailable,
+} from "../addon/connections.ts";
+import type { Probe } from "../addon/index.ts";
+import { messageOf } from "../core/errors.ts";
 import { Kind, nameProblem, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
@@ -136,4 +144,58 @@ function largest(groups: readonly Group[]): readonly Group[] {
     others.set(state, other);
   }
   return [...sorted.slice(0, MOST_GROUPS), ...others.values()];
+}
+
+/** How the table is read, or why it can't be. */
+export interface TableStatus {
+  readonly state: "on" | "unavailable";
+  readonly untilMs?: number;
+  readonly memoryBytes?: number;
+  readonly fallback?: string;
+  readonly reason?: string;
+  readonly remedy?: string;
+}
+
+/** The table while it is asked for. */
+export class ConnectionRows {
+  #table: ConnectionTable | undefined;
+  #end: NodeJS.Timeout | undefined;
+
+  /** The iterator's program, while it is loaded. */
+  get probe(): Probe | undefined {
+    return this.#table?.probe;
+  }
+
+  /** Opens it; `ended` is called after `forMs`, unless it is closed before. */
+  open(forMs: number, ended: () => void): TableStatus {
+    this.close();
+    const opened = openConnections();
+    if (!opened.on) return { state: "unavailable", reason: opened.reason, remedy: opened.remedy };
+    const { table } = opened;
+    this.#table = table;
+    this.#end = setTimeout(ended, forMs);
+    return {
+      state: "on",
+      untilMs: Date.now() + forMs,
+      ...(table.probe === undefined ? {} : { memoryBytes: table.probe.memoryBytes }),
+      ...(table.why === undefined ? {} : { fallback: table.via, ...table.why }),
+    };
+  }
+
+  /** Adds one reading, if it is open. Gives back why it can't be read, if it can't. */
+  add(into: FrameBuilder, timeUs: number): Unavailable | undefined {
+    if (this.#table === undefined) return undefined;
+    try {
+      addConnections(into, this.#table.read(), timeUs);
+      return undefined;
+    } catch (thrown) {
+      return { reason: messageOf(thrown), remedy: "please report it with the kernel's version" };
+    }
+  }
+
+  close(): void {
+    clearTimeout(this.#end);
+    this.#table?.close();
+    this.#table = undefined;
+  }
 }

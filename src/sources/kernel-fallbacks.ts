@@ -168,6 +168,38 @@ const COUNTING: Readonly<Partial<Record<ProbeName, Counting>>> = {
   },
 };
 
+/** Those that are in use. */
+export class Fallbacks {
+  readonly #roots: Roots;
+  readonly #open = new Map<ProbeName, Fallback>();
+
+  constructor(roots: Roots) {
+    this.#roots = roots;
+  }
+
+  /** What is read from now on in place of a probe; undefined when nothing can be. */
+  open(name: ProbeName): string | undefined {
+    const fallback = openFallback(name, this.#roots);
+    if (fallback !== undefined) this.#open.set(name, fallback);
+    return fallback?.from;
+  }
+
+  /** Adds the rows of all of them. */
+  add(into: FrameBuilder, timeUs: number): void {
+    for (const fallback of this.#open.values()) {
+      try {
+        fallback.add(into, timeUs);
+      } catch {
+        // What it reads is gone for the moment, as a disk that is pulled out.
+      }
+    }
+  }
+
+  clear(): void {
+    this.#open.clear();
+  }
+}
+
 /** What stands in for a probe here; undefined when nothing can. */
 export function openFallback(name: ProbeName, roots: Roots): Fallback | undefined {
   try {

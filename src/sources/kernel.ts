@@ -6,7 +6,6 @@
  * fill a chunk.
  */
 
-import { type ConnectionTable, openConnections } from "../addon/connections.ts";
 import {
   type Counters,
   dropProbeCapabilities,
@@ -16,12 +15,12 @@ import {
   type Probe,
   type ProbeName,
 } from "../addon/index.ts";
-import { messageOf, WeirError } from "../core/errors.ts";
+import { WeirError } from "../core/errors.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
-import { addConnections } from "./kernel-connections.ts";
+import { ConnectionRows } from "./kernel-connections.ts";
 import { CostMeter, type ProbeCost } from "./kernel-cost.ts";
 import {
   type AddEvents,
@@ -32,7 +31,7 @@ import {
   processesPerSecond,
   ringBytesFor,
 } from "./kernel-events.ts";
-import { type Fallback, openFallback } from "./kernel-fallbacks.ts";
+import { Fallbacks } from "./kernel-fallbacks.ts";
 import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
 import { BlockRows, EventRows, SoftirqRows } from "./kernel-shapes.ts";
 import { SlotRows } from "./kernel-slots.ts";
@@ -120,12 +119,6 @@ interface Running {
   readonly end: NodeJS.Timeout | undefined;
 }
 
-/** The table of connections while it is read, on demand. */
-interface RunningTable {
-  readonly table: ConnectionTable;
-  readonly end: NodeJS.Timeout;
-}
-
 const TABLE = "connections";
 const ON_DEMAND_TEXT = `no probe to turn on; there are ${ON_DEMAND_PROBES.join(", ")}`;
 
@@ -140,9 +133,8 @@ export class KernelSource implements Source {
   readonly #readMs: number;
   readonly #mostEvents: number;
   readonly #costs = new CostMeter(() => this.#programs());
-  #table: RunningTable | undefined;
-  /** in place of probes that can't run */
-  readonly #fallbacks = new Map<ProbeName, Fallback>();
+  readonly #table = new ConnectionRows();
+  readonly #fallbacks: Fallbacks;
   #intake: Intake | undefined;
   #drainMs = LONGEST_DRAIN_MS;
   #drainTimer: NodeJS.Timeout | undefined;
@@ -156,6 +148,7 @@ export class KernelSource implements Source {
     this.#readMs = Math.min(READ_MS, options.intervalMs);
     this.#mostEvents = options.eventBudget ?? 200;
     this.#ringBytes = options.ringBytes ?? 0;
+    this.#fallbacks = new Fallbacks({ proc: options.proc ?? "/proc", sys: options.sys ?? "/sys" });
   }
 
   /** Every probe's state, in a fixed order: those that are always on, then those on demand. */
@@ -247,19 +240,25 @@ export class KernelSource implements Source {
     const result = openProbe(name, this.#ringBytes);
     if (!result.on) {
       const { reason, remedy } = result;
-      const fallback = forMs === undefined ? this.#openFallback(name) : undefined;
+      const fallback = forMs === undefined ? this.#fallbacks.open(name) : undefined;
       this.#status.set(name, {
         name,
         state: "unavailable",
-        ...(fallback === undefined ? {} : { fallback: fallback.from }),
+        ...(fallback === undefined ? {} : { fallback }),
         reason,
         remedy,
       });
       return;
     }
-    const { probe } = result;
+    const { probe, raw } = result;
     const timing = forMs === undefined ? {} : { untilMs: Date.now() + forMs };
-    this.#status.set(name, { name, state: "on", memoryBytes: probe.memoryBytes, ...timing });
+    this.#status.set(name, {
+      name,
+      state: "on",
+      memoryBytes: probe.memoryBytes,
+      ...timing,
+      ...(raw === undefined ? {} : { fallback: "raw_tp", ...raw }),
+    });
     const stage = this.#stage(name);
     this.#running.set(name, {
       probe,
@@ -276,63 +275,24 @@ export class KernelSource implements Source {
     });
   }
 
-  #openFallback(name: ProbeName): Fallback | undefined {
-    const { proc = "/proc", sys = "/sys" } = this.#options;
-    const fallback = openFallback(name, { proc, sys });
-    if (fallback !== undefined) this.#fallbacks.set(name, fallback);
-    return fallback;
-  }
-
   #openTable(forMs: number): void {
-    const opened = openConnections();
-    if (!opened.on) {
-      this.#status.set(TABLE, {
-        name: TABLE,
-        state: "unavailable",
-        reason: opened.reason,
-        remedy: opened.remedy,
-      });
-      return;
-    }
-    const { table } = opened;
-    this.#table = { table, end: setTimeout(() => this.#finish(TABLE), forMs) };
-    this.#status.set(TABLE, {
-      name: TABLE,
-      state: "on",
-      untilMs: Date.now() + forMs,
-      ...(table.probe === undefined ? {} : { memoryBytes: table.probe.memoryBytes }),
-      ...(table.why === undefined ? {} : { fallback: table.via, ...table.why }),
-    });
+    const status = this.#table.open(forMs, () => this.#finish(TABLE));
+    this.#status.set(TABLE, { name: TABLE, ...status });
     this.#readTable();
     this.#send(this.#counts);
   }
 
-  #readFallbacks(): void {
-    for (const fallback of this.#fallbacks.values()) {
-      try {
-        fallback.add(this.#counts, Date.now() * 1000);
-      } catch {
-        // What it reads is gone for the moment, as a disk that is pulled out.
-      }
-    }
-  }
-
   #readTable(): void {
-    const running = this.#table;
-    if (running === undefined) return;
-    try {
-      addConnections(this.#counts, running.table.read(), Date.now() * 1000);
-    } catch (thrown) {
-      this.#close(TABLE);
-      const remedy = "please report it with the kernel's version";
-      this.#status.set(TABLE, { name: TABLE, state: "unavailable", reason: messageOf(thrown), remedy });
-    }
+    const problem = this.#table.add(this.#counts, Date.now() * 1000);
+    if (problem === undefined) return;
+    this.#close(TABLE);
+    this.#status.set(TABLE, { name: TABLE, state: "unavailable", ...problem });
   }
 
   /** What runs in the kernel now. */
   *#programs(): Generator<Probe> {
     for (const { probe } of this.#running.values()) yield probe;
-    if (this.#table?.table.probe !== undefined) yield this.#table.table.probe;
+    if (this.#table.probe !== undefined) yield this.#table.probe;
   }
 
   #eventsOf(probe: Probe): EventRing | undefined {
@@ -357,10 +317,8 @@ export class KernelSource implements Source {
   }
 
   #close(name: ProbeName): void {
-    if (name === TABLE && this.#table !== undefined) {
-      clearTimeout(this.#table.end);
-      this.#table.table.close();
-      this.#table = undefined;
+    if (name === TABLE) {
+      this.#table.close();
       this.#status.set(name, { name, state: "stopped" });
     }
     const running = this.#running.get(name);
@@ -407,7 +365,7 @@ export class KernelSource implements Source {
       this.#publishAt = Math.max(this.#publishAt, now - this.#options.intervalMs) + this.#options.intervalMs;
     for (const running of this.#running.values()) this.#count(running, due);
     if (due) {
-      this.#readFallbacks();
+      this.#fallbacks.add(this.#counts, Date.now() * 1000);
       this.#readTable();
       this.#grow();
     }

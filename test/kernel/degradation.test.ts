@@ -1,13 +1,13 @@
 /** What the probes say on a machine that lacks something: each lack is made for a child process, on the real kernel. */
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { addonState, PROBES } from "../../src/addon/index.ts";
-import { loadNative } from "../../src/addon/native.ts";
+import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { PROBES } from "../../src/addon/index.ts";
 import { explain } from "../../src/addon/support.ts";
-import { missing, PRESENT } from "./helpers.ts";
+import { SlotRows } from "../../src/sources/kernel-slots.ts";
+import { changedAddon, missing, PRESENT, slotRows } from "./helpers.ts";
 
 const root = join(import.meta.dirname, "..", "..");
 const lacking = missing !== "" ? missing : process.getuid?.() !== 0 ? "not root" : "";
@@ -15,29 +15,75 @@ const has = (program: string): boolean => spawnSync("sh", ["-c", `command -v ${p
 /** The probes that are BPF programs. */
 const PROGRAMS = PROBES.filter((name) => name !== "counters" && name !== "hardware");
 
-/** What each probe answers in a child behind `wrap`, and whether the sources still make rows there. */
-function childBehind(wrap: readonly string[]): {
-  readonly probes: Readonly<Record<string, { on: boolean; reason?: string; remedy?: string }>>;
+/** What stands in for each probe where no program can be loaded; those that aren't here have nothing. */
+const FALLBACKS: Readonly<Record<string, string>> = {
+  ...(existsSync("/proc/schedstat") ? { sched: "/proc/schedstat" } : {}),
+  softirq: "/proc/softirqs",
+  block: "/proc/diskstats",
+  tcp: "sock_diag",
+  tcploss: "/proc/net/snmp",
+  drops: "/proc/net",
+  exec: "/proc/<pid>",
+  oom: "/proc/vmstat",
+  ...(existsSync("/sys/fs/ext4") ? { fserror: "/sys/fs/ext4" } : {}),
+  ...(existsSync("/sys/class/thermal/thermal_zone0/temp") ? { thermal: "/sys/class/thermal" } : {}),
+  counters: "/proc/stat, /proc/vmstat",
+};
+/** Rows that come of them in any case, while a process starts and a connection is there. */
+const STANDING_IN = [
+  "system.softirq.count;vector=timer",
+  "process.starts;process.executable.name=sleep",
+  "tcp.peer.connection.rtt;network.connection.state=established;network.peer.address=127.0.0.1",
+];
+
+interface InChild {
+  readonly on: boolean;
+  readonly reason?: string;
+  readonly remedy?: string;
+  readonly fallback?: string;
+}
+
+/** What each probe answers in a child behind `wrap`, and what the sources make there: rows that begin as `wanted` say. */
+function childBehind(
+  wrap: readonly string[],
+  wanted: readonly string[],
+): {
+  readonly probes: Readonly<Record<string, InChild>>;
+  readonly missing: string[];
   readonly system: boolean;
 } {
   const script = `
-    import { openProbe, PROBES } from ${JSON.stringify(join(root, "src/addon/index.ts"))};
+    import { spawn } from "node:child_process";
+    import { connect, createServer } from "node:net";
+    import { setTimeout as sleep } from "node:timers/promises";
     import { Ledger } from ${JSON.stringify(join(root, "src/core/ledger.ts"))};
     import { KernelSource } from ${JSON.stringify(join(root, "src/sources/kernel.ts"))};
     import { SystemSource } from ${JSON.stringify(join(root, "src/sources/system.ts"))};
-    const probes = {};
-    for (const name of PROBES) {
-      const { on, reason, remedy, probe } = openProbe(name, 4096);
-      probes[name] = { on, reason, remedy };
-      probe?.close();
-    }
+    let missing = ${JSON.stringify(wanted)}, system = false;
     const signal = new AbortController().signal;
-    const system = await new Promise((done) => {
-      const intake = { message() {}, frame: (source) => (source === "system" && done(true), true) };
-      new KernelSource({ intervalMs: 100, ledger: new Ledger() }).start(intake, signal);
-      new SystemSource({ intervalMs: 100 }, () => {}).start(intake, signal);
-    });
-    console.log(JSON.stringify({ probes, system }));
+    const intake = {
+      message() {},
+      frame(source, { metrics }) {
+        if (source === "system") system = true;
+        else missing = missing.filter((start) => !metrics.some((metric) => metric.startsWith(start)));
+        return true;
+      },
+    };
+    const kernel = new KernelSource({ intervalMs: 100, ledger: new Ledger() });
+    await kernel.start(intake, signal);
+    await new SystemSource({ intervalMs: 100 }, () => {}).start(intake, signal);
+    const server = createServer((socket) => socket.pipe(socket));
+    server.listen(0, "127.0.0.1", () => connect(server.address().port, "127.0.0.1").write("x"));
+    const sleeper = spawn("sleep", ["60"]);
+    for (let i = 0; i < 200 && (!system || missing.length > 0); i++) await sleep(50);
+    sleeper.kill();
+    const probes = Object.fromEntries(
+      kernel.probes().map(({ name, state, reason, remedy, fallback }) => [
+        name,
+        { on: state === "on", reason, remedy, fallback },
+      ]),
+    );
+    console.log(JSON.stringify({ probes, missing, system }));
     process.exit();`;
   const [program = "", ...args] = [...wrap, process.execPath, "--input-type=module", "-e", script];
   const ran = spawnSync(program, args, { encoding: "utf8" });
@@ -62,32 +108,90 @@ describe.skipIf(lacking !== "")(
     });
     afterAll(() => rmSync(folder, { recursive: true }));
 
-    test.skipIf(!has("unshare"))("without BTF the programs say so, counters and /proc go on", () => {
-      const { probes, system } = childBehind(hidden(["/sys/kernel/btf"]));
-      for (const name of PROGRAMS) {
-        expect(probes[name]?.reason).toBe(
-          "the kernel does not describe its types (no /sys/kernel/btf/vmlinux)",
-        );
-        expect(probes[name]?.remedy).toContain("CONFIG_DEBUG_INFO_BTF");
+    /** Of each program, why it is off and what stands in for it. */
+    function expectOff(
+      { probes, missing: absent, system }: ReturnType<typeof childBehind>,
+      names: readonly string[],
+      reason: RegExp,
+      remedy: RegExp,
+    ): void {
+      for (const name of names) {
+        expect(probes[name]).toMatchObject({
+          on: false,
+          reason: expect.stringMatching(reason),
+          remedy: expect.stringMatching(remedy),
+        });
+        expect(`${name}: ${probes[name]?.fallback}`).toBe(`${name}: ${FALLBACKS[name]}`);
       }
-      expect(probes["counters"]?.on).toBe(true);
+      expect(absent).toEqual([]);
       expect(system).toBe(true);
+    }
+
+    test.skipIf(!has("unshare"))("without BTF the programs that need it say so, and /proc stands in", () => {
+      const found = childBehind(hidden(["/sys/kernel/btf"]), STANDING_IN);
+      const names = PROGRAMS.filter((name) => name !== "softirq");
+      expectOff(found, names, /^the kernel does not describe its types/, /CONFIG_DEBUG_INFO_BTF/);
+      // It follows no pointer.
+      expect(found.probes["softirq"]?.on).toBe(true);
+      expect(found.probes["counters"]?.on).toBe(true);
     });
 
     test.skipIf(!has("unshare"))("a container without tracefs and debugfs has every probe", () => {
-      const { probes } = childBehind(hidden(["/sys/kernel/tracing", "/sys/kernel/debug"]));
+      const { probes } = childBehind(hidden(["/sys/kernel/tracing", "/sys/kernel/debug"]), []);
       for (const name of PRESENT) expect(probes[name]).toEqual({ on: true });
     });
 
-    test.skipIf(!has("setarch"))("a kernel before 5.17 is named, counters and /proc go on", () => {
+    test.skipIf(!has("setarch"))("a kernel before 5.17 is named, and /proc stands in", () => {
       // The kernel calls itself 2.6 to whoever asks for it.
-      const { probes, system } = childBehind(["setarch", "--uname-2.6"]);
-      for (const name of PROGRAMS) {
-        expect(probes[name]?.reason).toMatch(/^kernel 2\.6\.\S+ is older than 5\.17$/);
-        expect(probes[name]?.remedy).toBe("upgrade the kernel");
+      const found = childBehind(["setarch", "--uname-2.6"], STANDING_IN);
+      expectOff(found, PROGRAMS, /^kernel 2\.6\.\S+ is older than 5\.17$/, /^upgrade the kernel$/);
+      expect(found.probes["counters"]?.on).toBe(true);
+    });
+
+    test.skipIf(!has("setpriv"))("without capabilities they are named, and /proc stands in", () => {
+      const nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+      const found = childBehind(nobody, STANDING_IN);
+      expectOff(found, PROGRAMS, /^CAP_BPF and CAP_PERFMON missing$/, /AmbientCapabilities=/);
+      const counting = found.probes["counters"];
+      // Whether anybody may count is kernel.perf_event_paranoid's to say.
+      if (counting?.on === false) expect(counting.fallback).toBe(FALLBACKS["counters"]);
+    });
+
+    test("a tracepoint whose type the kernel doesn't know is taken as a raw one, which counts the same", async () => {
+      const native = changedAddon(folder, "btf_trace_", "btf_nosuc_");
+      const raw = ["softirq", "tcploss", "drops", "coldstart", "oom", "fserror", "thermal"] as const;
+      for (const name of PROGRAMS.filter((one) => !raw.some((other) => other === one)))
+        expect(native.loadProbe(name, 4096)).toMatchObject({ raw: false, errno: 2 });
+      for (const name of raw) {
+        const failure = native.loadProbe(name, 4096);
+        expect(failure).toMatchObject({ raw: true, errno: 2 });
+        expect(failure === null ? "" : explain(failure).reason).toBe(
+          "ENOENT: could not create the maps and load the programs",
+        );
       }
-      expect(probes["counters"]?.on).toBe(true);
-      expect(system).toBe(true);
+      const rows = new Map(raw.map((name) => [name, new SlotRows(name)]));
+      const sum = (name: (typeof raw)[number], pattern: RegExp): number => {
+        const found = slotRows(native, name, rows.get(name) ?? new SlotRows(name));
+        return found.reduce(
+          (total, { metric, value }) => total + (pattern.test(metric) ? Number(value) : 0),
+          0,
+        );
+      };
+      const refused = "for i in 1 2 3; do echo > /dev/tcp/127.0.0.1/1; done; echo x > /dev/udp/127.0.0.1/9";
+      expect(spawnSync("bash", ["-c", refused], { encoding: "utf8" }).status).not.toBe(null);
+      const served = `require("node:net").createServer().listen(18475, "127.0.0.1", () => process.exit())`;
+      expect(spawnSync(process.execPath, ["-e", served]).status).toBe(0);
+      expect(
+        sum("tcploss", /^tcp\.resets;network\.io\.direction=receive.*address=127\.0\.0\.1/),
+      ).toBeGreaterThanOrEqual(3);
+      expect(sum("drops", /interface\.name=lo;reason=no_socket$/)).toBeGreaterThanOrEqual(1);
+      expect(sum("coldstart", /startup\.count;network\.local\.port=18475;phase=listen/)).toBe(1);
+      const words = new BigUint64Array(72);
+      await vi.waitFor(() => {
+        native.readCounters("softirq", words);
+        expect(words[0]).toBeGreaterThan(0n);
+      });
+      for (const name of raw) native.closeProbe(name);
     });
 
     // As under emulation (ENOSYS), and as a container's default profile answers (EPERM).
@@ -96,7 +200,7 @@ describe.skipIf(lacking !== "")(
       ["EPERM", /allow the bpf\(\) system call/],
     ] as const) {
       test.skipIf(!has("g++"))(
-        `where bpf() and perf_event_open() answer ${answer}, each probe says so, /proc goes on`,
+        `where bpf() and perf_event_open() answer ${answer}, each probe says so, and /proc stands in`,
         () => {
           const source = join(folder, `${answer}.cc`);
           const wrap = join(folder, answer);
@@ -122,32 +226,16 @@ describe.skipIf(lacking !== "")(
          }`,
           );
           expect(spawnSync("g++", [source, "-o", wrap], { encoding: "utf8" }).stderr).toBe("");
-          const { probes, system } = childBehind([wrap]);
-          for (const name of PROGRAMS) {
-            expect(probes[name]?.reason).toBe(`${answer}: could not create the loader's map`);
-            expect(probes[name]?.remedy).toMatch(remedy);
-          }
-          for (const name of ["counters", "hardware"]) {
-            expect(probes[name]?.reason).toMatch(new RegExp(`^${answer}: could not open the counters`));
-            expect(probes[name]?.remedy).toContain("perf_event_open()");
-          }
-          expect(system).toBe(true);
+          const found = childBehind([wrap], [...STANDING_IN, "system.cpu.context_switches"]);
+          expectOff(found, PROGRAMS, new RegExp(`^${answer}: could not create the loader's map$`), remedy);
+          const counters = new RegExp(`^${answer}: could not open the counters`);
+          expectOff(found, ["counters", "hardware"], counters, /perf_event_open\(\)/);
         },
       );
     }
 
     test("a tracepoint that this kernel lacks takes one probe away and no other", () => {
-      const addon = addonState();
-      if (!addon.ok) expect.fail(addon.reason);
-      // The addon with the name of one tracepoint changed: the kernel refuses it as it refuses a real one that is missing.
-      const bytes = readFileSync(addon.path);
-      for (let at = bytes.indexOf("ext4_error"); at >= 0; at = bytes.indexOf("ext4_error", at + 1))
-        bytes.write("ext4_nosuc", at);
-      const changed = join(folder, "weir.node");
-      writeFileSync(changed, bytes);
-      const loaded = loadNative(changed);
-      if (!loaded.ok) expect.fail(loaded.reason);
-      const { native } = loaded;
+      const native = changedAddon(folder, "ext4_error", "ext4_nosuc");
       const failure = native.loadProbe("fserror", 4096);
       if (failure === null) expect.fail("it was loaded");
       expect(explain(failure)).toEqual({

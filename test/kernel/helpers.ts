@@ -1,6 +1,7 @@
 /** What the kernel tests share. */
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, writeFileSync } from "node:fs";
 import { type AddressInfo, connect, createServer } from "node:net";
+import { join } from "node:path";
 import { expect } from "vitest";
 import {
   addonState,
@@ -11,7 +12,10 @@ import {
   type ProbeName,
   RECORD_BYTES,
 } from "../../src/addon/index.ts";
+import { loadNative, type Native } from "../../src/addon/native.ts";
 import { type Frame, Kind } from "../../src/core/frame.ts";
+import { FrameBuilder } from "../../src/core/frame-builder.ts";
+import type { SlotRows } from "../../src/sources/kernel-slots.ts";
 
 /** Why probes can't be tested here, or "". */
 export const missing: string = (() => {
@@ -37,6 +41,27 @@ export function open(name: ProbeName, ringBytes?: number): Probe {
   const result = openProbe(name, ringBytes);
   if (!result.on) expect.fail(`${name}: ${result.reason}`);
   return result.probe;
+}
+
+/** The addon with a name in its programs changed, as a file of `folder`: the kernel refuses it as it refuses one that it really lacks. */
+export function changedAddon(folder: string, name: string, by: string): Native {
+  const addon = addonState();
+  if (!addon.ok) return expect.fail(addon.reason);
+  const bytes = readFileSync(addon.path);
+  for (let at = bytes.indexOf(name); at >= 0; at = bytes.indexOf(name, at + 1)) bytes.write(by, at);
+  const path = join(folder, `${by}.node`);
+  writeFileSync(path, bytes);
+  const loaded = loadNative(path);
+  return loaded.ok ? loaded.native : expect.fail(loaded.reason);
+}
+
+/** The rows of what a probe of such an addon has counted by label so far. */
+export function slotRows(native: Native, name: ProbeName, rows: SlotRows): Row[] {
+  const words = new BigUint64Array(8 + 129 * 8);
+  const slots = words.subarray(8, native.readCounters(name, words));
+  const builder = new FrameBuilder();
+  rows.add(builder, { produced: 0n, lost: 0n, sumNs: words, buckets: [], slots }, 1);
+  return builder.rows > 0 ? rowsOf(builder.build()) : [];
 }
 
 /** A drained record, decoded. */

@@ -6,6 +6,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readFileSync,
   rmdirSync,
   rmSync,
   writeFileSync,
@@ -17,7 +18,7 @@ import { describe, expect, test, vi } from "vitest";
 import type { Probe } from "../../src/addon/index.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { SlotRows } from "../../src/sources/kernel-slots.ts";
-import { missing, open, type Row, rowsOf } from "./helpers.ts";
+import { bpfHoldings, changedAddon, missing, open, type Row, rowsOf, slotRows } from "./helpers.ts";
 
 const lacking = missing !== "" ? missing : process.getuid?.() !== 0 ? "not root" : "";
 const environment = { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin:/sbin` };
@@ -116,6 +117,37 @@ describe.skipIf(lacking !== "")(`provoked trouble${lacking === "" ? "" : ` (skip
       } finally {
         probe.close();
         spawnSync("umount", [mount]);
+        rmSync(folder, { recursive: true });
+      }
+    },
+  );
+
+  test.skipIf(!has("python3"))(
+    "thermal gives zone and trip point, when its program is run by hand: no zone here trips",
+    (context) => {
+      // Its program reads the zone's name where the argument points: at a text of the kernel's that can be known.
+      const banner = run("grep ' linux_banner$' /proc/kallsyms || true").split(" ", 1)[0] ?? "";
+      if (!/[1-9a-f]/.test(banner)) return context.skip("the kernel hides its addresses");
+      const folder = mkdtempSync(join(tmpdir(), "weir-thermal-"));
+      const native = changedAddon(folder, "btf_trace_thermal", "btf_nosuc_thermal");
+      const before = new Set(bpfHoldings().programs);
+      try {
+        expect(native.loadProbe("thermal", 4096)).toMatchObject({ raw: true });
+        const [program = ""] = bpfHoldings().programs.filter((id) => !before.has(id));
+        const script = join(import.meta.dirname, "run-program.py");
+        // thermal_zone_trip(zone, trip, type)
+        for (const trip of ["3", "3", "7"]) run('python3 "$@"', script, program, `0x${banner}`, trip, "1");
+        const rows = slotRows(native, "thermal", new SlotRows("thermal"));
+        const text = readFileSync("/proc/version", "utf8");
+        const seen = rows.map(({ metric, value, unit }) => {
+          const [, trip, zone = ""] = /^hw\.temperature\.trips;trip=(\d+);zone=(.+)$/.exec(metric) ?? [];
+          expect(decodeURIComponent(zone)).toHaveLength(16);
+          expect(text).toContain(decodeURIComponent(zone));
+          return `${trip}: ${value} ${unit}`;
+        });
+        expect(new Set(seen)).toEqual(new Set(["3: 2 {trip}", "7: 1 {trip}"]));
+      } finally {
+        native.closeProbe("thermal");
         rmSync(folder, { recursive: true });
       }
     },
