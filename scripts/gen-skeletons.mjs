@@ -43,7 +43,16 @@ for (const tool of tools) {
 /** Writes `target`.lskel.h, or remembers that it differs. */
 function generate(source, target, name, defines) {
   const object = join(temporary, `${target}.o`);
-  const flags = ["-g", "-O2", "-mcpu=v3", "-target", "bpf", "-Wall", "-Werror", `-ffile-prefix-map=${folder}=`];
+  const flags = [
+    "-g",
+    "-O2",
+    "-mcpu=v3",
+    "-target",
+    "bpf",
+    "-Wall",
+    "-Werror",
+    `-ffile-prefix-map=${folder}=`,
+  ];
   run(
     "clang-16",
     [...flags, ...defines, "-fdebug-compilation-dir=.", `-I${multiarch}`, "-c", source, "-o", object],
