@@ -101,7 +101,8 @@ describe.skipIf(missing !== "")(`profile${missing === "" ? "" : ` (skipped: ${mi
         [join(root, "src/cli/main.ts"), ...args, "--svg", svg, "--folded", folded],
         { encoding: "utf8" },
       );
-      expect(ran.stderr).toMatch(new RegExp(`^\\d+ samples of process ${child.pid}, 0 lost`));
+      // What is lost while other programs hold this one up is said.
+      expect(ran.stderr).toMatch(new RegExp(`^\\d+ samples of process ${child.pid}, \\d+ lost`));
       expect(ran.status).toBe(0);
       const lines = readFileSync(folded, "utf8").trimEnd().split("\n");
       expect(lines.every((line) => /^\S.*(;.+)* \d+$/.test(line))).toBe(true);
