@@ -2,7 +2,7 @@
 import { readFile, stat } from "node:fs/promises";
 import { createServer, type Server, type Socket } from "node:net";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
-import type { BrokerOptions } from "./options.ts";
+import type { BrokerOptions } from "./broker-options.ts";
 
 /** Longest that a TLS handshake may take, and the time until CONNECT, in milliseconds. */
 export const CONNECT_MS = 10_000;

@@ -13,6 +13,7 @@ import type { StageCount } from "../core/ledger.ts";
 import type { Intake, LocalPublisher, Outgoing, Route, Source } from "../core/ports.ts";
 import { Access, type Identity, readPasswords } from "./broker-access.ts";
 import { CONNECT_MS, listenPlain, listenTls, type PortEvents } from "./broker-listen.ts";
+import type { BrokerOptions } from "./broker-options.ts";
 import { RetainedMessages } from "./broker-retained.ts";
 import { Sessions, type SessionsHost } from "./broker-sessions.ts";
 import { type Delivery, expiry, NOTHING, ownDelivery } from "./delivery.ts";
@@ -23,7 +24,7 @@ import { SLOW_BYTES } from "./listener-session.ts";
 import { TopicTable } from "./listener-topics.ts";
 import type { Connect, Will } from "./mqtt-read.ts";
 import { Reason } from "./mqtt-wire.ts";
-import type { BrokerOptions, DeviceRule } from "./options.ts";
+import type { DeviceRule } from "./options.ts";
 import { Router, type Verdict } from "./router.ts";
 
 /** Unsettled bytes of all connections, at which only those that hold none are read from; at twice as many, none is. */

@@ -1,11 +1,13 @@
-/** The `broker` and `sources` sections of weir.yaml. */
+/** The `sources` section of weir.yaml; what others need of broker-options.ts is passed on. */
 import { z } from "zod";
-import { isPasswordHash } from "../core/password.ts";
+import { tlsFilesSchema } from "../core/tls.ts";
 import { parseDuration } from "../core/units.ts";
+
+export { brokerSchema, isLoopback } from "./broker-options.ts";
+
 import { isJsonPath } from "./json-path.ts";
 import { PRESET_NAMES, PRESETS } from "./presets.ts";
 import { patternProblem } from "./topic-pattern.ts";
-import { filterProblem } from "./topic-tree.ts";
 
 const pattern = (captures: boolean) =>
   z.string().check((context) => {
@@ -140,185 +142,6 @@ const rulesSchema = z
     }),
   );
 
-const file = z.string().min(1).max(4096);
-const filters = z
-  .array(
-    z
-      .string()
-      .max(1024)
-      .check((context) => {
-        const problem = filterProblem(context.value);
-        if (problem !== undefined)
-          context.issues.push({ code: "custom", message: `the filter ${problem}`, input: context.value });
-      }),
-  )
-  .max(256);
-
-/** Whether a host name or address can only be reached from this machine. */
-export const isLoopback = (host: string): boolean =>
-  host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
-
-const identitySchema = z
-  .strictObject({
-    passwordHash: z
-      .string()
-      .refine(isPasswordHash, "expected what `weir passwd` prints; a password itself never stands here")
-      .optional()
-      .describe("hash of the password, as `weir passwd` prints it; better given as a file's content"),
-    certificate: z
-      .string()
-      .min(1)
-      .max(256)
-      .optional()
-      .describe(
-        "common name of the client certificate that is this one's; *: any that tls.ca signed, by its own name",
-      ),
-    publish: filters.optional().describe("topic filters it may publish on; default: broker.rules.publish"),
-    subscribe: filters
-      .optional()
-      .describe("topic filters it may subscribe to; default: broker.rules.subscribe"),
-  })
-  .refine(({ passwordHash, certificate }) => passwordHash !== undefined || certificate !== undefined, {
-    error: "needs a passwordHash or a certificate; one whose hash is in identitiesFile needs no entry here",
-  });
-
-/** The embedded broker. */
-export const brokerSchema = z
-  .strictObject({
-    enabled: z.boolean().default(true).describe("whether Weir has a broker of its own for devices"),
-    host: z
-      .string()
-      .min(1)
-      .max(255)
-      .default("127.0.0.1")
-      .describe("the address to listen on without TLS; beyond the loopback only with identities"),
-    port: z.number().int().min(0).max(65_535).default(1883).describe("0: any free one"),
-    anonymous: z
-      .boolean()
-      .optional()
-      .describe(
-        "whether clients on this machine may come without a name; default: when there are no identities",
-      ),
-    identities: z
-      .record(
-        z
-          .string()
-          .regex(/^[^\u0000-\u001f\u007f:]{1,128}$/, "expected 1-128 printable characters without a colon"),
-        identitySchema,
-      )
-      .default({})
-      .describe("who may connect, by password or certificate, and what they may do"),
-    identitiesFile: file
-      .optional()
-      .describe(
-        "file of more identities, a line each: name:hash, as `weir passwd --name` prints it; read at the start",
-      ),
-    rules: z
-      .strictObject({
-        publish: filters.default(["#"]).describe("{identity} and {clientid} stand for one level each"),
-        subscribe: filters.default(["#"]).describe("the same for what they may receive"),
-      })
-      .prefault({})
-      .describe("topic rules of clients whose identity has none of its own"),
-    tls: z
-      .strictObject({
-        host: z.string().min(1).max(255).default("0.0.0.0").describe("the address to listen on"),
-        port: z.number().int().min(0).max(65_535).default(8883).describe("0: any free one"),
-        cert: file.describe("file of the broker's certificate, with what it was signed by"),
-        key: file.describe("file of its key"),
-        ca: file.optional().describe("file of the authority that signs client certificates"),
-        clients: z
-          .enum(["none", "optional", "required"])
-          .default("none")
-          .describe("client certificates: not asked for, checked where there is one, or required"),
-      })
-      .refine(({ ca, clients }) => (clients === "none") === (ca === undefined), {
-        error: "ca goes with clients: optional or required",
-        path: ["ca"],
-      })
-      .optional()
-      .describe("a second port, with TLS"),
-    limits: z
-      .strictObject({
-        connections: z
-          .number()
-          .int()
-          .min(1)
-          .max(100_000)
-          .default(1000)
-          .describe("at a time, on each port; further ones are closed"),
-        packetKiB: z.number().int().min(1).max(260).default(260).describe("greatest packet"),
-        topicLevels: z.number().int().min(1).max(64).default(64).describe("of a topic that is published on"),
-        subscriptions: z.number().int().min(0).max(4096).default(256).describe("of one client"),
-        messagesPerSecond: z
-          .number()
-          .int()
-          .min(0)
-          .max(10_000_000)
-          .default(0)
-          .describe("of one connection: a faster one is slowed down; 0: no limit"),
-        retainedMessages: z
-          .number()
-          .int()
-          .min(0)
-          .max(1_000_000)
-          .default(16_384)
-          .describe("of all clients; the longest unchanged go first"),
-        retainedMiB: z
-          .number()
-          .int()
-          .min(0)
-          .max(1024)
-          .default(64)
-          .describe("of all of them together, with their topics"),
-        sessions: z
-          .number()
-          .int()
-          .min(0)
-          .max(100_000)
-          .default(1000)
-          .describe("of clients that are away; the longest away go first. 0: none is kept"),
-        sessionExpiryS: z
-          .number()
-          .int()
-          .min(0)
-          .max(2 ** 32 - 1)
-          .default(86_400)
-          .describe("longest that a session is kept for a client that is away"),
-        queueMessages: z
-          .number()
-          .int()
-          .min(1)
-          .max(100_000)
-          .default(1000)
-          .describe("that wait for one client; the oldest go first"),
-        queueKiB: z.number().int().min(1).max(1_048_576).default(1024).describe("of one client's, too"),
-        queuesMiB: z.number().int().min(1).max(16_384).default(64).describe("of all clients' together"),
-      })
-      .prefault({}),
-  })
-  .check((context) => {
-    const { anonymous, identities, identitiesFile, host, tls, enabled } = context.value;
-    if (!enabled) return;
-    const problem = (path: string[], message: string): void => {
-      context.issues.push({ code: "custom", message, input: context.value, path });
-    };
-    const nobody = Object.keys(identities).length === 0 && identitiesFile === undefined;
-    const remedy = "add broker.identities or broker.identitiesFile, or take 127.0.0.1";
-    if (nobody && anonymous === false) problem(["anonymous"], `nobody could connect: ${remedy}`);
-    if (nobody && !isLoopback(host))
-      problem(["host"], `clients without a name are let in on the loopback only: ${remedy}`);
-    if (nobody && tls !== undefined && !isLoopback(tls.host))
-      problem(["tls", "host"], `clients without a name are let in on the loopback only: ${remedy}`);
-    const wantsCertificates = Object.values(identities).some(({ certificate }) => certificate !== undefined);
-    if (wantsCertificates && (tls === undefined || tls.clients === "none"))
-      problem(
-        ["tls"],
-        "an identity has a certificate: set broker.tls with ca, and clients: optional or required",
-      );
-  })
-  .prefault({});
-
 const everySchema = z
   .strictObject({
     enabled: z.boolean().default(true).describe("whether it runs"),
@@ -353,72 +176,58 @@ const kernelSchema = z
 
 const name = z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -");
 /** An external broker. */
-export const mqttSourceSchema = z
-  .strictObject({
-    url: z
-      .string()
-      .refine(
-        (url) => /^mqtts?:\/\/[^/\s@]+$/.test(url) && URL.canParse(url),
-        "expected mqtt://host:port or mqtts://host:port",
-      )
-      .describe("mqtt:// or mqtts:// and the broker's address"),
-    version: z
-      .union([z.literal(4), z.literal(5)])
-      .default(5)
-      .describe("MQTT version: 5, or 4 for 3.1.1"),
-    clientId: z
-      .string()
-      .min(1)
-      .max(128)
-      .optional()
-      .describe("the session's name at the broker; default: weir-<gateway>-<name>"),
-    username: z.string().max(512).optional().describe("default: none is sent"),
-    password: z.string().max(512).optional().describe("better given as an environment variable"),
-    tls: z
-      .strictObject({
-        ca: file.optional().describe("file of the authorities to trust, instead of the system's"),
-        cert: file.optional().describe("file of the client's certificate"),
-        key: file.optional().describe("file of its key"),
-        servername: z.string().min(1).max(255).optional().describe("default: the host of the url"),
-        alpn: z.string().min(1).max(64).optional().describe("protocol to ask for in the handshake"),
-      })
-      .prefault({})
-      .describe("for mqtts://; the files are read again at each connection"),
-    subscribe: z
-      .array(z.string().min(1).max(1024))
-      .min(1)
-      .max(64)
-      .optional()
-      .describe("topic filters; default: what the rules need"),
-    qos: z
-      .union([z.literal(0), z.literal(1), z.literal(2)])
-      .default(1)
-      .describe("1 and 2 are acknowledged once committed"),
-    sharedGroup: z
-      .string()
-      .regex(/^[^/+#]{1,64}$/, "expected a name without / + #")
-      .optional()
-      .describe("subscribe as a member of this group ($share)"),
-    keepaliveS: z
-      .number()
-      .int()
-      .min(0)
-      .max(65_535)
-      .default(30)
-      .describe("silence after which the broker is asked whether it is there; 0: never"),
-    sessionExpiryS: z
-      .number()
-      .int()
-      .min(0)
-      .max(2 ** 32 - 1)
-      .default(86_400)
-      .describe("how long the broker keeps what is not acknowledged; MQTT 5 only"),
-    rules: rulesSchema.describe("mapping rules for this broker's messages, as in sources.devices"),
-  })
-  .refine(({ tls }) => (tls.cert === undefined) === (tls.key === undefined), {
-    error: "cert and key go together",
-    path: ["tls"],
-  });
+export const mqttSourceSchema = z.strictObject({
+  url: z
+    .string()
+    .refine(
+      (url) => /^mqtts?:\/\/[^/\s@]+$/.test(url) && URL.canParse(url),
+      "expected mqtt://host:port or mqtts://host:port",
+    )
+    .describe("mqtt:// or mqtts:// and the broker's address"),
+  version: z
+    .union([z.literal(4), z.literal(5)])
+    .default(5)
+    .describe("MQTT version: 5, or 4 for 3.1.1"),
+  clientId: z
+    .string()
+    .min(1)
+    .max(128)
+    .optional()
+    .describe("the session's name at the broker; default: weir-<gateway>-<name>"),
+  username: z.string().max(512).optional().describe("default: none is sent"),
+  password: z.string().max(512).optional().describe("better given as an environment variable"),
+  tls: tlsFilesSchema.describe("for mqtts://; the files are read again at each connection"),
+  subscribe: z
+    .array(z.string().min(1).max(1024))
+    .min(1)
+    .max(64)
+    .optional()
+    .describe("topic filters; default: what the rules need"),
+  qos: z
+    .union([z.literal(0), z.literal(1), z.literal(2)])
+    .default(1)
+    .describe("1 and 2 are acknowledged once committed"),
+  sharedGroup: z
+    .string()
+    .regex(/^[^/+#]{1,64}$/, "expected a name without / + #")
+    .optional()
+    .describe("subscribe as a member of this group ($share)"),
+  keepaliveS: z
+    .number()
+    .int()
+    .min(0)
+    .max(65_535)
+    .default(30)
+    .describe("silence after which the broker is asked whether it is there; 0: never"),
+  sessionExpiryS: z
+    .number()
+    .int()
+    .min(0)
+    .max(2 ** 32 - 1)
+    .default(86_400)
+    .describe("how long the broker keeps what is not acknowledged; MQTT 5 only"),
+  rules: rulesSchema.describe("mapping rules for this broker's messages, as in sources.devices"),
+});
 
 /** The rule of what is said about devices that are gone or back (presence.ts). */
 export const PRESENCE_RULES: readonly DeviceRule[] = [
@@ -441,5 +250,3 @@ export const sourcesSchema = z
 export type DeviceRule = z.infer<typeof deviceRuleSchema>;
 /** An external broker's options. */
 export type MqttSourceOptions = z.infer<typeof mqttSourceSchema>;
-/** The embedded broker's options. */
-export type BrokerOptions = z.infer<typeof brokerSchema>;

@@ -1,6 +1,7 @@
 /** The `uplinks` section of weir.yaml. */
 import { z } from "zod";
 import { STREAMS } from "../core/ports.ts";
+import { tlsFilesSchema } from "../core/tls.ts";
 import { parseDuration, parseSize } from "../core/units.ts";
 import { PRESETS } from "./presets.ts";
 
@@ -34,8 +35,6 @@ const topicsSchema = z.strictObject({
 
 const patterns = (what: string) =>
   z.array(z.string().min(1).max(256)).min(1).max(256).default(["*"]).describe(what);
-
-const file = z.string().min(1).max(4096);
 
 const plainSchema = z.strictObject({
   preset: z
@@ -80,17 +79,7 @@ const plainSchema = z.strictObject({
     .max(512)
     .optional()
     .describe("better given as an environment variable: see docs/configuration.md"),
-  tls: z
-    .strictObject({
-      ca: file.optional().describe("file of the authorities to trust, instead of the system's"),
-      cert: file.optional().describe("file of the client's certificate"),
-      key: file.optional().describe("file of its key"),
-      servername: z.string().min(1).max(255).optional().describe("default: the host of the url"),
-      alpn: z.string().min(1).max(64).optional().describe("protocol to ask for in the handshake"),
-    })
-    .prefault({})
-    .refine(({ cert, key }) => (cert === undefined) === (key === undefined), "cert and key go together")
-    .describe("for mqtts:// and wss://; the files are read again at each connection"),
+  tls: tlsFilesSchema.describe("for mqtts:// and wss://; the files are read again at each connection"),
   window: z
     .number()
     .int()
