@@ -230,7 +230,7 @@ export class MqttUplink implements Uplink {
   }
 
   #connect(): void {
-    const { version, username, password, clientId, tls, retain } = this.#options;
+    const { version, username, password, tls, retain } = this.#options;
     const url = this.#urls[this.#at] ?? this.#options.url;
     const { hostname, protocol } = new URL(url);
     let security: Partial<IClientOptions> = {};
@@ -247,8 +247,8 @@ export class MqttUplink implements Uplink {
     const will = this.#parts.status(false);
     const client = mqtt.connect(url, {
       protocolVersion: version,
-      clientId: clientId ?? `weir-${this.#parts.gateway}`,
-      ...(username === undefined ? {} : { username }),
+      clientId: this.#clientId,
+      ...(username === undefined ? {} : { username: this.#fill(username, hostname) }),
       ...(password === undefined ? {} : { password }),
       clean: true,
       reconnectPeriod: 0,
@@ -275,9 +275,17 @@ export class MqttUplink implements Uplink {
     else for (const listener of this.#durable) listener(notice);
   }
 
+  get #clientId(): string {
+    return this.#fill(this.#options.clientId);
+  }
+
+  #fill(template: string, host = ""): string {
+    return fillTopic(template, { gateway: this.#parts.gateway, host });
+  }
+
   #ackTopic(): string | undefined {
     const topic = this.#options.appAck?.topic;
-    return topic === undefined ? undefined : fillTopic(topic, { gateway: this.#parts.gateway });
+    return topic === undefined ? undefined : this.#fill(topic);
   }
 
   #failed(error: Error): void {
@@ -297,9 +305,8 @@ export class MqttUplink implements Uplink {
     this.#takeovers = [...this.#takeovers.filter((at) => at > now - TAKEOVER_WINDOW_MS), now];
     if (this.#takeovers.length < TAKEOVERS) return;
     this.#stopped = true;
-    const id = this.#options.clientId ?? `weir-${this.#parts.gateway}`;
     this.#note(
-      `another client uses the client id ${id}: stopped, so as not to fight it; give each gateway a name or a clientId of its own, then \`weir reload\``,
+      `another client uses the client id ${this.#clientId}: stopped, so as not to fight it; give each gateway a name or a clientId of its own, then \`weir reload\``,
     );
     this.#parts.log("error", `uplink ${this.name}: ${this.lastError}`);
   }

@@ -72,8 +72,17 @@ const plainSchema = z.strictObject({
     .union([z.literal(4), z.literal(5)])
     .default(5)
     .describe("MQTT version: 5, or 4 for 3.1.1"),
-  clientId: z.string().min(1).max(128).optional().describe("default: weir-<gateway>"),
-  username: z.string().max(512).optional().describe("default: none is sent"),
+  clientId: z
+    .string()
+    .min(1)
+    .max(128)
+    .default("weir-{gateway}")
+    .describe("`{gateway}` is filled in; every client of a broker has one of its own"),
+  username: z
+    .string()
+    .max(512)
+    .optional()
+    .describe("default: none is sent; `{gateway}` and `{host}`, the broker's, are filled in"),
   password: z
     .string()
     .max(512)
@@ -187,7 +196,12 @@ export const uplinkSchema = plainSchema.superRefine((options, context) => {
     const message = "appAck, fallback and qos 2 are for brokers elsewhere, not for `embedded`";
     context.addIssue({ code: "custom", path: ["url"], message });
   }
-  const most = preset === undefined ? undefined : PRESETS[preset].slashes;
+  if (preset === undefined) return;
+  const { slashes: most, qos } = PRESETS[preset];
+  if (options.qos > qos) {
+    const message = `${preset} takes ${qos} at most`;
+    context.addIssue({ code: "custom", path: ["qos"], message });
+  }
   if (most === undefined) return;
   for (const name of ["status", "batch", "gap"] as const) {
     if (depth(topics[name]) <= most) continue;

@@ -3,6 +3,8 @@
 interface Preset {
   /** slashes in a topic */
   readonly slashes: number | undefined;
+  /** neither knows QoS 2: one never answers it, the other closes the connection */
+  readonly qos: 0 | 1;
   /** the uplink's options that are not given otherwise */
   readonly options: Readonly<Record<string, unknown>>;
 }
@@ -11,6 +13,7 @@ interface Preset {
 export const PRESETS: Readonly<Record<"aws-iot" | "azure-iot-hub", Preset>> = {
   "aws-iot": {
     slashes: 7,
+    qos: 1,
     options: {
       version: 5,
       maxPacketBytes: 128 * 1024,
@@ -20,9 +23,12 @@ export const PRESETS: Readonly<Record<"aws-iot" | "azure-iot-hub", Preset>> = {
   },
   "azure-iot-hub": {
     slashes: undefined,
+    qos: 1,
     options: {
       // Retained messages and other topics are not taken; what follows `events/` is the message's properties.
       version: 4,
+      clientId: "{gateway}",
+      username: "{host}/{gateway}/?api-version=2021-04-12",
       last: false,
       retain: false,
       maxPacketBytes: 256 * 1024,

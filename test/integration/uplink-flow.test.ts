@@ -360,6 +360,12 @@ describe("the consumer's word", () => {
   });
 });
 
+test("its client id and user name have the gateway and the broker's host filled in", async () => {
+  await run({ clientId: "dev-{gateway}", username: "{host}/{gateway}/?v=1" });
+  const { connect } = await until("the connection", () => broker.connections[0]);
+  expect(connect).toMatchObject({ clientId: "dev-gw", username: "127.0.0.1/gw/?v=1" });
+});
+
 test.each([0, 2])(
   "QoS %i batches are delivered once they are handed over, or their handshake is done",
   async (qos) => {
