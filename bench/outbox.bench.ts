@@ -88,6 +88,7 @@ const outboxOf = (name: string, sync: "normal" | "full"): WorkerOutbox =>
     gateway: "bench",
     sync,
     maxBytes: 2 ** 30,
+    machine: "bench",
     uplinks: [
       {
         name: "up",

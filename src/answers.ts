@@ -76,6 +76,12 @@ export class Answers implements ApiHandlers {
     if (this.#run.ingest === undefined) reasons.push("starting");
     if (this.#run.outbox?.full === true)
       reasons.push("the outbox is full and an uplink says pause: send, purge, or raise outbox.maxBytes");
+    const trouble = this.#run.outbox?.trouble;
+    if (trouble !== undefined) {
+      const since = new Date(trouble.sinceMs).toISOString();
+      reasons.push(`outbox: ${trouble.message} (since ${since}); ${new WeirError("outbox.commit").remedy}`);
+    }
+    if (this.#run.copied !== undefined) notes.push(`outbox: ${this.#run.copied}`);
     for (const { name, state, reason, remedy } of this.status().parts) {
       if (state === "on" || state === "off") continue;
       const text = `${name}: ${reason ?? state}${remedy === undefined ? "" : `; ${remedy}`}`;
@@ -93,7 +99,12 @@ export class Answers implements ApiHandlers {
 
   async metrics(): Promise<string> {
     const outbox = this.#run.outbox;
-    const [info, { lines }] = await Promise.all([outbox?.info(), this.ledger()]);
+    // Without a database, what is known beside it is shown.
+    const [info, counts] = await Promise.all([
+      outbox?.info().catch(() => undefined),
+      outbox?.counts().catch(() => undefined),
+    ]);
+    const lines = [...this.#run.ledger.lines(), ...(counts ?? []).map(outboxLine)];
     return metricsText({
       version: this.#run.version,
       startedMs: this.#run.startedMs,
@@ -105,6 +116,7 @@ export class Answers implements ApiHandlers {
       probes: this.probes(),
       outbox: info,
       outboxFull: outbox?.full ?? false,
+      outboxWritable: outbox?.trouble === undefined,
       outboxLimitBytes: this.#run.config.outbox.maxBytes,
       outboxRestarts: outbox?.restarts ?? 0,
       outboxBusy: outbox?.busy ?? 0,

@@ -8,7 +8,7 @@ import { ApiClient } from "./api/client.ts";
 import type { Chosen } from "./config/last-good.ts";
 import type { LoadedConfig } from "./config/load.ts";
 import { formatSize } from "./core/units.ts";
-import { dataPaths } from "./outbox/data-folder.ts";
+import { dataPaths, folderProblems, whyUnusable } from "./outbox/data-folder.ts";
 import { jailLayers, spawnJailed } from "./plugins/jail.ts";
 import { DEFAULT_LIMITS } from "./plugins/manifest.ts";
 import { componentWalls } from "./plugins/walls.ts";
@@ -90,6 +90,8 @@ export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> 
   for (const note of readiness?.notes ?? []) {
     if (note.startsWith("plugin "))
       findings.push(warn("plugin", note.slice(7), "`weir plugin logs <name>` says more"));
+    if (note.startsWith("outbox: "))
+      findings.push(warn("outbox", note.slice(8), "docs/operations.md, alarm `outbox-copied`"));
   }
   return findings;
 }
@@ -153,8 +155,11 @@ function dataFolder(dir: string, maxBytes: number): Finding {
   let folder = dataPaths(dir).dir;
   const exists = existsSync(folder);
   while (!existsSync(folder)) folder = dirname(folder);
+  const remedy = "`chown -R` it to the user that Weir runs as, mount it writable, or set data.dir";
   try {
     accessSync(folder, constants.W_OK | constants.X_OK);
+    const [problem] = exists ? folderProblems(folder) : [];
+    if (problem !== undefined) return bad("data folder", problem, remedy);
     const { bavail, bsize } = statfsSync(folder);
     const free = bavail * bsize;
     const what = `${dataPaths(dir).dir}${exists ? "" : " (made at the first start)"}, ${formatSize(free)} free`;
@@ -168,12 +173,8 @@ function dataFolder(dir: string, maxBytes: number): Finding {
       );
     }
     return good("data folder", what);
-  } catch {
-    return bad(
-      "data folder",
-      `${folder} can't be written to`,
-      "give it to the user that Weir runs as, or set data.dir",
-    );
+  } catch (thrown) {
+    return bad("data folder", whyUnusable(folder, thrown), remedy);
   }
 }
 

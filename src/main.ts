@@ -14,6 +14,7 @@ import { messageOf, WeirError } from "./core/errors.ts";
 import type { Outgoing } from "./core/ports.ts";
 import { dataPaths, type HeldDataFolder, holdDataFolder } from "./outbox/data-folder.ts";
 import { WorkerOutbox } from "./outbox/outbox.ts";
+import type { Trouble } from "./outbox/plan.ts";
 import { lockDownStatus, missingProbes, outboxPlan } from "./parts.ts";
 import { Effects } from "./pipeline/effects.ts";
 import { Ingest } from "./pipeline/ingest.ts";
@@ -82,7 +83,14 @@ export class Agent {
     const outbox = new WorkerOutbox(
       new URL(`./worker${extname(import.meta.filename)}`, import.meta.url),
       outboxPlan(folder.paths, this.#run.config),
-      (error) => this.#run.write("error", `${error.message}; it is started again`),
+      {
+        onCrash: (error) => this.#run.write("error", `${error.message}; it is started again`),
+        onTrouble: (trouble) => this.#hearOfTrouble(trouble),
+        beforeReopen: () => {
+          folder.renew();
+          this.#run.folderRenewals += 1;
+        },
+      },
     );
     this.#run.outbox = outbox;
     const opened = outbox.start();
@@ -110,11 +118,14 @@ export class Agent {
     void outbox.ended.then((error) => {
       if (error !== undefined) this.#failed.resolve(error);
     });
-    outbox.onEpoch(() => void this.#announceEpoch());
+    outbox.onEpoch(() => void this.#afterReopening());
     await this.#startLoops(manager, outbox);
-    const { quarantined } = await outbox.info();
+    const { quarantined, copied } = await outbox.info();
     if (quarantined !== undefined)
       this.#run.write("error", `outbox: the database was damaged; it is now ${quarantined}`);
+    if (copied !== undefined)
+      this.#run.write("warn", `outbox: ${copied}; a new epoch has begun, so no key is used twice`);
+    this.#run.copied = copied;
     await this.#learnEpochs(outbox);
     await this.#run.parts.apply(partSpecs(this.#run, places, this.#answers));
     for (const { name, reason, remedy } of [
@@ -125,6 +136,23 @@ export class Agent {
     const untold = this.#service.ready();
     if (untold !== undefined)
       this.#run.write("warn", `the service manager was not told that Weir is ready: ${untold}`);
+  }
+
+  #hearOfTrouble(trouble: Trouble | undefined): void {
+    if (trouble === undefined) this.#run.write("info", "outbox: the database can be written to again");
+    else
+      this.#run.write(
+        "error",
+        `outbox: ${trouble.message}; nothing is acknowledged until that is mended; it is tried again and again`,
+      );
+  }
+
+  /** A new worker has the database: consumers learn its epoch, and the socket moves to where the data folder is now. */
+  async #afterReopening(): Promise<void> {
+    await this.#announceEpoch();
+    const run = this.#run;
+    if (run.folderRenewals !== run.socketRenewals && !run.controller.signal.aborted)
+      await run.parts.apply(partSpecs(run, run.placeRules(), this.#answers));
   }
 
   /** Devices that an earlier run has known: those that are gone may come back, the others may go. */
@@ -184,6 +212,8 @@ export class Agent {
     this.#run.introductions.stop();
     await this.#clockKeeper?.stop();
     const committed = (await this.#run.ingest?.stop(COMMIT_MS)) ?? true;
+    // Without a database the loops would wait for it.
+    if (this.#run.outbox?.away === true) await this.#run.outbox.stop();
     await this.#run.parts.stop((name) => name.startsWith("source "));
     await this.#run.effects?.idle();
     await this.#run.parts.stop((name) => name.startsWith("uplink "));
@@ -266,7 +296,7 @@ export class Agent {
         const plan = outboxPlan(folder.paths, this.#run.config);
         if (isDeepStrictEqual(plan, outboxPlan(folder.paths, before))) return;
         await outbox.restart(plan);
-        await this.#learnEpochs(outbox);
+        await this.#learnEpochs(outbox).catch(() => {});
         changed.push("outbox");
       },
     );

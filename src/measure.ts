@@ -17,6 +17,7 @@ export interface Reading {
   readonly probes: readonly ProbeStatus[];
   readonly outbox: StoreInfo | undefined;
   readonly outboxFull: boolean;
+  readonly outboxWritable: boolean;
   readonly outboxLimitBytes: number;
   readonly outboxRestarts: number;
   readonly outboxBusy: number;
@@ -73,6 +74,7 @@ function addOutbox(page: MetricsPage, reading: Reading): void {
   const { outbox, outboxFull, outboxLimitBytes, outboxRestarts } = reading;
   page.add("weir_outbox_limit_bytes", [], outboxLimitBytes);
   page.add("weir_outbox_full", [], outboxFull ? 1 : 0);
+  page.add("weir_outbox_writable", [], reading.outboxWritable ? 1 : 0);
   page.add("weir_outbox_restarts_total", [], outboxRestarts);
   if (outbox === undefined) return;
   page.add("weir_outbox_file_bytes", [], outbox.fileBytes);

@@ -1,5 +1,7 @@
 /** The agent's parts in the words of each other, of the command line and of `weir check`. */
+import { createHash } from "node:crypto";
 import type { PartStatus, PluginStatus, ProbeStatus } from "./api/types.ts";
+import { hardwareId } from "./config/gateway.ts";
 import type { Config } from "./config/schema.ts";
 import type { LedgerLine } from "./core/ledger.ts";
 import type { Gap, OutboxCount, Outgoing, Uplink } from "./core/ports.ts";
@@ -103,6 +105,7 @@ export function outboxPlan(paths: DataPaths, { gateway, outbox, uplinks, broker 
     labels: gateway.labels,
     sync: outbox.sync,
     maxBytes: outbox.maxBytes,
+    machine: createHash("sha256").update(hardwareId()).digest("hex").slice(0, 16),
     uplinks: wanted.map(([name, options]) => {
       const { streams, batch, topics, last, url, overflow, ttl, replay } = options;
       const { encoding, compression, filter, qos, traceparent } = options;

@@ -84,6 +84,11 @@ export class Running {
   http: HttpServer | undefined;
   ingest: Ingest | undefined;
   effects: Effects | undefined;
+  /** how often the data folder was taken again, and how often before the socket in it was made */
+  folderRenewals = 0;
+  socketRenewals = 0;
+  /** why the database was found to be a copy */
+  copied: string | undefined;
   readonly #rules = new RuleTable();
   #decoder = new RuleDecoder([]);
   #loaded: LoadedConfig;

@@ -208,7 +208,11 @@ function hostSpecs(run: Running): PartSpec[] {
 function serverSpecs(run: Running, answers: ApiHandlers): PartSpec[] {
   const { http, data } = run.config;
   const socket = dataPaths(data.dir).socket;
-  const specs: PartSpec[] = [{ name: "socket", key: socket, make: () => new ApiServer(socket, answers) }];
+  const make = (): Part => {
+    run.socketRenewals = run.folderRenewals;
+    return new ApiServer(socket, answers);
+  };
+  const specs: PartSpec[] = [{ name: "socket", key: `${socket} ${run.folderRenewals}`, make }];
   if (http.enabled) {
     const make = (): Part => {
       const server = new HttpServer(http, answers);

@@ -68,7 +68,8 @@ export const ERRORS = {
   "data.unusable": {
     disposition: "fatal",
     what: "The data folder can't be made, or can't be written to.",
-    remedy: "Check its owner, mode and file system, or set data.dir.",
+    remedy:
+      "Give it, with everything in it, to the user that Weir runs as (`chown -R`), on a file system that can be written to; or set data.dir.",
   },
   "frame.invalid": {
     disposition: "reject",
@@ -88,7 +89,7 @@ export const ERRORS = {
   "outbox.commit": {
     disposition: "retry",
     what: "A transaction failed, as on a full or read-only disk.",
-    remedy: "Free space on the data folder's file system; Weir tries again by itself.",
+    remedy: "Free space on the data folder's file system, or mend it; Weir tries again by itself.",
   },
   "outbox.corrupt": {
     disposition: "fatal",
@@ -150,7 +151,7 @@ export const ERRORS = {
 } as const;
 
 /** Alarms that Weir raises itself, for the device `_gateway`; docs/operations.md says what to do about each. */
-export const OWN_ALARMS = ["outbox-corrupt"] as const;
+export const OWN_ALARMS = ["outbox-copied", "outbox-corrupt", "outbox-unwritable"] as const;
 /** One of {@link OWN_ALARMS}. */
 export type OwnAlarm = (typeof OWN_ALARMS)[number];
 

@@ -279,6 +279,14 @@ export interface LeaseLimits {
   readonly anew?: boolean;
 }
 
+/** How a chunk is appended. */
+export interface AppendOptions {
+  /** whether the frame's buffer may be transferred: it may, without this */
+  readonly transfer?: boolean;
+  /** above 0, rising from append to append in one run of the agent; a chunk that is appended again keeps it */
+  readonly ticket?: number;
+}
+
 /** The durable queue between the chain and the uplinks. All work happens in a worker thread. */
 export interface Outbox {
   /** This run's epoch: eight hex digits. */
@@ -286,12 +294,16 @@ export interface Outbox {
   /**
    * Stores a chunk. Resolves when its transaction is committed; several waiting chunks share one. Chunks commit in the
    * order of the calls. The frame's buffer may be transferred: pass `transfer: false` to keep it.
-   * @throws WeirError `outbox.commit` or `outbox.full` (retry): nothing of this chunk, nor of any appended after it before the caller
-   * calls {@link Outbox.resume}, is stored
+   * @throws WeirError `outbox.commit` or `outbox.full` (retry): this chunk, and any appended after it before the caller calls
+   * {@link Outbox.resume}, is not known to be stored
    */
-  append(chunk: Chunk, options?: { readonly transfer: boolean }): Promise<void>;
-  /** Accepts chunks again after a failed append. */
-  resume(): Promise<void>;
+  append(chunk: Chunk, options?: AppendOptions): Promise<void>;
+  /**
+   * Accepts chunks again after a failed append.
+   * @returns the greatest ticket that is stored: a transaction that failed may turn out to be on the disk, as when the disk failed at
+   * its end, or the worker before it could answer. A chunk up to that ticket is not to be appended again.
+   */
+  resume(): Promise<number>;
   /** The committed state of a plugin. */
   state(plugin: string): Promise<readonly StateEntry[]>;
   /** Seals what is due, and leases up to `count` batches in order of priority. Empty when there is nothing to send. */

@@ -1,5 +1,6 @@
 /** Alarm effects as rows of stream `alarm`. */
 
+import type { OwnAlarm } from "../core/errors.ts";
 import {
   deviceProblem,
   type Frame,
@@ -16,6 +17,17 @@ import type { Effect } from "../core/ports.ts";
 
 /** An effect that raises or ends an alarm. */
 export type AlarmEffect = Extract<Effect, { type: "alarm" }>;
+
+/** An alarm that Weir raises itself; without a message it ends. */
+export const ownAlarm = (code: OwnAlarm, message: string | undefined): AlarmEffect => ({
+  type: "alarm",
+  plugin: "_gateway",
+  device: "_gateway",
+  code,
+  active: message !== undefined,
+  severity: "critical",
+  message: message ?? "",
+});
 
 const metricOf = (part: string, code: string): string => metricName(`alarm.${part}`, { code });
 

@@ -11,6 +11,12 @@ export interface EpochRange {
   readonly lastSeq: number;
 }
 
+/** What a transaction may change, and a rollback brings back. */
+export interface Numbers {
+  readonly next: ReadonlyMap<Stream, number>;
+  readonly ticket: number;
+}
+
 /** Earlier epochs remembered after nothing is left of them. */
 const EPOCHS_KEPT = 64;
 
@@ -19,24 +25,27 @@ export class Epochs {
   /** the running epoch */
   readonly current: string = randomBytes(4).toString("hex");
   /** the next number of each stream; replaced as a whole by a rollback */
-  next = new Map<Stream, number>();
+  #next = new Map<Stream, number>();
+  #ticket = 0;
   readonly #numbered = new Set<Stream>();
-  readonly #number: Statement<[number, Stream]>;
+  readonly #number: Statement<[number, number, Stream]>;
   readonly #add: Statement<[string, Stream, number]>;
   readonly #ranges: Statement<[string], EpochRange>;
 
   /** Begins an epoch with {@link Epochs.begin}. */
   constructor(db: Connection) {
     // Beside the lanes' rows, on their page: a page of its own would be written by every commit.
-    this.#number = db.prepare("UPDATE lane SET committed = ? WHERE uplink = '' AND stream = ?");
+    this.#number = db.prepare("UPDATE lane SET committed = ?, acked = ? WHERE uplink = '' AND stream = ?");
     this.#add = db.prepare("INSERT OR IGNORE INTO epoch VALUES (?, ?, ?)");
     this.#ranges = db.prepare(
       "SELECT epoch, stream, next - 1 AS lastSeq FROM epoch WHERE epoch <> ? AND next > 0 ORDER BY rowid",
     );
   }
 
-  /** Numbers begin again, after what the epoch before has counted is kept. */
-  begin(db: Connection): void {
+  /** Numbers begin again, after what the epoch before has counted is kept. Tickets go on where the same agent does. */
+  begin(db: Connection, sameRun: boolean): void {
+    const tickets = "SELECT coalesce(max(acked), 0) FROM lane WHERE uplink = ''";
+    this.#ticket = sameRun ? (db.prepare<[], number>(tickets).pluck().get() ?? 0) : 0;
     db.exec(`UPDATE epoch SET next = coalesce(
          (SELECT committed FROM lane WHERE uplink = '' AND lane.stream = epoch.stream), next)
        WHERE epoch = (SELECT epoch FROM epoch ORDER BY rowid DESC LIMIT 1);
@@ -47,13 +56,13 @@ export class Epochs {
          (SELECT min(rowid) FROM epoch WHERE epoch = (SELECT epoch FROM chunk ORDER BY id LIMIT 1)),
          (SELECT max(rowid) FROM epoch))`,
     ).run(EPOCHS_KEPT);
-    const reset = db.prepare<[Stream]>(
-      `INSERT INTO lane (uplink, stream, active, cursor) VALUES ('', ?, 0, 0)
-       ON CONFLICT DO UPDATE SET committed = 0`,
+    const reset = db.prepare<[Stream, number]>(
+      `INSERT INTO lane (uplink, stream, active, cursor, acked) VALUES ('', ?, 0, 0, ?)
+       ON CONFLICT DO UPDATE SET committed = 0, acked = excluded.acked`,
     );
     for (const stream of STREAMS) {
       this.#add.run(this.current, stream, 0);
-      reset.run(stream);
+      reset.run(stream, this.#ticket);
     }
   }
 
@@ -64,21 +73,38 @@ export class Epochs {
 
   /** Gives out `rows` numbers of a stream; the first of them. */
   take(stream: Stream, rows: number): number {
-    const seq = this.next.get(stream) ?? 0;
-    this.next.set(stream, seq + rows);
+    const seq = this.#next.get(stream) ?? 0;
+    this.#next.set(stream, seq + rows);
     this.#numbered.add(stream);
     return seq;
   }
 
+  /** The greatest ticket of a chunk that is stored in this run of the agent; 0 before the first. */
+  get ticket(): number {
+    return this.#ticket;
+  }
+
+  /** Notes the ticket of a chunk of a stream, whether it has rows or not. */
+  mark(stream: Stream, ticket: number): void {
+    this.#ticket = Math.max(this.#ticket, ticket);
+    this.#numbered.add(stream);
+  }
+
   /** Writes the numbers that this transaction gave out. */
   flush(): void {
-    for (const stream of this.#numbered) this.#number.run(this.next.get(stream) ?? 0, stream);
+    for (const stream of this.#numbered) this.#number.run(this.#next.get(stream) ?? 0, this.#ticket, stream);
     this.#numbered.clear();
   }
 
+  /** As they are now, for {@link restore}. */
+  get numbers(): Numbers {
+    return { next: new Map(this.#next), ticket: this.#ticket };
+  }
+
   /** After a rollback: the numbers as they were before. */
-  restore(next: ReadonlyMap<Stream, number>): void {
-    this.next = new Map(next);
+  restore({ next, ticket }: Numbers): void {
+    this.#next = new Map(next);
+    this.#ticket = ticket;
     this.#numbered.clear();
   }
 

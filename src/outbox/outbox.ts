@@ -4,6 +4,7 @@ import type { DeviceNews, RememberedDevice } from "../core/device.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Frame } from "../core/frame.ts";
 import type {
+  AppendOptions,
   Chunk,
   Effect,
   Gap,
@@ -14,12 +15,31 @@ import type {
   StateEntry,
 } from "../core/ports.ts";
 import { checkAlarm } from "./alarms.ts";
-import type { OutboxPlan } from "./plan.ts";
+import type { OutboxPlan, Trouble } from "./plan.ts";
 import { fromWire, type Notice, type Op, type Operations, packState, type Reply } from "./protocol.ts";
 import type { Purge, StoreInfo } from "./store.ts";
 
 /** Longest wait between tries to open the database again, in milliseconds. */
-const MOST_BACKOFF_MS = 30_000;
+const MOST_BACKOFF_MS = 10_000;
+/** Calls of people and of the metrics page: they are told at once that there is no database, the others wait for it. */
+const ASKING: ReadonlySet<Op> = new Set(["counts", "info", "purge", "setting", "setSetting"]);
+
+/** What the outbox tells whoever put it together. */
+export interface OutboxHooks {
+  /** a worker ended unasked, and why */
+  readonly onCrash?: (error: WeirError) => void;
+  /** the database can't be written to, or (undefined) can again */
+  readonly onTrouble?: (trouble: Trouble | undefined) => void;
+  /** called before the database is opened again after trouble; what it throws counts as a failed try */
+  readonly beforeReopen?: () => void;
+}
+
+/** A call that waits for a worker. */
+interface Gated {
+  readonly op: Op;
+  readonly send: () => void;
+  readonly reject: (error: WeirError) => void;
+}
 
 /** Promises of calls that are under way. */
 interface Waiting<K extends Op> {
@@ -31,7 +51,7 @@ interface Waiting<K extends Op> {
 export class WorkerOutbox implements Outbox {
   readonly #workerUrl: URL;
   #plan: OutboxPlan;
-  readonly #onCrash: (error: WeirError) => void;
+  readonly #hooks: OutboxHooks;
   readonly #waiting: { readonly [K in Op]: Map<number, Waiting<K>> } = {
     append: new Map(),
     resume: new Map(),
@@ -59,7 +79,8 @@ export class WorkerOutbox implements Outbox {
   /** batches that uplinks have */
   readonly #leased = new Set<number>();
   /** calls that wait for a worker, in order; undefined while there is one */
-  #gate: (() => void)[] | undefined;
+  #gate: Gated[] | undefined;
+  #trouble: Trouble | undefined;
   /** a worker ended with chunks that may not be stored: later ones are refused until {@link resume} */
   #refusing = false;
   #restarts = 0;
@@ -74,11 +95,11 @@ export class WorkerOutbox implements Outbox {
   #closed: WeirError | undefined = new WeirError("outbox.closed", "the outbox has not been started");
   #stopped: Promise<void> | undefined;
 
-  /** `workerUrl`: the module that calls `serveOutbox` (src/worker.ts). Nothing runs before {@link start}. `onCrash`: told why a worker ended unasked. */
-  constructor(workerUrl: URL, plan: OutboxPlan, onCrash: (error: WeirError) => void = () => {}) {
+  /** `workerUrl`: the module that calls `serveOutbox` (src/worker.ts). Nothing runs before {@link start}. */
+  constructor(workerUrl: URL, plan: OutboxPlan, hooks: OutboxHooks = {}) {
     this.#workerUrl = workerUrl;
     this.#plan = plan;
-    this.#onCrash = onCrash;
+    this.#hooks = hooks;
   }
 
   get epoch(): string {
@@ -94,6 +115,22 @@ export class WorkerOutbox implements Outbox {
   /** The part of the time that the worker's loop was busy since its start. */
   get busy(): number {
     return this.#worker?.performance.eventLoopUtilization().utilization ?? 0;
+  }
+
+  /** Since when the database can't be written to, and why; undefined while all is well. */
+  get trouble(): Trouble | undefined {
+    return this.#trouble;
+  }
+
+  /** Whether there is no database to speak to for now: {@link stop} is all that is left to somebody who can't wait. */
+  get away(): boolean {
+    return this.#gate !== undefined && this.#trouble !== undefined;
+  }
+
+  #setTrouble(trouble: Trouble | undefined): void {
+    if (this.#trouble?.message === trouble?.message) return;
+    this.#trouble = trouble && { ...trouble, sinceMs: this.#trouble?.sinceMs ?? trouble.sinceMs };
+    this.#hooks.onTrouble?.(this.#trouble);
   }
 
   /** Calls `listener` when a new worker has begun a new epoch. Returns how to stop it. */
@@ -125,6 +162,11 @@ export class WorkerOutbox implements Outbox {
    */
   async restart(plan: OutboxPlan): Promise<void> {
     if (this.#closed !== undefined) throw this.#closed;
+    if (this.#gate !== undefined) {
+      // The worker that is being waited for takes it.
+      this.#plan = plan;
+      return;
+    }
     const before = this.#worker;
     const stopping = this.#call("stop", undefined);
     this.#plan = plan;
@@ -141,9 +183,14 @@ export class WorkerOutbox implements Outbox {
   async #reopen(failures = 0): Promise<void> {
     if (this.#stopped !== undefined) return;
     try {
-      this.#epoch = await this.#open();
+      if (this.#trouble !== undefined) this.#hooks.beforeReopen?.();
+      this.#epoch = await this.#open({ trouble: this.#trouble });
     } catch (thrown) {
       if (this.#stopped !== undefined) return;
+      this.#setTrouble({ sinceMs: Date.now(), message: messageOf(thrown) });
+      const asking = this.#gate?.filter(({ op }) => ASKING.has(op)) ?? [];
+      this.#gate = this.#gate?.filter(({ op }) => !ASKING.has(op));
+      for (const { reject } of asking) reject(this.#unreachable());
       const waitMs = Math.min(MOST_BACKOFF_MS, 100 * 2 ** Math.min(failures, 12));
       this.#retry = setTimeout(() => void this.#reopen(failures + 1).catch(() => {}), waitMs);
       throw thrown;
@@ -151,15 +198,20 @@ export class WorkerOutbox implements Outbox {
     const waiting = this.#gate ?? [];
     this.#gate = undefined;
     this.#setFull(false);
-    for (const call of waiting) call();
+    this.#setTrouble(undefined);
+    for (const { send } of waiting) send();
     for (const listener of this.#epochListeners) listener();
     for (const listener of this.#listeners) listener();
   }
 
-  async #open(): Promise<string> {
+  async #open(reopened?: OutboxPlan["reopened"]): Promise<string> {
     const started = Promise.withResolvers<string>();
     const worker = new Worker(this.#workerUrl, {
-      workerData: { ...this.#plan, leased: [...this.#leased] },
+      workerData: {
+        ...this.#plan,
+        leased: [...this.#leased],
+        ...(reopened && { reopened }),
+      } satisfies OutboxPlan,
       name: "outbox",
       // What it makes is short-lived or outside the heap.
       resourceLimits: { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 128 },
@@ -171,6 +223,7 @@ export class WorkerOutbox implements Outbox {
       if (notice.type === "replies") for (const reply of notice.replies) this.#settle(reply);
       else if (notice.type === "ready") for (const listener of this.#listeners) listener();
       else if (notice.type === "full") this.#setFull(notice.full);
+      else if (notice.type === "trouble") this.#setTrouble(notice.trouble);
       else if (notice.type === "failed") cause = fromWire(notice.error);
       else {
         running = true;
@@ -207,11 +260,11 @@ export class WorkerOutbox implements Outbox {
     this.#restarts += 1;
     this.#gate ??= [];
     this.#refusing = true;
-    this.#onCrash(error);
+    if (this.#trouble === undefined) this.#hooks.onCrash?.(error);
     void this.#reopen().catch(() => {});
   }
 
-  async append(chunk: Chunk, options?: { readonly transfer: boolean }): Promise<void> {
+  async append(chunk: Chunk, options?: AppendOptions): Promise<void> {
     if (this.#refusing) throw new WeirError("outbox.commit", "an earlier chunk may not be stored");
     const state = packState(chunk.state);
     const effects = chunk.effects.map(own);
@@ -219,12 +272,13 @@ export class WorkerOutbox implements Outbox {
     if (options?.transfer !== false) transfer.push(chunk.frame.buffer);
     if (state !== undefined) transfer.push(state.ends.buffer, state.bytes.buffer);
     const { stream, frame, traces } = chunk;
-    await this.#call("append", { stream, frame: frame.buffer, state, effects, traces }, transfer);
+    const ticket = options?.ticket;
+    await this.#call("append", { stream, frame: frame.buffer, state, effects, traces, ticket }, transfer);
   }
 
-  async resume(): Promise<void> {
+  resume(): Promise<number> {
     this.#refusing = false;
-    await this.#call("resume", undefined);
+    return this.#call("resume", undefined);
   }
 
   state(plugin: string): Promise<readonly StateEntry[]> {
@@ -342,7 +396,7 @@ export class WorkerOutbox implements Outbox {
     if (this.#gate !== undefined) {
       // No worker, or a new one that nobody waits for: nothing is open that would have to be closed in order.
       this.#closed = closed;
-      for (const call of this.#gate.splice(0)) call();
+      for (const { send } of this.#gate.splice(0)) send();
       this.#gate = undefined;
       await this.#worker?.terminate();
       this.#ended.resolve(undefined);
@@ -372,8 +426,13 @@ export class WorkerOutbox implements Outbox {
       this.#waiting[op].set(this.#calls, { resolve, reject });
     };
     if (this.#gate === undefined) send();
-    else this.#gate.push(send);
+    else if (this.away && ASKING.has(op)) reject(this.#unreachable());
+    else this.#gate.push({ op, send, reject });
     return promise;
+  }
+
+  #unreachable(): WeirError {
+    return new WeirError("outbox.commit", `there is no database for now: ${this.#trouble?.message}`);
   }
 
   #settle<K extends Op>(reply: Reply<K>): void {

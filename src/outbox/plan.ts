@@ -52,6 +52,13 @@ export interface UplinkPlan {
   readonly replay?: ReplayPlan;
 }
 
+/** The database can't be written to. */
+export interface Trouble {
+  /** ms since the Unix epoch */
+  readonly sinceMs: number;
+  readonly message: string;
+}
+
 /** Everything the worker needs to open the outbox. */
 export interface OutboxPlan {
   /** the database file; its folder must exist */
@@ -63,8 +70,12 @@ export interface OutboxPlan {
   /** size of the database file, in bytes */
   readonly maxBytes: number;
   readonly uplinks: readonly UplinkPlan[];
+  /** what stays with this machine's hardware: a database that was last written on another is a copy */
+  readonly machine: string;
   /** batches that uplinks have from the worker before this one: on lease from the start */
   readonly leased?: readonly number[];
+  /** a worker was there before: the database is not made anew. `trouble`: since when it could not be written to, and why */
+  readonly reopened?: { readonly trouble: Trouble | undefined };
 }
 
 /** How the retained messages of one uplink's devices are encoded. */

@@ -13,6 +13,7 @@ import type {
 } from "../core/ports.ts";
 import type { Traces } from "../core/trace.ts";
 import type { PublishEffect } from "./effect-queue.ts";
+import type { Trouble } from "./plan.ts";
 import type { Purge, StoreInfo } from "./store.ts";
 
 /** State changes as columns: cloning an object and a buffer for each would cost more than storing them. */
@@ -35,10 +36,11 @@ export interface Operations {
       readonly state: PackedState | undefined;
       readonly effects: readonly Effect[];
       readonly traces: Traces | undefined;
+      readonly ticket: number | undefined;
     };
     readonly result: undefined;
   };
-  readonly resume: { readonly args: undefined; readonly result: undefined };
+  readonly resume: { readonly args: undefined; readonly result: number };
   readonly state: { readonly args: string; readonly result: readonly StateEntry[] };
   readonly lease: {
     readonly args: { readonly uplink: string; readonly count: number; readonly limits: LeaseLimits };
@@ -109,6 +111,7 @@ export type Notice =
   | { readonly type: "failed"; readonly error: WireError }
   | { readonly type: "replies"; readonly replies: readonly Reply[] }
   | { readonly type: "full"; readonly full: boolean }
+  | { readonly type: "trouble"; readonly trouble: Trouble | undefined }
   | { readonly type: "ready" };
 
 export const toWire = (error: WeirError): WireError => ({ code: error.code, message: error.message });

@@ -1,7 +1,8 @@
 /** Opens the database of docs/specs/outbox.md, makes it where there is none, and refuses what is not ours. */
-import { closeSync, openSync, statSync } from "node:fs";
+import { closeSync, existsSync, openSync, statSync } from "node:fs";
 import Database from "better-sqlite3";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
+import { whyUnusable } from "./data-folder.ts";
 import type { OutboxPlan } from "./plan.ts";
 import { isMarked, quarantine, type Salvage } from "./quarantine.ts";
 import { STEPS, type Step } from "./steps.ts";
@@ -56,9 +57,12 @@ function refuseMarked(path: string): void {
 function open(plan: OutboxPlan): Connection {
   try {
     // Made here, for the mode; SQLite gives the same one to the WAL.
+    if (plan.reopened !== undefined && !existsSync(plan.path))
+      throw new WeirError("data.unusable", `${plan.path} is gone: is its file system mounted?`);
     closeSync(openSync(plan.path, "a", 0o600));
   } catch (thrown) {
-    throw new WeirError("data.unusable", `${plan.path}: ${messageOf(thrown)}`, { cause: thrown });
+    if (thrown instanceof WeirError) throw thrown;
+    throw new WeirError("data.unusable", whyUnusable(plan.path, thrown), { cause: thrown });
   }
   let db: Connection | undefined;
   try {

@@ -2,6 +2,7 @@
  * The outbox over its database: every operation, synchronous, for the one thread that owns the connection.
  * Operations run inside {@link Store.transaction}, several in one; what they answer holds once that returns.
  */
+import { statSync } from "node:fs";
 import type { Crc32c } from "../core/block.ts";
 import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
@@ -15,7 +16,7 @@ import type {
   Stream,
 } from "../core/ports.ts";
 import type { Traces } from "../core/trace.ts";
-import { type AlarmEffect, alarmFrame } from "./alarms.ts";
+import { alarmFrame, ownAlarm } from "./alarms.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
 import { DeadLetters } from "./dead-letters.ts";
 import { DevicePages, pageBytes } from "./device-pages.ts";
@@ -26,7 +27,7 @@ import { type EpochRange, Epochs } from "./epochs.ts";
 import { Gaps } from "./gaps.ts";
 import { Keepsakes } from "./keepsakes.ts";
 import { type Batch, type Lane, Lanes, lastChunk, type OldestChunk } from "./lanes.ts";
-import type { OutboxPlan } from "./plan.ts";
+import type { OutboxPlan, Trouble } from "./plan.ts";
 import { markDamaged, type Salvage } from "./quarantine.ts";
 import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
@@ -41,6 +42,8 @@ export interface StoredChunk {
   readonly state: Iterable<StateChange>;
   readonly effects: readonly Effect[];
   readonly traces?: Traces | undefined;
+  /** see {@link Outbox.append} */
+  readonly ticket?: number | undefined;
 }
 
 /** What {@link Store.purge} drops. */
@@ -66,6 +69,8 @@ export interface StoreInfo {
   readonly valuesUnkept: number;
   /** where a damaged database was moved at this start */
   readonly quarantined: string | undefined;
+  /** why the database was found to be a copy at this start */
+  readonly copied: string | undefined;
   /** when the oldest chunk that each lane holds was stored */
   readonly oldest: readonly OldestChunk[];
 }
@@ -83,6 +88,8 @@ const DEVICE_PAGES = 32;
 export class Store {
   /** where a damaged database was moved at this start */
   readonly quarantined: string | undefined;
+  /** why the database was found to be a copy at this start */
+  readonly copied: string | undefined;
   /** what is known of devices, as of the last {@link absorb} */
   readonly devices: Devices;
   readonly #devicePages: DevicePages;
@@ -112,6 +119,8 @@ export class Store {
   readonly #expires: boolean;
   readonly #path: string;
   readonly #reserve: Reserve;
+  #tight = false;
+  readonly #inode: number;
 
   /**
    * Opens the database, or makes it, and fits it to the plan. A damaged one is set aside.
@@ -140,11 +149,12 @@ export class Store {
     this.#epochs = new Epochs(db);
     this.devices = new Devices(plan.maxBytes, now());
     this.#devicePages = new DevicePages(db, crc32c);
+    this.#inode = statSync(plan.path).ino;
     try {
       db.transaction(() => {
-        this.#sql.setMeta.run(0, "clean");
+        this.#sql.setMeta.run("clean", 0);
         if (salvage !== undefined) this.#takeOver(salvage);
-        this.#epochs.begin(db);
+        this.#epochs.begin(db, plan.reopened !== undefined);
         this.#lanes.reconcile(db);
         this.#devicePages.load(this.devices, now());
       })();
@@ -152,7 +162,12 @@ export class Store {
       this.#lanes.load();
       const sealed = new Set(this.#lanes.all.flatMap(({ batches }) => batches.map(({ id }) => id)));
       this.#lanes.leased = new Set((plan.leased ?? []).filter((id) => sealed.has(id)));
-      this.#tellOfDamage(salvage);
+      this.copied = this.#settleIn(plan.machine);
+      const damage = salvage && `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
+      this.#tell("outbox-corrupt", "alarm", damage);
+      this.#tell("outbox-copied", "copied", this.copied);
+      const trouble = plan.reopened?.trouble;
+      if (trouble !== undefined) this.tellOfTrouble(trouble);
     } catch (thrown) {
       db.close();
       throw thrown;
@@ -164,6 +179,11 @@ export class Store {
     return this.#epochs.current;
   }
 
+  /** The greatest ticket of a chunk that is stored, in this run of the agent; 0 before the first. */
+  get ticket(): number {
+    return this.#epochs.ticket;
+  }
+
   /**
    * Runs operations as one transaction. When any of them or the commit throws, nothing of them is stored, and the
    * store is as it was before.
@@ -171,7 +191,7 @@ export class Store {
   transaction<T>(work: () => T): T {
     const leased = new Set(this.#lanes.leased);
     const handed = new Set(this.#gaps.handed);
-    const next = new Map(this.#epochs.next);
+    const numbers = this.#epochs.numbers;
     const lastChunk = this.#lastChunk;
     const fresh = this.#fresh.length;
     try {
@@ -188,7 +208,7 @@ export class Store {
       if (this.#db.inTransaction) this.#sql.rollback.run();
       this.#lanes.leased = leased;
       this.#gaps.handed = handed;
-      this.#epochs.restore(next);
+      this.#epochs.restore(numbers);
       this.#lastChunk = lastChunk;
       this.#fresh.length = fresh;
       this.#lanes.load();
@@ -201,6 +221,7 @@ export class Store {
   /** On a full disk: the reserve goes, and the database makes do with the pages it has. And back, once there is room. */
   #squeeze(tight: boolean): void {
     if (tight) this.#reserve.release();
+    this.#tight = tight;
     this.#room.hold(tight);
     this.#db.pragma(`wal_autocheckpoint = ${tight ? TIGHT_WAL_PAGES : WAL_PAGES}`);
     try {
@@ -208,6 +229,21 @@ export class Store {
     } catch {
       // Still no room: the next try, or the next second, brings it.
     }
+  }
+
+  /** The disk is full, and the database makes do with the pages it has. */
+  get tight(): boolean {
+    return this.#tight;
+  }
+
+  /** Writes the time, which nobody reads: throws as a commit would. (SQLite writes no page that stays the same.) */
+  probe(): void {
+    this.transaction(() => this.#sql.setMeta.run("looked", this.#now()));
+  }
+
+  /** Whether the file at the database's path is another one than the one that is open, or none. */
+  get displaced(): boolean {
+    return statSync(this.#path, { throwIfNoEntry: false })?.ino !== this.#inode;
   }
 
   /** Whether a chunk would find room now. */
@@ -226,6 +262,7 @@ export class Store {
     this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
     this.#put(chunk.stream, chunk.frame, chunk.traces);
     if (chunk.stream !== "alarm" && chunk.frame.rows > 0) this.#fresh.push(chunk);
+    this.#epochs.mark(chunk.stream, chunk.ticket ?? 0);
     if (alarms.length > 0) this.#put("alarm", alarmFrame(alarms, this.#now()), chunk.traces);
     this.#kept.change(chunk.state);
   }
@@ -295,27 +332,35 @@ export class Store {
       this.#gaps.add(uplink, epoch, stream, from, to, "corrupt");
   }
 
-  /** The alarm `outbox-corrupt` begins with the start that found the damage, and ends with the next one. */
-  #tellOfDamage(salvage: Salvage | undefined): void {
-    const raised = this.#sql.getMeta.get("alarm") === 1;
-    if (salvage === undefined && !raised) return;
-    const message =
-      salvage === undefined
-        ? ""
-        : `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
-    const code: OwnAlarm = "outbox-corrupt";
-    const alarm: AlarmEffect = {
-      type: "alarm",
-      plugin: "_gateway",
-      device: "_gateway",
-      code,
-      active: salvage !== undefined,
-      severity: "critical",
-      message,
-    };
+  /** Notes where the database lives; why it is a copy, if it lived elsewhere before. */
+  #settleIn(machine: string): string | undefined {
+    const home = { machine, file: this.#inode };
+    const text = this.#kept.setting("home");
+    const before: Partial<typeof home> | undefined = text === undefined ? undefined : JSON.parse(text);
+    if (before?.machine === machine && before.file === home.file) return undefined;
+    this.transaction(() => this.#kept.setSetting("home", JSON.stringify(home)));
+    if (before === undefined) return undefined;
+    return before.machine === machine
+      ? "the database is another file than the one that was used last: restored from a backup, or copied"
+      : "the database was used last on another machine: the data folder was copied with it, or the disk moved";
+  }
+
+  /** An alarm of the gateway's own that begins with the start that found its reason, and ends with the next one. `key` of `meta`: 1 while raised. */
+  #tell(code: OwnAlarm, key: string, message: string | undefined): void {
+    if (message === undefined && this.#sql.getMeta.get(key) !== 1) return;
     this.transaction(() => {
-      this.#put("alarm", alarmFrame([alarm], this.#now()));
-      this.#sql.setMeta.run(salvage === undefined ? 0 : 1, "alarm");
+      this.#put("alarm", alarmFrame([ownAlarm(code, message)], this.#now()));
+      this.#sql.setMeta.run(key, message === undefined ? 0 : 1);
+    });
+  }
+
+  /** The alarm `outbox-unwritable` can't be stored before it is over: it is raised, and ended. */
+  tellOfTrouble({ sinceMs, message }: Trouble): void {
+    const code = "outbox-unwritable";
+    const text = `nothing could be stored since ${new Date(sinceMs).toISOString()}: ${message}`;
+    this.transaction(() => {
+      for (const alarm of [ownAlarm(code, text), ownAlarm(code, undefined)])
+        this.#put("alarm", alarmFrame([alarm], this.#now()));
     });
   }
 
@@ -540,6 +585,7 @@ export class Store {
     return {
       epochs: this.#epochs.earlier(),
       quarantined: this.quarantined,
+      copied: this.copied,
       oldest: this.#lanes.oldest(),
       effectsDropped: this.#effects.dropped,
       devices: this.devices.size,
@@ -596,7 +642,7 @@ export class Store {
       // On a full disk, as one: they are as old as they are.
     }
     try {
-      this.#sql.setMeta.run(1, "clean");
+      this.#sql.setMeta.run("clean", 1);
     } catch {
       // On a full disk, as one: the next start then checks the database, and is a little slower.
     }
@@ -610,7 +656,9 @@ function statements(db: Connection) {
     commit: db.prepare<[]>("COMMIT"),
     rollback: db.prepare<[]>("ROLLBACK"),
     getMeta: db.prepare<[string], number>("SELECT value FROM meta WHERE key = ?").pluck(),
-    setMeta: db.prepare<[number, string]>("UPDATE meta SET value = ? WHERE key = ?"),
+    setMeta: db.prepare<[string, number]>(
+      "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+    ),
     addLane: db.prepare<[string, Stream, number, number, number, number, number, number]>(
       `INSERT OR IGNORE INTO lane (uplink, stream, active, cursor, committed, acked, dropped, rejected, lost)
        VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)`,

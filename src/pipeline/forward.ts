@@ -32,7 +32,7 @@ export interface ForwardParts {
 export type Circuit = "closed" | "open" | "half-open";
 
 /** Longest wait after a failed publish, in milliseconds. */
-const MOST_BACKOFF_MS = 30_000;
+const MOST_BACKOFF_MS = 10_000;
 /** How often gaps are looked for, and what waits for the consumer, in milliseconds. */
 const GAPS_EVERY_MS = 1_000;
 /** Batches remembered as sent before: more than can be on lease at a time. */

@@ -64,6 +64,14 @@ const UNTIMED_MS = 500;
 /** Longest wait between tries of a commit that fails, in milliseconds. */
 const MOST_BACKOFF_MS = 5_000;
 
+/** An input whose commit failed, with what it became. */
+interface Uncommitted {
+  readonly input: Input;
+  readonly output: ChainOutput;
+  /** of the output: its frame may be gone */
+  readonly rows: number;
+}
+
 /** The ingest loop. */
 export class Ingest implements Intake {
   readonly #parts: IngestParts;
@@ -84,7 +92,7 @@ export class Ingest implements Intake {
   readonly #commits = new Set<Promise<boolean>>();
   readonly #idle: (() => void)[] = [];
   /** inputs whose commit failed, in order */
-  readonly #retry: Input[] = [];
+  readonly #retry: Uncommitted[] = [];
   #commitError: unknown;
   #linger: NodeJS.Timeout | undefined;
   #ticker: NodeJS.Timeout | undefined;
@@ -308,7 +316,7 @@ export class Ingest implements Intake {
       const sentMs = performance.now();
       try {
         // The input's own frame is kept until the commit: it may have to run again.
-        await outbox.append(chunk, { transfer: output.frame !== input.frame });
+        await outbox.append(chunk, { transfer: output.frame !== input.frame, ticket: input.ticket });
       } catch (thrown) {
         if (thrown instanceof WeirError && thrown.disposition === "reject") {
           count.rejected += rows;
@@ -317,7 +325,7 @@ export class Ingest implements Intake {
           return true;
         }
         count.in -= rows;
-        this.#retry.push(input);
+        this.#retry.push({ input, output, rows });
         this.#commitError = thrown;
         return false;
       } finally {
@@ -377,9 +385,7 @@ export class Ingest implements Intake {
     }
     await Promise.all(again.map((one) => one.result));
     await Promise.all(this.#commits);
-    // A commit that failed meanwhile has its input in #retry already, before these.
-    this.#requeue([...this.#retry.splice(0), ...again.map((one) => one.input)]);
-    await this.#restart();
+    await this.#restart(again.map((one) => one.input));
   }
 
   /** A transaction failed: wait, then run everything uncommitted again. Runs once for a row of failed commits. */
@@ -390,7 +396,6 @@ export class Ingest implements Intake {
     this.#parts.log("error", `commit failed, trying again: ${messageOf(this.#commitError)}`);
     await Promise.all(again.map((one) => one.result));
     await Promise.all(this.#commits);
-    this.#requeue([...this.#retry.splice(0), ...again.map((one) => one.input)]);
     this.#backoffMs = Math.min(MOST_BACKOFF_MS, Math.max(100, this.#backoffMs * 2));
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, this.#backoffMs);
@@ -399,12 +404,22 @@ export class Ingest implements Intake {
         resolve();
       };
     });
-    await this.#restart();
+    await this.#restart(again.map((one) => one.input));
   }
 
-  async #restart(): Promise<void> {
+  /** Runs everything uncommitted again: inputs whose commit failed, then these. */
+  async #restart(uncommitted: readonly Input[]): Promise<void> {
+    let stored = 0;
     try {
-      await this.#parts.outbox.resume();
+      stored = await this.#parts.outbox.resume();
+    } catch (thrown) {
+      this.#parts.log("error", `restart after a failure: ${messageOf(thrown)}`);
+    }
+    const failed = this.#retry.splice(0);
+    for (const one of failed) if (one.input.ticket <= stored) this.#wasCommitted(one);
+    const again = failed.map(({ input }) => input).filter(({ ticket }) => ticket > stored);
+    this.#requeue([...again, ...uncommitted]);
+    try {
       await this.#parts.chain.restart();
     } catch (thrown) {
       this.#parts.log("error", `restart after a failure: ${messageOf(thrown)}`);
@@ -412,6 +427,15 @@ export class Ingest implements Intake {
     this.#recovering = false;
     this.#pump();
     this.#checkIdle();
+  }
+
+  /** Its commit failed, and was done nevertheless. */
+  #wasCommitted({ input, output, rows }: Uncommitted): void {
+    const { stream } = input;
+    const count = this.#parts.ledger.stage("commit", stream, "samples", () => this.#heldSamples[stream]);
+    count.in += rows;
+    count.out += rows;
+    this.#finish(input, output);
   }
 
   /** Puts uncommitted inputs back in front, to run one at a time. A timer's rows have no input: it fires again. */

@@ -7,6 +7,8 @@ import type { GivenTimes } from "./known-time.ts";
 
 /** An input, kept until its output is committed or it is set aside. */
 export interface Input {
+  /** its place among all inputs, from 1 on */
+  readonly ticket: number;
   readonly stream: Stream;
   /** the source's name, which plugins bind to */
   readonly source: string;
@@ -33,9 +35,14 @@ export interface Input {
   readonly traces: Traces | undefined;
 }
 
+/** Inputs made so far. */
+let tickets = 0;
+
 /** An input of rows alone. */
 export function frameInput(source: string, stream: Stream, frame: Frame): Input {
+  tickets += 1;
   return {
+    ticket: tickets,
     stream,
     source,
     frame,

@@ -83,6 +83,11 @@ const fixed: Readonly<Record<string, Metric>> = {
   weir_outbox_used_bytes: { type: "gauge", help: "bytes of it that hold something", labels: [] },
   weir_outbox_limit_bytes: { type: "gauge", help: "outbox.maxBytes", labels: [] },
   weir_outbox_full: { type: "gauge", help: "1 while nothing is taken in under overflow: pause", labels: [] },
+  weir_outbox_writable: {
+    type: "gauge",
+    help: "0 while the database can't be written to, and nothing is acknowledged",
+    labels: [],
+  },
   weir_outbox_oldest_age_seconds: {
     type: "gauge",
     help: "age of the oldest sample that waits",

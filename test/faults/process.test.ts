@@ -1,7 +1,5 @@
-/** Faults of the agent's process, its clock, and of who else wants its folder. */
-import { spawnSync } from "node:child_process";
+/** Faults of the agent's process, its clock, and of who else wants its name. */
 import { globSync } from "node:fs";
-import { resolve } from "node:path";
 import { expect } from "vitest";
 import { fault, LONG, long, type World } from "./harness/world.ts";
 
@@ -61,17 +59,6 @@ for (const [name, offset] of clocks) {
     },
   );
 }
-
-fault("a second agent on the folder", {}, async ({ folder, agent }) => {
-  const second = spawnSync(resolve("bin/weir"), ["run", "--config", folder.config], {
-    encoding: "utf8",
-    timeout: 30_000,
-  });
-  expect(second.status).not.toBe(0);
-  expect(second.stderr + second.stdout).toMatch(/held by another agent|is running/);
-  expect(agent.child.exitCode).toBeNull();
-  return undefined;
-});
 
 fault("another client with the uplink's id, for a while", {}, async ({ broker, agent, load }) => {
   const { connectAsync } = (await import("mqtt")).default;

@@ -45,6 +45,7 @@ export const planFor = (path: string, changes: Partial<OutboxPlan> = {}): Outbox
   gateway: "gw",
   sync: "normal",
   maxBytes: 64 * 2 ** 20,
+  machine: "this one",
   uplinks: [uplink("up")],
   ...changes,
 });

@@ -15,9 +15,9 @@ afterEach(async () => {
 async function open(): Promise<{ outbox: WorkerOutbox; dir: string; crashes: string[] }> {
   const dir = mkdtempSync(join(tmpdir(), "weir-crash-"));
   const crashes: string[] = [];
-  const outbox = new WorkerOutbox(crashing, planFor(join(dir, "weir.db")), ({ message }) =>
-    crashes.push(message),
-  );
+  const outbox = new WorkerOutbox(crashing, planFor(join(dir, "weir.db")), {
+    onCrash: ({ message }) => crashes.push(message),
+  });
   await outbox.start();
   cleanups.push(() => rmSync(dir, { recursive: true }));
   cleanups.push(() => outbox.stop());

@@ -1,3 +1,4 @@
+import { copyFileSync } from "node:fs";
 import Database from "better-sqlite3";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { crc32c } from "../../src/addon/index.ts";
@@ -206,6 +207,56 @@ describe("the store", () => {
     expect(bytes).toBeLessThanOrEqual(maxBytes / 16);
     expect(bytes).toBeGreaterThan(maxBytes / 32);
     expect(newest).toBe("reason 39");
+  });
+});
+
+it("knows the last chunk that is stored, for a worker that takes over in the same run alone", () => {
+  const plan = planFor(newPath());
+  const first = open(plan);
+  const put = (ticket: number): void =>
+    first.append({ stream: "host", frame: frameOf([ticket]), state: [], effects: [], ticket });
+  first.transaction(() => [5, 6, 7].forEach(put));
+  expect(() =>
+    first.transaction(() => {
+      put(8);
+      throw new Error("not now");
+    }),
+  ).toThrow("not now");
+  expect(first.ticket).toBe(7);
+  close(first);
+  const second = open({ ...plan, reopened: { trouble: undefined } });
+  expect(second.ticket).toBe(7);
+  close(second);
+  expect(open(plan).ticket).toBe(0);
+});
+
+describe("a copy", () => {
+  it("is found out on another machine, and as another file; the alarm is raised once, and ended by the next start", () => {
+    const path = newPath();
+    const plan = planFor(path);
+    const life = (
+      changes: Partial<OutboxPlan> = {},
+    ): { epoch: string; alarms: unknown[]; copied: string | undefined } => {
+      const store = open({ ...plan, ...changes });
+      const leased = store.transaction(() => store.lease("up", 9));
+      const alarms = leased.flatMap((batch) => store.read(batch).map(({ value }) => value[0]));
+      const ids = leased.map(({ id }) => id);
+      store.transaction(() => store.ack("up", ids));
+      close(store);
+      return { epoch: store.epoch, alarms, copied: store.copied };
+    };
+    const lives = [life(), life(), life({ machine: "another one" }), life({ machine: "another one" })];
+    expect(lives.map(({ copied }) => copied?.slice(0, 43))).toEqual([
+      undefined,
+      undefined,
+      "the database was used last on another machi",
+      undefined,
+    ]);
+    expect(lives.map(({ alarms }) => alarms)).toEqual([[], [], [1], [0]]);
+    expect(new Set(lives.map(({ epoch }) => epoch)).size).toBe(4);
+    const copy = newPath();
+    copyFileSync(path, copy);
+    expect(life({ path: copy, machine: "another one" }).copied).toContain("another file");
   });
 });
 
