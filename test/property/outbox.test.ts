@@ -38,6 +38,8 @@ type Fate = "held" | "acked" | "rejected" | "gap";
 /** What must be true of the outbox, kept the simple way: a map entry for every single sample. */
 class Model {
   plan = 0;
+  /** the alarm `outbox-copied` is raised */
+  copied = false;
   nowMs = 1_800_000_000_000;
   value = 0;
   /** `epoch/stream/seq` → the sample's value */
@@ -116,6 +118,12 @@ function append(model: Model, { store }: Real, stream: Stream, rows: number): vo
   // Doubles that neither a decimal nor zstd makes smaller.
   const values = Array.from({ length: rows }, () => ++model.value * Math.PI);
   store.append({ stream, frame: frameOf(values), state: [], effects: [] });
+  committed(model, store, stream, values);
+}
+
+/** These samples have the next numbers, and every lane of the stream holds them. */
+function committed(model: Model, store: Store, stream: Stream, values: readonly number[]): void {
+  const rows = values.length;
   const at = `${store.epoch}/${stream}`;
   const seq = model.next.get(at) ?? 0;
   model.next.set(at, seq + rows);
@@ -180,6 +188,11 @@ function reopen(model: Model, real: Real, crash: boolean, plan: number): void {
   model.plan = plan;
   model.leased.clear();
   real.store = open(path, plan, () => model.nowMs);
+  // The alarm `outbox-copied` begins or ends, in three rows: whether it is active, and two texts.
+  const { copied } = real.store;
+  if (copied !== undefined || model.copied)
+    committed(model, real.store, "alarm", [copied === undefined ? 0 : 1, 0, 1]);
+  model.copied = copied !== undefined;
 }
 
 const stream = fc.constantFrom<Stream>("alarm", "data", "host");
