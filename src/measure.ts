@@ -44,17 +44,23 @@ export function metricsText(reading: Reading): string {
   for (const { thing, name, histogram } of reading.ledger.timings())
     page.add(`weir_${thing}_seconds`, name === "" ? [] : [name], histogram);
   addOutbox(page, reading);
-  for (const { name, state, busyMs, stateBytes, failures, restarts } of reading.plugins) {
+  for (const { name, state, busyMs, stateBytes, wasmBytes, heapBytes, ...counts } of reading.plugins) {
+    const { failures, restarts } = counts;
     page.add("weir_plugin_up", [name], flag(state === "on"));
     page.add("weir_plugin_busy_seconds_total", [name], busyMs / 1000);
     page.add("weir_plugin_state_bytes", [name], stateBytes);
+    page.add("weir_plugin_memory_bytes", [name, "wasm"], wasmBytes);
+    page.add("weir_plugin_memory_bytes", [name, "heap"], heapBytes);
     page.add("weir_plugin_failures_total", [name], failures);
     page.add("weir_plugin_restarts_total", [name], restarts);
   }
-  for (const { name, state, memoryBytes, onDemand } of reading.probes) {
+  for (const { name, state, memoryBytes, cost, onDemand } of reading.probes) {
     if (onDemand && state !== "on") continue;
     page.add("weir_probe_up", [name], flag(state === "on"));
     if (memoryBytes !== undefined) page.add("weir_probe_memory_bytes", [name], memoryBytes);
+    if (cost === undefined) continue;
+    page.add("weir_probe_run_seconds", [name], cost.nsPerRun / 1e9);
+    page.add("weir_probe_cpu_ratio", [name], (cost.nsPerRun / 1e9) * cost.runsPerSecond);
   }
   for (const { name, pssBytes, cpuSeconds } of reading.vitals.processes(reading.pids)) {
     page.add("weir_process_pss_bytes", [name], pssBytes);

@@ -63,6 +63,9 @@ export interface PluginStatus {
   readonly busyMs: number;
   /** bytes that it keeps */
   readonly stateBytes: number;
+  /** its WebAssembly memories and the JavaScript heaps of its threads, in bytes, as of its latest calls */
+  readonly wasmBytes: number;
+  readonly heapBytes: number;
   /** ids of the versions that are kept, newest first */
   readonly versions: readonly string[];
   /** it was rolled back: the dropped version does not run */

@@ -17,18 +17,19 @@ export async function pluginLs(invocation: Invocation): Promise<number> {
     line("no plugins: drop a .wasm file or a plugin's folder into the plugins folder");
   else {
     table(
-      ["NAME", "VERSION", "STATE", "BIND", "EXPORTS", "FAILURES", "HASH", "REASON"],
+      ["NAME", "VERSION", "STATE", "BIND", "EXPORTS", "MEMORY", "FAILURES", "HASH", "REASON"],
       plugins.map((plugin) => [
         plugin.name,
         plugin.version,
         plugin.state,
         plugin.bind,
         plugin.exports.join(","),
+        plugin.state === "on" ? formatSize(plugin.wasmBytes + plugin.heapBytes) : "",
         String(plugin.failures),
         plugin.hash.slice(0, 12),
         plugin.reason ?? "",
       ]),
-      new Set(["FAILURES"]),
+      new Set(["MEMORY", "FAILURES"]),
     );
   }
   return 0;

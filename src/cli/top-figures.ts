@@ -61,6 +61,7 @@ export interface Figures {
     readonly state: string;
     readonly inRate: number;
     readonly busy: number;
+    readonly memoryBytes: number;
     readonly failures: number;
     readonly reason: string | undefined;
   }[];
@@ -114,7 +115,8 @@ export function figuresOf(before: Look, now: Look): Figures {
       pssBytes,
       cpu: Math.max(0, cpuSeconds - (cpuBefore.get(pid) ?? cpuSeconds)) / seconds,
     })),
-    plugins: now.plugins.map(({ name, state, busyMs, failures, reason }) => ({
+    plugins: now.plugins.map(({ name, state, busyMs, wasmBytes, heapBytes, failures, reason }) => ({
+      memoryBytes: wasmBytes + heapBytes,
       name,
       state,
       inRate: pluginRates.get(name) ?? 0,

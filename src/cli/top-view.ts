@@ -89,9 +89,9 @@ const outboxSection = ({ outbox, outboxUsedBytes, outboxLimitBytes }: Figures): 
 });
 
 const pluginSection = ({ plugins }: Figures): Section => ({
-  head: row("PLUGIN", "ROWS/s", "BUSY", "FAILURES", "STATE"),
-  body: plugins.map(({ name, state, inRate, busy, failures }) =>
-    row(name, count(inRate), percent(busy), count(failures), state),
+  head: row("PLUGIN", "ROWS/s", "BUSY", "MEMORY", "FAILURES", "STATE"),
+  body: plugins.map(({ name, state, inRate, busy, memoryBytes, failures }) =>
+    row(name, count(inRate), percent(busy), formatSize(memoryBytes), count(failures), state),
   ),
 });
 

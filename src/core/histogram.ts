@@ -25,6 +25,16 @@ export class Histogram {
     this.counts[at] = (this.counts[at] ?? 0) + weight;
     this.sum += size * weight;
   }
+
+  /** Both together, as one of its own; their bounds are the same. */
+  plus(other: Histogram): Histogram {
+    const sum = new Histogram(this.bounds);
+    this.counts.forEach((count, i) => {
+      sum.counts[i] = count + (other.counts[i] ?? 0);
+    });
+    sum.sum = this.sum + other.sum;
+    return sum;
+  }
 }
 
 /** The bound below which a part `q` of the counts lies; the highest bound stands for what is above it. */

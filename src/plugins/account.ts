@@ -28,6 +28,9 @@ export interface PluginInfo {
   readonly busyMs: number;
   /** bytes that it keeps */
   readonly stateBytes: number;
+  /** its WebAssembly memories and the JavaScript heaps of its threads, in bytes, as of its latest calls */
+  readonly wasmBytes: number;
+  readonly heapBytes: number;
   /** versions that are kept, newest first; the running one is among them */
   readonly versions: readonly string[];
   /** it was rolled back */

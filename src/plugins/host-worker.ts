@@ -8,6 +8,7 @@
 import { readFileSync, readSync, writevSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
+import { getHeapStatistics } from "node:v8";
 import { workerData } from "node:worker_threads";
 import { Frame } from "../core/frame.ts";
 import type { StateEntry } from "../core/ports.ts";
@@ -126,6 +127,9 @@ function meterLifting(): void {
   };
 }
 
+/** How often it is told what an instance holds, at most: of its calls, so one that isn't called says nothing. */
+const TELL_MEMORY_MS = 5_000;
+
 /** Names up to this length are lowered here: a call into the engine takes longer than their bytes. */
 const SHORT = 32;
 
@@ -161,6 +165,7 @@ interface Prepared {
     instantiate(
       core: (name: string) => WebAssembly.Module | undefined,
       imports: object,
+      instantiateCore: (module: WebAssembly.Module, imports: object) => WebAssembly.Instance,
     ): Record<string, never>;
   };
 }
@@ -179,10 +184,35 @@ async function prepare(): Promise<Prepared> {
   return { modules, generated };
 }
 
+/** The component's, those that its core modules share among them once. */
+const memories = new Set<WebAssembly.Memory>();
+let memoryToldMs = Number.NEGATIVE_INFINITY;
+
+/** Tells the agent what this thread holds, when it hasn't for a while. */
+function tellMemory(): void {
+  const nowMs = performance.now();
+  if (nowMs - memoryToldMs < TELL_MEMORY_MS) return;
+  memoryToldMs = nowMs;
+  let wasmBytes = 0;
+  for (const { buffer } of memories) wasmBytes += buffer.byteLength;
+  send(Wire.memory, 0, new FieldWriter().f64(wasmBytes).f64(getHeapStatistics().used_heap_size).done());
+}
+
 function instantiate({ modules, generated }: Prepared, imports: Record<string, object>): Component {
   meterLifting();
   quickenLowering();
-  const made = guarded(() => generated.instantiate((name) => modules.get(name), imports));
+  const made = guarded(() =>
+    generated.instantiate(
+      (name) => modules.get(name),
+      imports,
+      (module, wanted) => {
+        const instance = new WebAssembly.Instance(module, wanted);
+        for (const one of Object.values<unknown>(instance.exports))
+          if (one instanceof WebAssembly.Memory) memories.add(one);
+        return instance;
+      },
+    ),
+  );
   const pick = <T>(name: string | undefined): T | undefined => (name === undefined ? undefined : made[name]);
   const lifecycle = pick<Component["lifecycle"]>(exports.lifecycle);
   if (lifecycle === undefined) throw new Error("the component lost its lifecycle export");
@@ -268,6 +298,7 @@ try {
   sendFailure(head.id, thrown);
   process.exit(0);
 }
+tellMemory();
 // What `configure` changed goes with the first result: it commits with that, or not at all.
 send(Wire.ready, head.id, NOTHING);
 
@@ -292,6 +323,7 @@ for (;;) {
       frame = checkedFrame(guarded(() => component.timer?.tick(nowUs)));
     }
     const out = layOut(frame, { rows, bytes });
+    tellMemory();
     send(Wire.result, id, encodeResult({ ...guest.take(), rejected }), out);
   } catch (thrown) {
     sendFailure(id, thrown);

@@ -20,6 +20,7 @@ import {
   encodeOpen,
   FieldReader,
   FieldWriter,
+  type InstanceMemory,
   LOG_LEVELS,
   type LogLevel,
   MessageReader,
@@ -88,6 +89,7 @@ export type Callable = Pick<
   | "retired"
   | "busyMs"
   | "stateBytes"
+  | "memory"
   | "prepare"
   | "open"
   | "transform"
@@ -112,6 +114,7 @@ export class Instance {
   readonly #prepared = Promise.withResolvers<void>();
   #failure: InstanceFailure | undefined;
   #gone: Promise<void> | undefined;
+  #memory: InstanceMemory = { wasmBytes: 0, heapBytes: 0 };
   #logMinute = 0;
   #logLines = 0;
 
@@ -138,6 +141,11 @@ export class Instance {
   /** Bytes of state that it keeps. */
   get stateBytes(): number {
     return this.#stateBytes;
+  }
+
+  /** What it said it holds, when it was last called; nothing once it has ended. */
+  get memory(): InstanceMemory {
+    return this.#failure === undefined ? this.#memory : { wasmBytes: 0, heapBytes: 0 };
   }
 
   /** Whether its host starts nothing more: it should move to another. */
@@ -277,6 +285,10 @@ export class Instance {
       this.#log(message);
       return;
     }
+    if (message.type === Wire.memory) {
+      this.#remember(message);
+      return;
+    }
     if (message.type === Wire.ready && message.id === 0) {
       this.#prepared.resolve();
       return;
@@ -347,6 +359,24 @@ export class Instance {
   }
 
   #log({ meta }: WireMessage): void {
+    this.#countLine();
+    const fields = new FieldReader(meta);
+    const level = LOG_LEVELS[fields.u8()];
+    if (level === undefined) throw brokenWire("an unknown log level");
+    this.#spec.onLog(level, fields.text(4 * MOST_TEXT));
+  }
+
+  #remember({ meta }: WireMessage): void {
+    this.#countLine();
+    const fields = new FieldReader(meta);
+    const memory = { wasmBytes: fields.f64(), heapBytes: fields.f64() };
+    for (const bytes of Object.values(memory))
+      if (!Number.isSafeInteger(bytes) || bytes < 0) throw brokenWire("a memory that can't be");
+    this.#memory = memory;
+  }
+
+  /** What comes unasked is bounded: log lines, and what it holds, which are few. */
+  #countLine(): void {
     const minute = Math.floor(performance.now() / MINUTE_MS);
     if (minute !== this.#logMinute) {
       this.#logMinute = minute;
@@ -355,10 +385,6 @@ export class Instance {
     this.#logLines += 1;
     if (this.#logLines > 2 * this.#spec.limits.logPerMin + LOG_SLACK)
       throw brokenWire("more log lines than its limit");
-    const fields = new FieldReader(meta);
-    const level = LOG_LEVELS[fields.u8()];
-    if (level === undefined) throw brokenWire("an unknown log level");
-    this.#spec.onLog(level, fields.text(4 * MOST_TEXT));
   }
 
   /** The other end is closed: the thread or its process has ended. */

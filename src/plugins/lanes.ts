@@ -10,6 +10,7 @@ import { type Messages, pick } from "../core/messages.ts";
 import type { StateEntry } from "../core/ports.ts";
 import type { Callable, InstanceFailure, InstanceResult } from "./instance.ts";
 import { laneOf } from "./lane-of.ts";
+import type { InstanceMemory } from "./wire.ts";
 
 /** Devices whose lane is remembered; one that invents names must not fill the memory. */
 const MEMO_ENTRIES = 65_536;
@@ -38,6 +39,17 @@ export class Lanes implements Callable {
 
   get stateBytes(): number {
     return this.#lanes.reduce((sum, lane) => sum + lane.stateBytes, 0);
+  }
+
+  /** Of all threads together. */
+  get memory(): InstanceMemory {
+    return this.#lanes.reduce(
+      (sum, { memory }) => ({
+        wasmBytes: sum.wasmBytes + memory.wasmBytes,
+        heapBytes: sum.heapBytes + memory.heapBytes,
+      }),
+      { wasmBytes: 0, heapBytes: 0 },
+    );
   }
 
   get retired(): boolean {

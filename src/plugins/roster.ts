@@ -2,7 +2,7 @@
 import type { PluginInfo } from "./account.ts";
 import type { Candidate } from "./discover.ts";
 import { bindingOf } from "./options.ts";
-import type { Runner } from "./runner.ts";
+import { NO_MEMORY, type Runner } from "./runner.ts";
 import type { Settings } from "./settings.ts";
 import type { Decision } from "./versions.ts";
 import type { LogLevel } from "./wire.ts";
@@ -102,8 +102,18 @@ function infoOf({ name, candidate, decision, runner, state, reason }: Entry, set
     pinned: decision?.pin !== undefined,
   };
   if (runner === undefined)
-    return { ...common, state, reason, exports: [], failures: 0, restarts: 0, busyMs: 0, stateBytes: 0 };
-  const { lastError, failures, restarts, busyMs, stateBytes } = runner;
+    return {
+      ...common,
+      ...NO_MEMORY,
+      state,
+      reason,
+      exports: [],
+      failures: 0,
+      restarts: 0,
+      busyMs: 0,
+      stateBytes: 0,
+    };
+  const { lastError, failures, restarts, busyMs, stateBytes, memory } = runner;
   const { version, hash } = runner.spec;
   return {
     ...common,
@@ -116,5 +126,6 @@ function infoOf({ name, candidate, decision, runner, state, reason }: Entry, set
     restarts,
     busyMs,
     stateBytes,
+    ...memory,
   };
 }

@@ -7,6 +7,7 @@ import { type Callable, Instance, type InstanceFailure, type InstanceSpec } from
 import { Lanes } from "./lanes.ts";
 import type { Binding } from "./options.ts";
 import type { Exports } from "./vet-checks.ts";
+import type { InstanceMemory } from "./wire.ts";
 
 /** So many failures within this time put a plugin into quarantine. */
 const MOST_FAILURES = 5;
@@ -40,6 +41,9 @@ export interface RunnerSpec extends Omit<InstanceSpec, "lane"> {
   readonly scheduleMs: number;
   readonly exports: Exports;
 }
+
+/** Of a plugin that doesn't run. */
+export const NO_MEMORY: InstanceMemory = { wasmBytes: 0, heapBytes: 0 };
 
 /** What a runner needs from outside. */
 export interface RunnerParts {
@@ -137,6 +141,11 @@ export class Runner {
   /** Bytes of state that it keeps. */
   get stateBytes(): number {
     return this.#instance?.stateBytes ?? 0;
+  }
+
+  /** What it holds, all its threads together, as of its latest calls. */
+  get memory(): InstanceMemory {
+    return this.#instance?.memory ?? NO_MEMORY;
   }
 
   /** The instance to call; undefined while the plugin is out. */

@@ -19,6 +19,7 @@
  * | result | state changes, effects, rejections | the frame |
  * | failure | u8 (0 `err`, 1 trap), reason | |
  * | log (any time) | level u8, text | |
+ * | memory (before a result, now and then) | bytes of wasm memories f64, of the JavaScript heap f64 | |
  *
  * The agent's side takes everything as hostile: {@link MessageReader} allocates nothing beyond its caps, and
  * {@link FieldReader} checks every length.
@@ -40,7 +41,16 @@ export const Wire = {
   result: 66,
   failure: 67,
   log: 68,
+  memory: 69,
 } as const;
+
+/** What an instance holds, in bytes. */
+export interface InstanceMemory {
+  /** the component's own memories, as far as they have grown */
+  readonly wasmBytes: number;
+  /** its thread's JavaScript heap: generated code, and frames as they pass through */
+  readonly heapBytes: number;
+}
 
 /** What a worker is told first; JSON. */
 export interface OpenRequest {

@@ -106,6 +106,11 @@ const fixed: Readonly<Record<string, Metric>> = {
     labels: ["plugin"],
   },
   weir_plugin_state_bytes: { type: "gauge", help: "state that a plugin keeps", labels: ["plugin"] },
+  weir_plugin_memory_bytes: {
+    type: "gauge",
+    help: "what a plugin holds, as of its latest call: its WebAssembly memories, the JavaScript heaps of its threads",
+    labels: ["plugin", "of"],
+  },
   weir_plugin_failures_total: {
     type: "counter",
     help: "traps, missed deadlines and err answers",
@@ -121,6 +126,16 @@ const fixed: Readonly<Record<string, Metric>> = {
   weir_probe_memory_bytes: {
     type: "gauge",
     help: "kernel memory of a probe's maps that is mapped here",
+    labels: ["probe"],
+  },
+  weir_probe_run_seconds: {
+    type: "gauge",
+    help: "time of one run of a probe in the kernel, as last counted: a second in ten minutes",
+    labels: ["probe"],
+  },
+  weir_probe_cpu_ratio: {
+    type: "gauge",
+    help: "part of one processor that a probe took in that second",
     labels: ["probe"],
   },
   weir_process_pss_bytes: { type: "gauge", help: "proportional set size", labels: ["process"] },
@@ -192,7 +207,8 @@ export class MetricsPage {
     const series: Series = family.get(key) ?? { labels: names, value: 0, histogram: undefined };
     family.set(key, series);
     if (typeof value === "number") series.value += value;
-    else series.histogram ??= value;
+    else if (series.histogram === undefined) series.histogram = value;
+    else series.histogram = series.histogram.plus(value);
   }
 
   /** Adds a line of the ledger. */

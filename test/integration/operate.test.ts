@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join } from "node:path";
 import mqtt from "mqtt";
@@ -18,19 +18,56 @@ async function freePort(): Promise<{ port: number; server: Server }> {
   if (typeof address !== "object" || address === null) throw new Error("no port");
   return { port: address.port, server };
 }
+/** Stages of the ledger, how long things take, and how the agent is doing; probes are elsewhere: they need rights. */
+const SHOWN = [
+  ...[
+    "source_in_messages",
+    "source_in_samples",
+    "decode_in_messages",
+    "plugin_in_samples",
+    "commit_in_samples",
+  ],
+  ...["outbox_in_samples", "forward_in_batches"],
+]
+  .map((name) => `weir_${name}_total`)
+  .concat(
+    [
+      "device_ack",
+      "chain",
+      "commit",
+      "publish",
+      "outbox_oldest_age",
+      "loop_lag",
+      "gc_pause",
+      "start_time",
+    ].map((name) => `weir_${name}_seconds`),
+    [
+      "outbox_used",
+      "outbox_limit",
+      "outbox_file",
+      "plugin_state",
+      "plugin_memory",
+      "process_pss",
+      "heap_used",
+    ].map((name) => `weir_${name}_bytes`),
+    ["weir_plugin_busy_seconds_total", "weir_process_cpu_seconds_total", "weir_process_open_fds"],
+    ["weir_loop_busy_ratio", "weir_build_info", "weir_part_up", "weir_ready", "weir_outbox_restarts_total"],
+  );
 const closed = (server: Server): Promise<void> => new Promise((done) => void server.close(() => done()));
 
 describe("what a running agent shows", () => {
-  const folder = new AgentFolder({ sources: { kernel: { enabled: false } } });
+  const folder = new AgentFolder({ sources: { system: { intervalMs: 300 } } });
   let agent: Agent;
   let base = "";
   beforeAll(async () => {
+    cpSync("plugins/scale", join(folder.dir, "plugins", "scale"), { recursive: true });
     agent = await Agent.start(folder);
     const { http } = await folder.api.status();
     base = `http://${http}`;
     const device = await agent.client();
     for (let i = 0; i < 20; i++)
       await device.publishAsync("devices/pump/telemetry", `{"temp_c":${i}}`, { qos: 1 });
+    await device.publishAsync("devices/demo-1/telemetry", '{"temp_c":1}', { qos: 1 });
     await device.endAsync();
   });
   afterAll(async () => {
@@ -43,10 +80,19 @@ describe("what a running agent shows", () => {
       const text = await (await fetch(`${base}/metrics`)).text();
       return /^weir_outbox_out_samples_total\{uplink="local",stream="data"\} [1-9]/m.test(text) && text;
     });
-    expect(page).toMatch(/^weir_source_in_messages_total\{source="devices"\} 20$/m);
-    expect(page).toMatch(/^weir_device_ack_seconds_count 20$/m);
+    expect(page).toMatch(/^weir_source_in_messages_total\{source="devices"\} 21$/m);
+    expect(page).toMatch(/^weir_device_ack_seconds_count 21$/m);
     expect(page).toMatch(/^weir_publish_seconds_count\{uplink="local"\} [1-9]/m);
     expect(page).toMatch(/^weir_process_pss_bytes\{process="weir"\} [1-9]\d{6}/m);
+    // Each in use, as docs/metrics.md has it.
+    const shown = new Set(Array.from(page.matchAll(/^# TYPE (\S+)/gm), ([, name]) => name));
+    expect(SHOWN.filter((name) => !shown.has(name))).toEqual([]);
+    expect(page).toMatch(/^weir_process_pss_bytes\{process="plugin-host[^"]*"\} [1-9]\d{6}/m);
+    expect(page).toMatch(/^weir_plugin_memory_bytes\{plugin="scale",of="wasm"\} [1-9]\d{5}/m);
+    expect(page).toMatch(/^weir_plugin_memory_bytes\{plugin="scale",of="heap"\} [1-9]\d{5}/m);
+    expect(page).toMatch(
+      new RegExp(`^weir_build_info\\{version="[^"]+",node="v\\d[^"]+",arch="${process.arch}"\\} 1$`, "m"),
+    );
     for (const [, name = ""] of page.matchAll(/^# TYPE (\S+)/gm)) expect(METRICS.has(name)).toBe(true);
     if (!hasProgram("promtool")) return;
     const checked = spawnSync("promtool", ["check", "metrics"], { input: page, encoding: "utf8" });

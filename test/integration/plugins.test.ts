@@ -369,6 +369,21 @@ describe("failures", () => {
     );
   });
 
+  test("what it holds is told, its threads together", async () => {
+    const alone = { ...passthrough };
+    const many = { ...passthrough, manifest: { perDevice: true } };
+    const lane = await Lane.start({ alone, many }, cacheDir, {}, 3);
+    try {
+      const [one, three] = lane.manager.list();
+      expect(one?.wasmBytes).toBeGreaterThanOrEqual(65_536);
+      expect((one?.wasmBytes ?? 1) % 65_536).toBe(0);
+      expect(one?.heapBytes).toBeGreaterThan(100_000);
+      expect(three?.wasmBytes).toBe(3 * (one?.wasmBytes ?? 0));
+    } finally {
+      await lane.stop();
+    }
+  });
+
   test("are made of a result that is larger than the operator allows", async () => {
     const small = { ...passthrough, options: { limits: { outputBytes: 512 } } };
     await withLane({ small }, async (lane) => {
