@@ -49,7 +49,7 @@ export class Supervisor {
 
   /**
    * Makes what runs what is wanted, in the order of the list: what is gone or changed is stopped (last first), then
-   * `between` is done, then what is missing is started. Resolves when each runs or has failed for the first time.
+   * `between` is done, then what is missing is started, what has failed tried again. Resolves when each runs or has failed for the first time.
    * @returns the names of the parts that were stopped or started
    */
   apply(wanted: readonly PartSpec[], between: () => Promise<void> = async () => {}): Promise<string[]> {
@@ -60,7 +60,11 @@ export class Supervisor {
       await between();
       const changed = new Set(leaving.map(({ spec }) => spec.name));
       for (const spec of wanted) {
-        if (this.#kept.has(spec.name)) continue;
+        const there = this.#kept.get(spec.name);
+        if (there !== undefined) {
+          if (!there.running) await this.#try(there);
+          continue;
+        }
         changed.add(spec.name);
         const kept: Kept = {
           spec,
@@ -107,6 +111,8 @@ export class Supervisor {
 
   async #try(kept: Kept): Promise<void> {
     const { name } = kept.spec;
+    clearTimeout(kept.retry);
+    kept.retry = undefined;
     try {
       kept.part = await kept.spec.make();
       await kept.part.start();
@@ -138,9 +144,10 @@ export class Supervisor {
   #later(kept: Kept, waitMs: number): void {
     clearTimeout(kept.retry);
     kept.retry = setTimeout(() => {
-      kept.retry = undefined;
       void this.#inTurn(async () => {
-        if (!this.#stopped && this.#kept.get(kept.spec.name) === kept) await this.#try(kept);
+        // It may have been started meanwhile.
+        if (this.#stopped || kept.running || this.#kept.get(kept.spec.name) !== kept) return;
+        await this.#try(kept);
       });
     }, waitMs);
     kept.retry.unref();

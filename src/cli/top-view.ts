@@ -152,8 +152,7 @@ export class Painter {
     let out = "";
     const most = Math.max(lines.length, this.#shown.length);
     for (let i = 0; i < most; i++) {
-      const text = lines[i] ?? "";
-      if (text !== (this.#shown[i] ?? "")) out += `\u001b[${i + 1};1H${text}\u001b[K`;
+      out += difference(i + 1, this.#shown[i] ?? "", lines[i] ?? "");
     }
     this.#shown = lines;
     return out;
@@ -164,4 +163,19 @@ export class Painter {
     this.#shown = [];
     return "\u001b[2J";
   }
+}
+
+/** Characters of one column each, without colours. */
+const PLAIN = /^[\x20-\x7e]*$/;
+
+/** What turns one text in a row of the screen into another: the part that differs, where columns can be counted. */
+function difference(row: number, before: string, now: string): string {
+  if (before === now) return "";
+  if (!PLAIN.test(before) || !PLAIN.test(now)) return `\u001b[${row};1H${now}\u001b[K`;
+  let from = 0;
+  while (from < now.length && now[from] === before[from]) from += 1;
+  let to = now.length;
+  if (now.length === before.length) while (now[to - 1] === before[to - 1]) to -= 1;
+  const rest = now.length < before.length ? "\u001b[K" : "";
+  return `\u001b[${row};${from + 1}H${now.slice(from, to)}${rest}`;
 }

@@ -56,7 +56,10 @@ const SHOWN = [
 const closed = (server: Server): Promise<void> => new Promise((done) => void server.close(() => done()));
 
 describe("what a running agent shows", () => {
-  const folder = new AgentFolder({ sources: { system: { intervalMs: 300 } } });
+  const folder = new AgentFolder({
+    sources: { system: { intervalMs: 300 } },
+    uplinks: { away: { url: "mqtt://127.0.0.1:9" } },
+  });
   let agent: Agent;
   let base = "";
   beforeAll(async () => {
