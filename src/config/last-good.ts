@@ -3,7 +3,7 @@
  * as after a half-written edit or on a full disk. References stay as they stand in the text, so no secret is copied that
  * was not in the files themselves.
  */
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { WeirError } from "../core/errors.ts";
 import { mainFile, readConfigFiles } from "./files.ts";
@@ -40,7 +40,8 @@ export function keepLastGood(dataDir: string, { file, raw }: LoadedConfig): void
   if (before?.file === file && JSON.stringify(before.raw) === JSON.stringify(raw)) return;
   const handle = openSync(`${path}.new`, "w", 0o600);
   try {
-    writeSync(handle, JSON.stringify(kept));
+    // All of it or an error: a single write may store a part.
+    writeFileSync(handle, JSON.stringify(kept));
     fsyncSync(handle);
   } finally {
     closeSync(handle);

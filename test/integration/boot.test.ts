@@ -49,6 +49,25 @@ describe("boots", () => {
     await works(folder);
   });
 
+  test("without a broker: its own off, those that it reads from and sends to not there", async () => {
+    const url = "mqtt://127.0.0.1:9";
+    const folder = new AgentFolder({
+      broker: { enabled: false },
+      sources: { kernel: { enabled: false }, system: { intervalMs: 200 }, mqtt: { plant: { url } } },
+      uplinks: { cloud: { url } },
+    });
+    await boot([], folder);
+    await works(folder);
+    const { parts } = await folder.api.status();
+    for (const name of ["source mqtt/plant", "uplink cloud"])
+      expect(parts.find((part) => part.name === name)).toMatchObject({
+        state: "failed",
+        remedy: expect.stringMatching(/broker's address/),
+      });
+    const { lines } = await folder.api.ledger();
+    expect(lines.find(({ name }) => name === "cloud/host")?.held).toBeGreaterThan(0);
+  });
+
   test.skipIf(!hasProgram("faketime"))("without a clock: in 1970 (needs faketime)", async () => {
     const folder = quick();
     const agent = await boot(["faketime", "-f", "@1970-01-02 00:00:00"], folder);
