@@ -16,24 +16,19 @@ import { CONNECT_MS, listenPlain, listenTls, type PortEvents } from "./broker-li
 import type { BrokerOptions } from "./broker-options.ts";
 import { RetainedMessages } from "./broker-retained.ts";
 import { Sessions, type SessionsHost } from "./broker-sessions.ts";
+import { isOwn, publishProblem } from "./broker-topics.ts";
 import { type Delivery, expiry, NOTHING, ownDelivery } from "./delivery.ts";
 import { FanOut } from "./fan-out.ts";
 import { ClientConnection } from "./listener-connection.ts";
 import type { ListenerHost } from "./listener-host.ts";
-import { SLOW_BYTES } from "./listener-session.ts";
+import { HeldRoom } from "./listener-room.ts";
 import { TopicTable } from "./listener-topics.ts";
 import type { Connect, Will } from "./mqtt-read.ts";
 import { Reason } from "./mqtt-wire.ts";
 import type { DeviceRule } from "./options.ts";
 import { Router, type Verdict } from "./router.ts";
+import { SlowSubscribers } from "./slow-subscribers.ts";
 
-/** Unsettled bytes of all connections, at which only those that hold none are read from; at twice as many, none is. */
-const HELD_BYTES = 16 * 1024 * 1024;
-/** Weir's own publishing waits for a slow subscriber, but not for longer than this, in milliseconds. */
-const SLOW_WAIT_MS = 1000;
-/** A subscriber that has not caught up for so long is disconnected. */
-const SLOW_MOST_MS = 60_000;
-const TOPIC_LENGTH = 1024;
 const CLIENT_ID_LENGTH = 256;
 const FLUSH_MS = 500;
 /** Least time between two log lines about refusals, in milliseconds. */
@@ -45,25 +40,6 @@ export type BrokerLog = (level: "info" | "warn" | "error", message: string) => v
 /** Takes the id of a device whose client is lost: it had a will, and that is published now. */
 export type DeviceGoneListener = (device: string) => void;
 
-/** What others send to Weir: open to identities with a rule that names it. */
-const INBOUND = /^weir\/v1\/[^/]+\/in\/./;
-
-/** Whether a topic is Weir's own, where nobody else publishes. */
-const isOwn = (topic: string): boolean => topic === "weir" || topic.startsWith("weir/");
-
-/** Why nobody outside may publish on a topic, or undefined. */
-function refuse(topic: string, levels: number): string | undefined {
-  if (isOwn(topic) && !INBOUND.test(topic)) return "only Weir publishes under weir/";
-  if (topic === "") return "the topic is empty"; // [MQTT-4.7.3-1]
-  if (topic.startsWith("$")) return "topics that begin with $ are the broker's"; // [MQTT-4.7.2-1]
-  if (topic.length > TOPIC_LENGTH) return `the topic is over ${TOPIC_LENGTH} characters`;
-  if (topic.includes("\0")) return "the topic has a NUL"; // [MQTT-1.5.3-2]
-  if (topic.includes("\ufffd")) return "the topic is not UTF-8"; // [MQTT-1.5.3-1]
-  if (/[+#]/.test(topic)) return "the topic has a wildcard"; // [MQTT-3.3.2-2]
-  if (topic.split("/").length > levels) return `the topic has over ${levels} levels`;
-  return undefined;
-}
-
 /** The broker. Its life: `start`, `stop` (takes in no more), what is held is settled, `close`. */
 export class EmbeddedBroker implements Source, LocalPublisher {
   readonly name = "devices";
@@ -74,10 +50,8 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   readonly #log: BrokerLog;
   readonly #connections = new Set<ClientConnection>();
   readonly #sessions: Sessions;
-  readonly #slow = new Set<ClientConnection>();
-  readonly #waiters = new Set<() => void>();
-  /** connections that hold nothing and were left unread because of what others hold */
-  readonly #starved = new Set<ClientConnection>();
+  readonly #slow = new SlowSubscribers();
+  readonly #room = new HeldRoom();
   readonly #goneListeners = new Set<DeviceGoneListener>();
   readonly #fanOut: FanOut;
   readonly #host: ListenerHost & SessionsHost;
@@ -85,7 +59,6 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   #running = false;
   #sweep: NodeJS.Timeout | undefined;
   #intake: Intake | undefined;
-  #heldBytes = 0;
   #due: ClientConnection[] = [];
   #loggedMs = 0;
 
@@ -105,7 +78,7 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   ) {
     const { limits, identities, identitiesFile, anonymous } = options;
     this.#options = options;
-    const refuses = (topic: string): string | undefined => refuse(topic, limits.topicLevels);
+    const refuses = (topic: string): string | undefined => publishProblem(topic, limits.topicLevels);
     this.#router = new Router(rules, refuses, firstRule, (route) => met(this.name, route));
     const nobody = Object.keys(identities).length === 0 && identitiesFile === undefined;
     this.#access = new Access(identities, options.rules, anonymous ?? nobody);
@@ -194,7 +167,7 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   async publish(message: Outgoing): Promise<void> {
     if (!this.#running) throw new WeirError("uplink.unavailable", "the embedded broker is not running");
     this.#pass(ownDelivery(message), undefined);
-    if (this.#slow.size > 0) await this.#untilTaken();
+    await this.#slow.untilTaken();
   }
 
   #makeHost(): ListenerHost & SessionsHost {
@@ -212,10 +185,8 @@ export class EmbeddedBroker implements Source, LocalPublisher {
       get intake() {
         return broker.#intake;
       },
-      isShut: (connection, held) => this.#isShut(connection, held),
-      hold: (bytes) => {
-        this.#heldBytes += bytes;
-      },
+      isShut: (connection, held) => this.#intake === undefined || this.#room.isShut(connection, held),
+      hold: (bytes) => this.#room.hold(bytes),
       later: (connection) => {
         this.#due.push(connection);
         if (this.#due.length === 1) queueMicrotask(() => this.#flush());
@@ -246,7 +217,7 @@ export class EmbeddedBroker implements Source, LocalPublisher {
       sessionDropped: () => this.#count.note("sessions", 1),
       willDue: (will, identity, devices) => this.#sendWill(will, identity, devices),
       shed: () => this.#count.note("shed", 1),
-      slow: (connection) => this.#isSlow(connection),
+      slow: (connection) => this.#slow.add(connection),
     };
   }
 
@@ -269,9 +240,9 @@ export class EmbeddedBroker implements Source, LocalPublisher {
 
   #gone(connection: ClientConnection): void {
     this.#connections.delete(connection);
-    this.#starved.delete(connection);
+    this.#room.forget(connection);
     connection.gone();
-    this.#taken(connection);
+    this.#slow.remove(connection);
     const { session, will } = connection;
     // Weir itself is going, which says nothing of the client [MQTT-3.1.2-8].
     if (session !== undefined && this.#running)
@@ -311,24 +282,12 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     return { route: undefined, refused: `${JSON.stringify(identity.name)} may not publish there` };
   }
 
-  /** Whether bytes of this connection, which holds so many messages, must wait in its socket. */
-  #isShut(connection: ClientConnection, held: number): boolean {
-    if (this.#intake === undefined) return true;
-    if (this.#heldBytes < (held > 0 ? HELD_BYTES : 2 * HELD_BYTES)) return false;
-    // Nothing of its own will be settled and make it read on.
-    if (held === 0) this.#starved.add(connection);
-    return true;
-  }
-
   /** Writes what was acknowledged in this turn, a write for each connection. */
   #flush(): void {
     const due = this.#due;
     this.#due = [];
     for (const connection of due) connection.flush();
-    if (this.#starved.size === 0 || this.#heldBytes >= HELD_BYTES) return;
-    const starved = [...this.#starved];
-    this.#starved.clear();
-    for (const connection of starved) connection.resume();
+    this.#room.feed();
   }
 
   async #admit(connection: ClientConnection, connect: Connect): Promise<Identity | number> {
@@ -367,33 +326,6 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     this.#fanOut.deliver(message, from);
   }
 
-  #isSlow(connection: ClientConnection): void {
-    if (this.#slow.has(connection)) return;
-    this.#slow.add(connection);
-    connection.slowSinceMs = performance.now();
-    connection.socket.once("drain", () => this.#taken(connection));
-  }
-
-  #taken(connection: ClientConnection): void {
-    connection.slowSinceMs = 0;
-    this.#slow.delete(connection);
-    connection.session?.drained();
-    if (this.#slow.size === 0) for (const wake of this.#waiters) wake();
-  }
-
-  /** Resolves when no subscriber is slow any more, or after a while: one that doesn't read can't stop the others. */
-  async #untilTaken(): Promise<void> {
-    await new Promise<void>((resolve) => {
-      const wake = (): void => {
-        clearTimeout(timer);
-        this.#waiters.delete(wake);
-        resolve();
-      };
-      const timer = setTimeout(wake, SLOW_WAIT_MS);
-      this.#waiters.add(wake);
-    });
-  }
-
   #refused(connection: ClientConnection | undefined, why: string): void {
     this.#count.note("refused", 1);
     const now = performance.now();
@@ -409,12 +341,12 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     const now = performance.now();
     this.#sessions.sweep(now);
     for (const connection of this.#connections) {
-      const { slowSinceMs, socket } = connection;
+      const { socket } = connection;
       if (connection.isSilent(now)) {
         connection.end(Reason.keepAlive);
         socket.destroy();
       } else if (connection.ended && socket.writableLength === 0) socket.destroy();
-      else if (slowSinceMs > 0 && now - slowSinceMs > SLOW_MOST_MS && socket.writableLength > SLOW_BYTES) {
+      else if (this.#slow.isLost(connection, now)) {
         this.#refused(connection, "it does not read what it is sent");
         socket.destroy();
       }

@@ -47,8 +47,6 @@ export class ClientConnection implements PacketSink {
   joined = false;
   /** nothing more is read or written */
   ended = false;
-  /** milliseconds on the host's clock since when it has not taken what was written; 0: it takes */
-  slowSinceMs = 0;
   readonly #host: ListenerHost;
   readonly #input: ClientInput;
   readonly #output: ClientOutput;

@@ -1,6 +1,7 @@
 /**
  * Every component of test/fixtures/hostile in one host, each bound to devices of its own, beside two plugins that behave.
- * Whatever one does, the others' rows still go through, in the same process.
+ * Whatever one does, the others' rows still go through, in the same process. What that means in a whole agent is in
+ * hostile-in-agent.test.ts.
  */
 import { readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";

@@ -1,3 +1,7 @@
+/**
+ * Some components of test/fixtures/hostile in a whole agent: what becomes of the rows given to them, of acknowledgements, of the
+ * ledger and of memory. Every one of them, and how each ends, is in hostile-in-host.test.ts.
+ */
 import { copyFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
