@@ -34,6 +34,7 @@
 #include "thermal.lskel.h"
 #include "thermal.raw.lskel.h"
 #include "../perf/counters.h"
+#include "../ring/size.h"
 #ifdef WEIR_BENCH
 #include "flood.lskel.h"
 #endif
@@ -274,7 +275,7 @@ static int map_memory(struct weir_probe *probe, const char **step)
 	void *at;
 
 	*step = "map the counters";
-	probe->cpus_mapped = (probe->cpu_count * element + page - 1) / page * page;
+	probe->cpus_mapped = weir_whole_pages(probe->cpu_count * element, page);
 	at = mmap(NULL, probe->cpus_mapped, PROT_READ, MAP_SHARED, probe->cpus_fd, 0);
 	if (at == MAP_FAILED)
 		return -errno;
@@ -307,9 +308,7 @@ bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uin
 	probe->kind = kind;
 	probe->cpu_count = cpu_count;
 	probe->page_bytes = sysconf(_SC_PAGESIZE);
-	probe->ring_bytes = probe->page_bytes;
-	while (probe->ring_bytes < ring_bytes && probe->ring_bytes < 1u << 30)
-		probe->ring_bytes *= 2;
+	probe->ring_bytes = weir_ring_bytes(ring_bytes, probe->page_bytes, 1u << 30);
 
 	err = load(probe, failure);
 	for (unsigned int i = 0; i < probe->program_count; i++)

@@ -8,6 +8,8 @@
 
 #include <cerrno>
 
+#include "../ring/size.h"
+
 namespace weir {
 namespace {
 
@@ -19,9 +21,7 @@ constexpr uint64_t kFormatLost = 1u << 4;
 std::unique_ptr<Sampler> Sampler::Open(const SamplerOptions& options, uint32_t cpu_count, int* error) {
   std::unique_ptr<Sampler> sampler(new Sampler());
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  size_t ring = page;
-  while (ring < options.ring_bytes && ring < size_t{1} << 28) ring *= 2;
-  sampler->mapped_ = page + ring;
+  sampler->mapped_ = page + weir_ring_bytes(options.ring_bytes, page, size_t{1} << 28);
   *error = 0;
   if (options.pid >= 0) {
     *error = sampler->Add(options, -1);

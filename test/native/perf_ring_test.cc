@@ -161,6 +161,28 @@ void positions_may_pass_the_end_of_their_numbers() {
   CHECK_EQ(ring.Word(3 * 16 + 8), 3);
 }
 
+// A ring is a power of two of pages of 4, 16 or 64 KiB.
+void rings_of_every_page_size_are_read_lap_after_lap() {
+  for (const size_t page : {4096, 16384, 65536}) {
+    for (const size_t pages : {1, 2, 8}) {
+      Fake ring(page * pages, page - 16);
+      uint64_t written = 0;
+      uint64_t read = 0;
+      while (written < 3 * ring.data.size() / 40) {
+        // As many as there is room for.
+        while (ring.head - ring.tail + 40 <= ring.data.size()) {
+          ring.Record(kPerfRecordSample, {written, written, written, written});
+          ++written;
+        }
+        const PerfDrained drained = ring.Drain(ring.data.size());
+        for (size_t at = 0; at < drained.bytes; at += 40, ++read)
+          for (size_t word = 8; word < 40; word += 8) CHECK_EQ(ring.Word(at + word), read);
+      }
+      CHECK_EQ(read, written);
+    }
+  }
+}
+
 void any_bytes_at_any_positions_are_read_safely_and_always_get_on() {
   std::mt19937_64 random(20261121);
   for (int round = 0; round < 20000; ++round) {
@@ -192,5 +214,6 @@ int main() {
   RUN(half_a_header_at_the_head_is_malformed);
   RUN(a_ring_that_was_overwritten_is_given_up);
   RUN(positions_may_pass_the_end_of_their_numbers);
+  RUN(rings_of_every_page_size_are_read_lap_after_lap);
   RUN(any_bytes_at_any_positions_are_read_safely_and_always_get_on);
 }

@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "../../native/ring/size.h"
 #include "check.h"
 
 namespace {
@@ -20,12 +21,15 @@ using weir::kRingDiscarded;
 using weir::kRingHeaderBytes;
 using weir::kSampleBytes;
 
+// Machines' pages.
+constexpr size_t kPages[] = {4096, 16384, 65536};
+
 // One page of ring, mapped twice in a row like the kernel's; the memory after it is not mapped, so reading
 // past it crashes.
 class FakeRing {
  public:
-  explicit FakeRing(uint64_t position = 0)
-      : size(static_cast<uint64_t>(getpagesize())), consumer(position), producer(position) {
+  explicit FakeRing(uint64_t position = 0, uint64_t bytes = static_cast<uint64_t>(getpagesize()))
+      : size(bytes), consumer(position), producer(position) {
     const int fd = memfd_create("ring", 0);
     if (ftruncate(fd, static_cast<off_t>(size)) != 0) std::abort();
     bytes_ = static_cast<uint8_t*>(mmap(nullptr, 3 * size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
@@ -89,7 +93,31 @@ void a_full_ring_comes_out_in_one_call() {
   CHECK_EQ(ring.Drain(out).records, records);
 }
 
+void a_ring_has_room_for_what_is_wanted_in_whole_pages_and_not_twice_as_much() {
+  for (const size_t page : kPages) {
+    for (size_t wanted = 1; wanted < size_t{1} << 22; wanted += wanted / 3 + 1) {
+      const size_t bytes = weir_ring_bytes(wanted, page, size_t{1} << 30);
+      CHECK_EQ(bytes % page, 0);
+      CHECK_EQ(bytes & (bytes - 1), 0);
+      CHECK_EQ(bytes >= wanted, true);
+      CHECK_EQ(bytes == page || bytes / 2 < wanted, true);
+    }
+    CHECK_EQ(weir_ring_bytes(0, page, size_t{1} << 30), page);
+    CHECK_EQ(weir_ring_bytes(SIZE_MAX, page, size_t{1} << 30), size_t{1} << 30);
+    CHECK_EQ(weir_whole_pages(1, page), page);
+    CHECK_EQ(weir_whole_pages(3 * page, page), 3 * page);
+    CHECK_EQ(weir_whole_pages(3 * page + 64, page), 4 * page);
+  }
+}
+
 void a_record_across_the_end_is_read_through_the_second_mapping() {
+  for (const size_t page : kPages) {
+    FakeRing large(page - 24, page);
+    for (uint8_t i = 0; i < 3; ++i) large.Put(kSampleBytes, 0, i);
+    std::vector<uint8_t> three(3 * kRecordStride);
+    CHECK_EQ(large.Drain(three).records, 3);
+    for (uint8_t i = 0; i < 3; ++i) CHECK_EQ(three[i * kRecordStride + kRecordStride - 1], i);
+  }
   FakeRing ring;
   ring.consumer = ring.producer = ring.size - 24;
   ring.Put(kSampleBytes, 0, 7);
@@ -189,11 +217,17 @@ void positions_wrap_at_64_bits() {
   CHECK_EQ(ring.consumer, 128);
 }
 
+void a_model_of_the_ring_agrees(size_t page, size_t records_wanted);
+
 // Any order of good, discarded, wrongly sized and unfinished records, drained in any portions, against a
 // queue.
 void a_model_of_the_ring_agrees_over_a_million_records() {
+  for (const size_t page : kPages) a_model_of_the_ring_agrees(page, 350'000);
+}
+
+void a_model_of_the_ring_agrees(size_t page, size_t records_wanted) {
   std::mt19937_64 random(20261121);
-  FakeRing ring;
+  FakeRing ring(0, page);
   struct Expected {
     uint32_t length;
     uint32_t flags;
@@ -202,8 +236,8 @@ void a_model_of_the_ring_agrees_over_a_million_records() {
   };
   std::deque<Expected> queue;
   uint8_t fill = 0;
-  for (size_t put = 0; put < 1'000'000;) {
-    for (uint64_t n = random() % 40; n > 0; --n) {
+  for (size_t put = 0; put < records_wanted;) {
+    for (uint64_t n = random() % (page / 100); n > 0; --n) {
       const uint32_t length = random() % 16 == 0 ? static_cast<uint32_t>(random() % 200) : kSampleBytes;
       const uint32_t flags = random() % 16 == 0 ? kRingDiscarded : 0;
       const uint32_t busy = random() % 32 == 0 ? kRingBusy : 0;
@@ -212,7 +246,7 @@ void a_model_of_the_ring_agrees_over_a_million_records() {
       queue.push_back({length, flags | busy, fill, at});
       ++put;
     }
-    std::vector<uint8_t> out(random() % 50 * kRecordStride + random() % kRecordStride, 0xee);
+    std::vector<uint8_t> out(random() % (page / 80) * kRecordStride + random() % kRecordStride, 0xee);
     const weir::Drained drained = ring.Drain(out);
     size_t records = 0;
     size_t malformed = 0;
@@ -245,6 +279,7 @@ int main() {
   RUN(an_empty_ring_gives_nothing_and_leaves_the_consumer_position);
   RUN(records_come_out_whole_and_in_order);
   RUN(a_full_ring_comes_out_in_one_call);
+  RUN(a_ring_has_room_for_what_is_wanted_in_whole_pages_and_not_twice_as_much);
   RUN(a_record_across_the_end_is_read_through_the_second_mapping);
   RUN(reading_stops_at_a_record_that_is_still_being_written);
   RUN(discarded_records_are_skipped_without_being_a_loss);
