@@ -128,7 +128,7 @@ const COUNTING: Readonly<Partial<Record<ProbeName, Counting>>> = {
         ip_inhdr: ip?.get("InHdrErrors"),
         ip_outnoroutes: ip?.get("OutNoRoutes"),
         cpu_backlog: parseSoftnetDrops(proc("net/softnet_stat")),
-      }).map(([reason, value]) => total("system.network.packet.dropped", "{packet}", value, { reason }));
+      }).map(([reason, value]) => total("system.linux.packet.dropped", "{packet}", value, { reason }));
     },
   },
   oom: {
@@ -352,7 +352,10 @@ class TripFallback implements Fallback {
         const at = decimal(file(`trip_point_${trip}_temp`).trim());
         if (at === undefined) break;
         if (before >= at || temperature < at) continue;
-        const metric = metricName("hw.temperature.trips", { zone: file("type").trim(), trip: String(trip) });
+        const metric = metricName("hw.temperature.trips", {
+          "hw.name": file("type").trim(),
+          trip: String(trip),
+        });
         add(into, timeUs, metric, "{trip}", Kind.integer, 1);
       }
     }

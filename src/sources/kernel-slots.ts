@@ -105,7 +105,7 @@ const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
     most: 64,
   },
   drops: {
-    values: [count("system.network.packet.dropped", "{packet}")],
+    values: [count("system.linux.packet.dropped", "{packet}")],
     labels: ([a = 0n, b = 0n, reason = 0n]) => ({
       "network.interface.name": text(a, b) || OTHER,
       reason: dropReason(reason),
@@ -165,7 +165,10 @@ const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
   fserror: { values: [count("system.filesystem.errors", "{error}")], labels: byDevice, most: 16 },
   thermal: {
     values: [count("hw.temperature.trips", "{trip}")],
-    labels: ([a = 0n, b = 0n, trip = 0n]) => ({ zone: text(a, b) || OTHER, trip: String(trip & 0xffffn) }),
+    labels: ([a = 0n, b = 0n, trip = 0n]) => ({
+      "hw.name": text(a, b) || OTHER,
+      trip: String(trip & 0xffffn),
+    }),
     most: 32,
   },
   block: {

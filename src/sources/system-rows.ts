@@ -44,8 +44,8 @@ export class SystemRows {
       if (parts !== undefined) this.#number("system.cpu.utilization", "1", ratio(parts[i] ?? 0), labels);
     }
     this.#integer("system.cpu.logical.count", "{cpu}", stat.processors);
-    this.#integer("system.process.count", "{process}", stat.running, { status: "running" });
-    this.#integer("system.process.count", "{process}", stat.blocked, { status: "blocked" });
+    this.#integer("system.process.count", "{process}", stat.running, { "process.state": "running" });
+    this.#integer("system.process.count", "{process}", stat.blocked, { "process.state": "blocked" });
     this.#integer("system.process.created", "{process}", stat.created);
     return stat;
   }
@@ -72,27 +72,38 @@ export class SystemRows {
       sizes.get(name),
     );
     this.#integer("system.memory.limit", "By", total);
-    this.#integer("system.linux.memory.available", "By", sizes.get("MemAvailable"));
+    this.#integer("system.memory.linux.available", "By", sizes.get("MemAvailable"));
     if (total !== undefined && free !== undefined && buffers !== undefined && cached !== undefined) {
       const reclaimable = cached + (sizes.get("SReclaimable") ?? 0);
       const used = Math.max(0, total - free - buffers - reclaimable);
       const states = { used, free, buffers, cached: reclaimable };
       for (const [state, bytes] of Object.entries(states))
-        this.#integer("system.memory.usage", "By", bytes, { state });
-      if (total > 0) this.#number("system.memory.utilization", "1", ratio(used / total), { state: "used" });
+        this.#integer("system.memory.usage", "By", bytes, { "system.memory.state": state });
+      if (total > 0)
+        this.#number("system.memory.utilization", "1", ratio(used / total), {
+          "system.memory.state": "used",
+        });
     }
     const [swapTotal = 0, swapFree = 0] = [sizes.get("SwapTotal"), sizes.get("SwapFree")];
     if (swapTotal === 0) return;
-    this.#integer("system.paging.usage", "By", Math.max(0, swapTotal - swapFree), { state: "used" });
-    this.#integer("system.paging.usage", "By", swapFree, { state: "free" });
+    this.#integer("system.paging.usage", "By", Math.max(0, swapTotal - swapFree), {
+      "system.paging.state": "used",
+    });
+    this.#integer("system.paging.usage", "By", swapFree, { "system.paging.state": "free" });
   }
 
   /** /proc/vmstat */
   addVmstat(text: string): void {
     const counters = parseVmstat(text);
-    this.#integer("system.paging.operations", "{operation}", counters.get("pswpin"), { direction: "in" });
-    this.#integer("system.paging.operations", "{operation}", counters.get("pswpout"), { direction: "out" });
-    this.#integer("system.paging.faults", "{fault}", counters.get("pgmajfault"), { type: "major" });
+    this.#integer("system.paging.operations", "{operation}", counters.get("pswpin"), {
+      "system.paging.direction": "in",
+    });
+    this.#integer("system.paging.operations", "{operation}", counters.get("pswpout"), {
+      "system.paging.direction": "out",
+    });
+    this.#integer("system.paging.faults", "{fault}", counters.get("pgmajfault"), {
+      "system.paging.fault.type": "major",
+    });
     this.#integer("system.linux.oom_kills", "{process}", counters.get("oom_kill"));
   }
 
@@ -115,7 +126,7 @@ export class SystemRows {
       .slice(0, MOST_DISKS)) {
       const { device } = stat;
       for (const direction of ["read", "write"] as const) {
-        const labels = { device, direction };
+        const labels = { "system.device": device, "disk.io.direction": direction };
         this.#integer(
           "system.disk.io",
           "By",
@@ -135,7 +146,7 @@ export class SystemRows {
           labels,
         );
       }
-      this.#number("system.disk.io_time", "s", stat.busyMs / 1000, { device });
+      this.#number("system.disk.io_time", "s", stat.busyMs / 1000, { "system.device": device });
     }
   }
 
@@ -144,11 +155,11 @@ export class SystemRows {
     for (const { device, ...directions } of parseNetDev(text)) {
       for (const direction of ["receive", "transmit"] as const) {
         const { bytes, packets, errors, dropped } = directions[direction];
-        const labels = { device, direction };
+        const labels = { "network.interface.name": device, "network.io.direction": direction };
         this.#integer("system.network.io", "By", bytes, labels);
-        this.#integer("system.network.packets", "{packet}", packets, labels);
+        this.#integer("system.network.packet.count", "{packet}", packets, labels);
         this.#integer("system.network.errors", "{error}", errors, labels);
-        this.#integer("system.network.dropped", "{packet}", dropped, labels);
+        this.#integer("system.network.packet.dropped", "{packet}", dropped, labels);
       }
     }
   }
@@ -173,23 +184,26 @@ export class SystemRows {
 
   addFilesystem(use: FilesystemUse): void {
     const { device, mountpoint, used, free, reserved } = use;
-    const labels = { device, mountpoint };
+    const labels = { "system.device": device, "system.filesystem.mountpoint": mountpoint };
     for (const [state, bytes] of Object.entries({ used, free, reserved })) {
-      this.#integer("system.filesystem.usage", "By", bytes, { ...labels, state });
+      this.#integer("system.filesystem.usage", "By", bytes, { ...labels, "system.filesystem.state": state });
     }
     // As df says it: what only root may use counts neither as used nor as free.
     if (used + free > 0)
       this.#number("system.filesystem.utilization", "1", ratio(used / (used + free)), labels);
     if (use.inodesUsed + use.inodesFree === 0) return;
-    this.#integer("system.filesystem.inodes.usage", "{inode}", use.inodesUsed, { ...labels, state: "used" });
-    this.#integer("system.filesystem.inodes.usage", "{inode}", use.inodesFree, { ...labels, state: "free" });
+    for (const [state, inodes] of Object.entries({ used: use.inodesUsed, free: use.inodesFree }))
+      this.#integer("system.filesystem.inodes.usage", "{inode}", inodes, {
+        ...labels,
+        "system.filesystem.state": state,
+      });
   }
 
   /** The type and temperature (thousandths of a degree Celsius) of /sys/class/thermal/<zone> */
   addThermal(zone: string, type: string, temperature: string): void {
     const celsius = decimal(temperature.trim());
     if (celsius !== undefined)
-      this.#number("hw.temperature", "Cel", celsius / 1000, { name: type.trim(), zone });
+      this.#number("hw.temperature", "Cel", celsius / 1000, { "hw.id": zone, "hw.name": type.trim() });
   }
 
   #integer(

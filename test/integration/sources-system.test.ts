@@ -49,10 +49,14 @@ describe("source system on this machine", () => {
     expect(modes.reduce((sum, [, part]) => sum + part, 0)).toBeCloseTo(1, 2);
     expect(values.get("system.uptime")).toBeGreaterThan(0);
     expect(values.get("system.memory.limit")).toBeGreaterThan(0);
-    expect(values.get("system.memory.usage;state=used")).toBeLessThan(values.get("system.memory.limit") ?? 0);
+    expect(values.get("system.memory.usage;system.memory.state=used")).toBeLessThan(
+      values.get("system.memory.limit") ?? 0,
+    );
     expect(
       [...values.keys()].some((name) =>
-        /^system\.filesystem\.usage;device=.*;mountpoint=\/;state=used$/.test(name),
+        /^system\.filesystem\.usage;system\.device=.*;system\.filesystem\.mountpoint=\/;system\.filesystem\.state=used$/.test(
+          name,
+        ),
       ),
     ).toBe(true);
   });

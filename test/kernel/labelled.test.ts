@@ -107,7 +107,7 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
     await vi.waitFor(
       () =>
         expect(
-          sum(/^system\.network\.packet\.dropped;network\.interface\.name=lo;reason=no_socket$/),
+          sum(/^system\.linux\.packet\.dropped;network\.interface\.name=lo;reason=no_socket$/),
         ).toBeGreaterThanOrEqual(10),
       { timeout: 10_000 },
     );

@@ -140,7 +140,7 @@ describe.skipIf(lacking !== "")(`provoked trouble${lacking === "" ? "" : ` (skip
         const rows = slotRows(native, "thermal", new SlotRows("thermal"));
         const text = readFileSync("/proc/version", "utf8");
         const seen = rows.map(({ metric, value, unit }) => {
-          const [, trip, zone = ""] = /^hw\.temperature\.trips;trip=(\d+);zone=(.+)$/.exec(metric) ?? [];
+          const [, zone = "", trip] = /^hw\.temperature\.trips;hw\.name=(.+);trip=(\d+)$/.exec(metric) ?? [];
           expect(decodeURIComponent(zone)).toHaveLength(16);
           expect(text).toContain(decodeURIComponent(zone));
           return `${trip}: ${value} ${unit}`;

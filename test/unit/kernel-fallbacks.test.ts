@@ -100,10 +100,10 @@ test("drops: the reasons that have a counter, IPv4 and IPv6 together", () => {
     "proc/net/softnet_stat": `00ff 0000000${n} 00000002\n00ff 00000001 00000002\n`,
   });
   expect(between("drops", files(1), files(4))).toEqual({
-    "system.network.packet.dropped;reason=no_socket": "6 {packet}",
-    "system.network.packet.dropped;reason=socket_backlog": "6 {packet}",
-    "system.network.packet.dropped;reason=ip_inhdr": "3 {packet}",
-    "system.network.packet.dropped;reason=cpu_backlog": "3 {packet}",
+    "system.linux.packet.dropped;reason=no_socket": "6 {packet}",
+    "system.linux.packet.dropped;reason=socket_backlog": "6 {packet}",
+    "system.linux.packet.dropped;reason=ip_inhdr": "3 {packet}",
+    "system.linux.packet.dropped;reason=cpu_backlog": "3 {packet}",
   });
 });
 
@@ -145,7 +145,7 @@ test("thermal: trip points that a zone has risen to", () => {
     [`${zone}/trip_point_1_temp`]: "80000\n",
   });
   expect(between("thermal", files(65_000), files(71_500))).toEqual({
-    "hw.temperature.trips;trip=0;zone=cpu-thermal": "1 {trip}",
+    "hw.temperature.trips;hw.name=cpu-thermal;trip=0": "1 {trip}",
   });
   put(files(60_000));
   expect(rows(open("thermal"))).toEqual({});

@@ -60,7 +60,7 @@ describe("captured files", () => {
   it("/proc/meminfo: states add up to the limit", () => {
     const found = rows((into) => into.addMeminfo(captured("meminfo")));
     const states = ["used", "free", "buffers", "cached"].map(
-      (state) => found.get(`system.memory.usage;state=${state} [By]`) ?? 0,
+      (state) => found.get(`system.memory.usage;system.memory.state=${state} [By]`) ?? 0,
     );
     expect(states.reduce((sum, bytes) => sum + bytes)).toBe(found.get("system.memory.limit [By]"));
     expect(found.get("system.memory.limit [By]")).toBe(24683668 * 1024);
@@ -68,15 +68,21 @@ describe("captured files", () => {
 
   it("/proc/diskstats: disks that are used, in bytes and seconds", () => {
     const found = rows((into) => into.addDiskstats(captured("diskstats"), new Set(["vda", "zram0"])));
-    expect(found.get("system.disk.io;device=vda;direction=read [By]")).toBe(9648986 * 512);
-    expect(found.get("system.disk.io_time;device=vda [s]")).toBe(34.632);
+    expect(found.get("system.disk.io;disk.io.direction=read;system.device=vda [By]")).toBe(9648986 * 512);
+    expect(found.get("system.disk.io_time;system.device=vda [s]")).toBe(34.632);
     expect([...found.keys()].filter((name) => name.includes("zram0"))).toEqual([]);
   });
 
   it("/proc/net/dev: interfaces that are used, without the loopback", () => {
     const found = rows((into) => into.addNetDev(captured("net-dev")));
-    expect(found.get("system.network.io;device=eth0;direction=receive [By]")).toBe(814132355);
-    expect(found.get("system.network.packets;device=eth0;direction=transmit [{packet}]")).toBe(12326);
+    expect(found.get("system.network.io;network.interface.name=eth0;network.io.direction=receive [By]")).toBe(
+      814132355,
+    );
+    expect(
+      found.get(
+        "system.network.packet.count;network.interface.name=eth0;network.io.direction=transmit [{packet}]",
+      ),
+    ).toBe(12326);
     expect(found.size).toBe(8);
   });
 
@@ -86,7 +92,9 @@ describe("captured files", () => {
 
   it("/proc/vmstat: counters", () => {
     expect(
-      rows((into) => into.addVmstat(captured("vmstat"))).has("system.paging.faults;type=major [{fault}]"),
+      rows((into) => into.addVmstat(captured("vmstat"))).has(
+        "system.paging.faults;system.paging.fault.type=major [{fault}]",
+      ),
     ).toBe(true);
   });
 
@@ -100,7 +108,7 @@ describe("captured files", () => {
 
   it("temperatures are in degrees", () => {
     expect(rows((into) => into.addThermal("0", "cpu-thermal\n", "48312\n"))).toEqual(
-      new Map([["hw.temperature;name=cpu-thermal;zone=0 [Cel]", 48.312]]),
+      new Map([["hw.temperature;hw.id=0;hw.name=cpu-thermal [Cel]", 48.312]]),
     );
   });
 });
@@ -164,6 +172,6 @@ describe("content that no kernel wrote", () => {
 
   it("a label can't add another", () => {
     const found = rows((into) => into.addDiskstats("8 0 sd;a=b 1 1 1 1 1 1 1 1 1 1", new Set(["sd;a=b"])));
-    expect([...found.keys()]).toContain("system.disk.io_time;device=sd%3Ba%3Db [s]");
+    expect([...found.keys()]).toContain("system.disk.io_time;system.device=sd%3Ba%3Db [s]");
   });
 });
