@@ -1,7 +1,7 @@
 /**
  * The whole path: device MQTT (8 connections, 100 bytes of JSON with 6 values) → decode → jailed C plugin → outbox → upstream
- * acknowledgement, beside peers of the same run that run no logic and keep nothing: a bare aedes with an mqtt.js subscriber, and
- * mosquitto's bridge. Every figure is of whole processes, the load's and the upstream's own left out.
+ * acknowledgement, beside peers of the same run that keep nothing: a bare aedes with an mqtt.js subscriber and mosquitto's bridge, which run
+ * no logic, and Node-RED behind mosquitto, with one function. Every figure is of whole processes, the load's and the upstream's own left out.
  *
  * Aim (4 cores): 550 k msg/s QoS 1 at <= 3.9 CPU s per million, 600 k QoS 0; <= 5 at a paced 165 k/s; p99 to PUBACK <= 20 ms at
  * 10 k/s; PSS <= 150 MiB at 165 k/s, <= 200 saturated; ready in <= 0.9 s warm.
@@ -11,6 +11,7 @@ import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Agent, AgentFolder, hasProgram } from "../test/helpers/agent.ts";
+import { nodeRed, startNodeRed } from "../test/helpers/node-red.ts";
 import { until } from "../test/helpers/until.ts";
 import { freePort } from "./tools/free-port.ts";
 import { cpuSeconds, family, memoryMiB } from "./tools/processes.ts";
@@ -125,38 +126,97 @@ await peer.stop();
 const sink = new Tool(tool("sink.ts"));
 const sinkPort = await sink.line();
 
-if (hasProgram("mosquitto")) {
-  const dir = mkdtempSync(join(tmpdir(), "weir-bridge-"));
+/** A row of something that acknowledges before it has sent: what counts is when all has arrived at the sink. */
+async function arriving(
+  name: string,
+  port: string,
+  pids: readonly number[],
+  wanted: { readonly messages: number; readonly rate: number },
+): Promise<void> {
+  const { messages } = await sink.ask();
+  const started = performance.now();
+  await row(name, port, pids, wanted, async (result) => {
+    const all = messages + wanted.messages;
+    await until(`${name} to have sent it all`, async () => (await sink.ask()).messages >= all, 120_000);
+    return { seconds: wanted.rate === 0 ? (performance.now() - started) / 1000 : result.seconds };
+  });
+}
+
+/** mosquitto for devices, with lines of its own. */
+async function mosquitto(more: readonly string[]): Promise<{ port: string; pid: number; stop(): void }> {
+  const dir = mkdtempSync(join(tmpdir(), "weir-mosquitto-"));
   const port = String(await freePort());
-  const lines = [
-    `listener ${port} 127.0.0.1`,
-    "allow_anonymous true",
-    "max_queued_messages 0",
+  const lines = [`listener ${port} 127.0.0.1`, "allow_anonymous true", "max_queued_messages 0", ...more];
+  writeFileSync(join(dir, "m.conf"), lines.join("\n"));
+  const child = spawn("mosquitto", ["-c", join(dir, "m.conf")], { stdio: "ignore" });
+  await until("mosquitto to listen", () => load(port, 1000, 0).catch(() => undefined), 20_000);
+  const stop = (): void => {
+    child.kill();
+    rmSync(dir, { recursive: true });
+  };
+  return { port, pid: child.pid ?? 0, stop };
+}
+
+if (hasProgram("mosquitto")) {
+  const bridge = await mosquitto([
     "max_inflight_messages 0",
     "connection up",
     `address 127.0.0.1:${sinkPort}`,
     "topic devices/# out 1",
     "notifications false",
     "try_private false",
-  ];
-  writeFileSync(join(dir, "m.conf"), lines.join("\n"));
-  const bridge = spawn("mosquitto", ["-c", join(dir, "m.conf")], { stdio: "ignore" });
-  await until("mosquitto to listen", () => load(port, 1000, 0).catch(() => undefined), 20_000);
-  for (const wanted of [FEW, PACED]) {
-    const { messages } = await sink.ask();
-    const started = performance.now();
-    await row("mosquitto's bridge", port, [bridge.pid ?? 0], wanted, async (result) => {
-      const all = messages + wanted.messages;
-      await until("the bridge to have sent it all", async () => (await sink.ask()).messages >= all, 120_000);
-      // It acknowledges before it has sent: what counts is when all has arrived.
-      return wanted.rate === 0
-        ? { seconds: (performance.now() - started) / 1000 }
-        : { seconds: result.seconds };
-    });
-  }
-  bridge.kill();
-  rmSync(dir, { recursive: true });
+  ]);
+  for (const wanted of [FEW, PACED]) await arriving("mosquitto's bridge", bridge.port, [bridge.pid], wanted);
+  bridge.stop();
 } else console.log("no mosquitto here: its bridge is left out");
+
+if (nodeRed !== undefined && hasProgram("mosquitto")) {
+  const devices = await mosquitto(["max_inflight_messages 1000"]);
+  const broker = {
+    type: "mqtt-broker",
+    broker: "127.0.0.1",
+    keepalive: "60",
+    cleansession: true,
+    protocolVersion: "4",
+  };
+  const red = await startNodeRed([
+    { id: "tab", type: "tab", label: "path" },
+    { ...broker, id: "from", port: devices.port, autoConnect: true },
+    { ...broker, id: "to", port: sinkPort, autoConnect: true },
+    {
+      id: "in",
+      type: "mqtt in",
+      z: "tab",
+      topic: "devices/#",
+      qos: "1",
+      datatype: "json",
+      broker: "from",
+      inputs: 0,
+      wires: [["f"]],
+    },
+    {
+      id: "f",
+      type: "function",
+      z: "tab",
+      func: "msg.payload.seen = true; return msg;",
+      outputs: 1,
+      libs: [],
+      wires: [["out"]],
+    },
+    { id: "out", type: "mqtt out", z: "tab", topic: "", qos: "1", retain: "false", broker: "to", wires: [] },
+  ]);
+  const subscribed = async (): Promise<boolean> => {
+    const { messages } = await sink.ask();
+    await load(devices.port, 100, 0);
+    return (await sink.ask()).messages > messages;
+  };
+  await until("Node-RED to subscribe", subscribed, 30_000);
+  const pids = [devices.pid, red.child.pid ?? 0];
+  for (const wanted of [{ messages: Math.min(MESSAGES, 150_000), rate: 0 }, PACED])
+    await arriving("mosquitto and Node-RED", devices.port, pids, wanted);
+  await red.stop();
+  devices.stop();
+} else console.log("no Node-RED here: it is left out (.ci/run installs it into build/tools)");
 
 const folder = new AgentFolder({
   plugins: { dir: "plugins", deadband: { bind: { devices: ["*"] }, config: { band: 0 } } },

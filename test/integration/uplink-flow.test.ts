@@ -237,6 +237,17 @@ describe("a reason code", () => {
     expect(running.logs.some((line) => line.startsWith("error") && line.includes("clientId"))).toBe(true);
   }, 90_000);
 
+  test("0x97 of a CONNACK keeps it away for longer than another refusal", async () => {
+    const other = await ScriptedBroker.start({ connack: () => ({ reasonCode: 0x88 }) });
+    stops.push(() => other.stop());
+    broker.script = { connack: () => ({ reasonCode: 0x97 }) };
+    const crowded = await run();
+    await run({ url: other.url });
+    await until("tries at the other", () => other.connections.length >= 4, 60_000);
+    expect(broker.connections.length).toBe(1);
+    expect(crowded.uplink.lastError).toContain("quota exceeded");
+  }, 90_000);
+
   test("of a CONNACK is shown in words", async () => {
     broker.script = { connack: () => ({ reasonCode: 0x86 }) };
     const running = await run();
