@@ -33,25 +33,25 @@ struct block_cpu {
 WEIR_CPUS(struct block_cpu);
 
 /* Places must be the same on every CPU, as the histograms go by place: they are given out here. */
+struct disks {
+	__u64 id[DISKS];
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, DISKS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, struct disks);
 } disks SEC(".maps");
 
-static __always_inline __u32 place_of(__u64 id)
+static __always_inline __u32 place_of(struct disks *known, __u64 id)
 {
 #pragma unroll
 	for (__u32 i = 0; i < DISKS; i++) {
-		__u32 key = i;
-		__u64 *disk = bpf_map_lookup_elem(&disks, &key), found;
+		__u64 found = known->id[i];
 
-		if (!disk)
-			return DISKS;
-		found = *disk;
 		if (!found)
-			found = __sync_val_compare_and_swap(disk, 0, id);
+			found = __sync_val_compare_and_swap(&known->id[i], 0, id);
 		if (!found || found == id)
 			return i;
 	}
@@ -67,24 +67,26 @@ int on_complete(__u64 *ctx)
 	struct gendisk *disk;
 	struct weir_slot *slot;
 	struct weir_hist *hist;
-	__u64 a, b, ns, place;
+	struct disks *known;
+	__u64 name[2] = {}, ns, place;
+	__u32 zero = 0;
 
 	/* Parts of a request complete one by one: the last one counts. */
 	if (!cpu || bytes != rq->__data_len)
 		return 0;
-	disk = rq->q->disk;
-	if (!disk)
+	disk = BPF_CORE_READ(rq, q, disk);
+	known = bpf_map_lookup_elem(&disks, &zero);
+	if (!disk || !known)
 		return 0;
-	a = *(__u64 *)&disk->disk_name[0];
-	b = *(__u64 *)&disk->disk_name[8];
-	place = place_of((a * MIX ^ b) * MIX | 1);
-	OPAQUE(place);
-	place &= SLOTS - 1;
+	bpf_core_read(name, sizeof(name), &disk->disk_name);
+	place = place_of(known, (name[0] * MIX ^ name[1]) * MIX | 1);
+	/* Always 0, which the verifier can't know: else it follows what comes for each place. */
+	place = (place + cpu->head.sum_ns[0]) & (SLOTS - 1);
 	hist = &cpu->hist[2 * place];
 	slot = &cpu->slots[place];
 	if (!slot->id) {
-		slot->label[0] = place < DISKS ? a : 0;
-		slot->label[1] = place < DISKS ? b : 0;
+		slot->label[0] = place < DISKS ? name[0] : 0;
+		slot->label[1] = place < DISKS ? name[1] : 0;
 		slot->label[2] = WEIR_SLOT_READY;
 		slot->id = SLOTS + place; /* so that the reader's table has it at its place */
 	}

@@ -25,37 +25,27 @@
 /* Keeps the compiler from proving a bound that the verifier then can't see. */
 #define OPAQUE(x) asm volatile("" : "+r"(x))
 
-/* Smallest b with ns <= 2^b: the bucket of layout.h. A ladder, as BPF has no count-leading-zeros.
- */
+/* Adds 2^SHIFT to `b` and takes as many bits from `v` where v needs more than these. No branches:
+ * each would double what the verifier has to look at. */
+#define HALVE(b, v, shift)                                                                         \
+	do {                                                                                       \
+		__u64 step = (((1ULL << (1 << (shift))) - 1 - (v)) >> 63) << (shift);              \
+		(b) += step;                                                                       \
+		(v) >>= step;                                                                      \
+	} while (0)
+
+/* Smallest b with ns <= 2^b: the bucket of layout.h. BPF has no count-leading-zeros. */
 static __always_inline __u32 bucket_of(__u64 ns)
 {
-	__u64 v = ns ? ns - 1 : 0;
-	__u32 b = 0;
+	__u64 v = ns - 1 + ((ns - 1) >> 63); /* 0 of 0, too */
+	__u64 b = (0x7fffffffULL - (v >> 1)) >> 63 << 5;
 
-	if (v >> 32) {
-		v >>= 32;
-		b += 32;
-	}
-	if (v >> 16) {
-		v >>= 16;
-		b += 16;
-	}
-	if (v >> 8) {
-		v >>= 8;
-		b += 8;
-	}
-	if (v >> 4) {
-		v >>= 4;
-		b += 4;
-	}
-	if (v >> 2) {
-		v >>= 2;
-		b += 2;
-	}
-	if (v >> 1) {
-		v >>= 1;
-		b += 1;
-	}
+	v >>= b;
+	HALVE(b, v, 4);
+	HALVE(b, v, 3);
+	HALVE(b, v, 2);
+	HALVE(b, v, 1);
+	HALVE(b, v, 0);
 	b += v;
 	OPAQUE(b);
 	return b & (WEIR_BUCKETS - 1);

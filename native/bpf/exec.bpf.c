@@ -72,7 +72,7 @@ static __always_inline struct weir_event *reserve(struct task_struct *task, __u3
 	event->lifetime_ns = 0;
 	event->kind = kind;
 	event->pid = task->tgid;
-	event->ppid = task->real_parent->tgid;
+	event->ppid = BPF_CORE_READ(task, real_parent, tgid);
 	event->status = status;
 	event->uid = bpf_get_current_uid_gid();
 	event->zero = 0;
@@ -107,14 +107,14 @@ int on_exit(__u64 *ctx)
 	if (!ends)
 		return 0;
 	/* The rule of wait(2), kernel/exit.c wait_task_zombie(). */
-	if (task->signal->flags & SIGNAL_GROUP_EXIT)
-		status = task->signal->group_exit_code;
+	if (BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT)
+		status = BPF_CORE_READ(task, signal, group_exit_code);
 	else
-		status = task->group_leader->exit_code;
+		status = BPF_CORE_READ(task, group_leader, exit_code);
 	event = reserve(task, WEIR_EVENT_EXIT, status);
 	if (!event)
 		return 0;
-	event->lifetime_ns = event->time_ns - task->group_leader->start_boottime;
+	event->lifetime_ns = event->time_ns - BPF_CORE_READ(task, group_leader, start_boottime);
 	bpf_ringbuf_submit(event, BPF_RB_NO_WAKEUP);
 	return 0;
 }

@@ -34,12 +34,25 @@ struct sched_info {
 	unsigned long long run_delay;
 } __attribute__((preserve_access_index));
 
+struct rq {
+	__u64 clock;
+} __attribute__((preserve_access_index));
+
+struct cfs_rq {
+	struct rq *rq;
+} __attribute__((preserve_access_index));
+
+struct sched_entity {
+	struct cfs_rq *cfs_rq;
+} __attribute__((preserve_access_index));
+
 struct task_struct {
 	unsigned int __state;
 	unsigned int flags;
 	int pid;
 	char comm[16];
 	struct task_struct *group_leader;
+	struct sched_entity se;
 	struct sched_info sched_info;
 } __attribute__((preserve_access_index));
 
@@ -86,12 +99,21 @@ static __always_inline void count_wait(struct sched_cpu *cpu, struct task_struct
 	cpu->wait.bucket[bucket_of(ns)]++;
 }
 
+/* The scheduler has just read the clock for this CPU's run queue: its value is there for the
+ * taking, where groups of the scheduler (CONFIG_FAIR_GROUP_SCHED) lead to it. */
+static __always_inline __u64 now_ns(struct task_struct *prev)
+{
+	if (bpf_core_field_exists(prev->se.cfs_rq) && bpf_core_field_exists(struct cfs_rq, rq))
+		return prev->se.cfs_rq->rq->clock;
+	return bpf_ktime_get_ns();
+}
+
 SEC("tp_btf/sched_switch")
 int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
 	struct sched_cpu *cpu = this_cpu(&cpus);
 	__u32 before = prev->pid, after = next->pid, key, state;
-	__u64 now = bpf_ktime_get_ns(), since, place, word, away;
+	__u64 now = now_ns(prev), since, place, word, away;
 	struct weir_slot *slot;
 	struct thread *thread;
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /* TCP latency: histogram 0 is the time a connect() took (SYN_SENT to ESTABLISHED), histogram 1 the
- * smoothed round-trip time at each segment received on an established connection. Slots: labels of
- * endpoint.bpf.h; value 0 sum of connect times, 1 their number, 2 and 3 the same of round trips.
+ * smoothed round-trip time at segments received on an established connection: its first eight, then
+ * one in each jiffy that has any. Slots: labels of endpoint.bpf.h; value 0 sum of connect times, 1
+ * their number, 2 and 3 the same of round trips.
  *
  * A socket's start time is kept in its own storage and goes with it: nothing to bound or to clean.
  * Both programs may interrupt one another on a CPU, so they add atomically.
@@ -12,6 +13,7 @@
 #define TCP_SYN_SENT	2
 #define IPPROTO_TCP	6
 #define SLOTS		128
+#define FIRST_SEGMENTS	8
 
 struct sock_common {
 	__u32 skc_daddr;
@@ -28,8 +30,17 @@ struct sock {
 	__u16 sk_protocol;
 } __attribute__((preserve_access_index));
 
+struct inet_connection_sock {
+	struct {
+		__u32 lrcvtime; /* jiffies at the last segment with data before this one */
+	} icsk_ack;
+} __attribute__((preserve_access_index));
+
 struct tcp_sock {
-	__u32 srtt_us; /* eight times the smoothed value */
+	struct inet_connection_sock inet_conn;
+	__u32 srtt_us;	  /* eight times the smoothed value */
+	__u32 rcv_tstamp; /* jiffies at the last acknowledgement before this segment */
+	__u32 segs_in;
 } __attribute__((preserve_access_index));
 
 struct tcp_cpu {
@@ -108,9 +119,13 @@ int BPF_PROG(on_segment, struct sock *sk)
 	struct tcp_cpu *counters = this_cpu(&cpus);
 	struct tcp_sock *tcp = bpf_skc_to_tcp_sock(sk);
 	struct weir_slot *slot;
+	__u32 jiffy = bpf_jiffies64();
 	__u64 ns;
 
 	if (!counters || !tcp)
+		return 0;
+	if ((tcp->rcv_tstamp == jiffy || tcp->inet_conn.icsk_ack.lrcvtime == jiffy) &&
+	    tcp->segs_in > FIRST_SEGMENTS)
 		return 0;
 	ns = (__u64)tcp->srtt_us * 125; /* an eighth, in nanoseconds */
 	if (!ns)

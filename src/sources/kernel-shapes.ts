@@ -63,7 +63,10 @@ export class BlockRows {
   }
 }
 
-/** `system.softirq.time` (s) and `system.softirq.count`, by `vector`: what the interval added. */
+/**
+ * `system.softirq.time` (s) and `system.softirq.count`, by `vector`: what the interval added. A CPU that has many doesn't time
+ * each of them (native/bpf/softirq.bpf.c): the time of those that were stands for all of their vector.
+ */
 export class SoftirqRows {
   readonly #growth = new Growth();
 
@@ -72,10 +75,13 @@ export class SoftirqRows {
     const words = buckets[0];
     for (const [i, vector] of VECTORS.entries()) {
       const count = this.#growth.since(`${vector}.count`, Number(words?.[i] ?? 0n));
-      const time = this.#growth.since(vector, Number(words?.[16 + i] ?? 0n)) / 1e9;
+      const seconds = this.#growth.since(vector, Number(words?.[16 + i] ?? 0n)) / 1e9;
+      const timed = this.#growth.since(`${vector}.timed`, Number(words?.[32 + i] ?? 0n));
       if (count === 0) continue;
       const metric = (name: string, unit: string): number => into.metric(metricName(name, { vector }), unit);
       into.add(device, metric("system.softirq.count", "{run}"), timeUs, Kind.integer, Status.good, count);
+      if (timed === 0) continue;
+      const time = (seconds / timed) * count;
       into.add(device, metric("system.softirq.time", "s"), timeUs, Kind.number, Status.good, time);
     }
   }

@@ -81,7 +81,7 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
     const asked = new RegExp(
       `^tcp\\.peer\\.connect\\.count;.*address=127\\.0\\.0\\.1;network\\.peer\\.port=${port}$`,
     );
-    expect(sum(served)).toBeGreaterThanOrEqual(20);
+    expect(sum(served)).toBeGreaterThanOrEqual(5);
     expect(sum(asked)).toBe(1);
     expect(sum(/^tcp\.peer\.rtt\.sum;/)).toBeGreaterThan(0);
     probe.close();

@@ -45,7 +45,7 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
       const { buckets, sumNs, lost } = probe.read();
       const [connects = 0n, trips = 0n] = buckets.map((counts, k) => total(counts) - (before[k] ?? 0n));
       expect(connects).toBeGreaterThanOrEqual(1n);
-      expect(trips).toBeGreaterThanOrEqual(100n);
+      expect(trips).toBeGreaterThanOrEqual(10n); // the first segments of both ends, at least
       expect(sumNs[0]).toBeGreaterThan(0n);
       expect(sumNs[1]).toBeGreaterThan(0n);
       expect(lost).toBe(0n);
