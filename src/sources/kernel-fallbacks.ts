@@ -1,6 +1,6 @@
 /**
  * What /proc and /sys (and sock_diag) say in place of a probe that can't run: less of it, under the same names where it is
- * the same thing. Counters there count from boot; what they grew by in an interval is published, as a probe's counts are.
+ * the same thing. Beside `counters` it is read in any case: what the kernel counts anyway is not counted once more. Counters there count from boot; what they grew by in an interval is published, as a probe's counts are.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";

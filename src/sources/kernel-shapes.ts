@@ -89,17 +89,12 @@ export class SoftirqRows {
 
 /** What `counters` and `hardware` hold, by place (native/bpf/probes.c). */
 const EVENTS = {
-  counters: [
-    ["system.cpu.context_switches", "{switch}", {}],
-    ["system.cpu.migrations", "{migration}", {}],
-    ["system.linux.page_faults", "{fault}", { type: "minor" }],
-    ["system.linux.page_faults", "{fault}", { type: "major" }],
-  ],
+  counters: [["system.cpu.migrations", "{migration}"]],
   hardware: [
-    ["hw.cpu.instructions", "{instruction}", {}],
-    ["hw.cpu.cycles", "{cycle}", {}],
-    ["hw.cpu.cache.references", "{reference}", {}],
-    ["hw.cpu.cache.misses", "{miss}", {}],
+    ["hw.cpu.instructions", "{instruction}"],
+    ["hw.cpu.cycles", "{cycle}"],
+    ["hw.cpu.cache.references", "{reference}"],
+    ["hw.cpu.cache.misses", "{miss}"],
   ],
 } as const;
 
@@ -114,8 +109,7 @@ export class EventRows {
 
   add(into: FrameBuilder, { buckets }: Counters, timeUs: number): void {
     const device = into.device(GATEWAY);
-    for (const [place, [name, unit, labels]] of this.#events.entries()) {
-      const metric = metricName(name, labels);
+    for (const [place, [metric, unit]] of this.#events.entries()) {
       const by = this.#growth.since(metric, Number(buckets[0]?.[place] ?? 0n));
       if (by > 0) into.add(device, into.metric(metric, unit), timeUs, Kind.integer, Status.good, by);
     }

@@ -251,6 +251,8 @@ export class KernelSource implements Source {
       return;
     }
     const { probe, raw } = result;
+    // What perf_event_open(2) would have to count once more, at a cost.
+    if (name === "counters") this.#fallbacks.open(name);
     const timing = forMs === undefined ? {} : { untilMs: Date.now() + forMs };
     this.#status.set(name, {
       name,
