@@ -141,8 +141,9 @@ static int load_perf(struct weir_probe *probe, uint32_t type, const uint64_t *co
 
 static int load_counters(struct weir_probe *probe, char *log, size_t log_size, const char **step)
 {
-	/* Not context switches and page faults: counting them costs each 70 to 100 ns, and the kernel
-	 * has them anyway (/proc/stat, /proc/vmstat). Migrations it doesn't, and they are rare. */
+	/* Not context switches and page faults: counting them costs each 70 to 100 ns, and the
+	 * kernel has them anyway (/proc/stat, /proc/vmstat). Migrations it doesn't, and they are
+	 * rare. */
 	static const uint64_t config = PERF_COUNT_SW_CPU_MIGRATIONS;
 
 	(void)log, (void)log_size;
