@@ -12,9 +12,11 @@ const missing = [
   ...(hasProgram("mosquitto") ? [] : ["mosquitto"]),
   ...(hasModule("paho.mqtt.client") ? [] : ["python3-paho-mqtt"]),
 ];
-const lacking = missing.length > 0 ? ` (lacking ${missing.join(", ")})` : "";
+const zstd = hasModule("zstandard");
+const lacks = zstd ? missing : [...missing, "python3-zstandard, for zstd"];
+const lacking = lacks.length > 0 ? ` (lacking ${lacks.join(", ")})` : "";
 const FORMATS = ["json", "block"].flatMap((encoding) =>
-  ["none", "gzip", ...(hasModule("zstandard") ? ["zstd"] : [])].map((compression) => ({
+  ["none", "gzip", ...(zstd ? ["zstd"] : [])].map((compression) => ({
     encoding,
     compression,
   })),

@@ -100,7 +100,7 @@ describe.skipIf(missing.length > 0)(`uplinks over WebSocket${lacking}`, () => {
     folder = new AgentFolder({
       sources: { kernel: { enabled: false }, system: { enabled: false } },
       uplinks: {
-        ws: to("ws", "ws"),
+        ws: { ...to("ws", "ws"), version: 4 },
         wss: to("wss", "wss", { ca }),
         stranger: to("wss", "stranger"),
         wrongname: to("wss", "wrongname", { ca, servername: "elsewhere.example" }),
