@@ -99,6 +99,9 @@ console.log(
 clearInterval(timer);
 await until("everything sent to come", () => came >= sent, 30_000);
 await until("the last count", () => counted >= sent, 30_000);
+const { bounds = [], counts = [] } = (await folder.api.vitals()).latencies["hold"] ?? {};
+const held = counts.map((count, i) => `${count} up to ${(bounds[i] ?? Number.POSITIVE_INFINITY) * 1000} ms`);
+console.log(`the path was held: ${held.filter((_, i) => (counts[i] ?? 0) > 0).join(", ")}`);
 console.log(`sent ${sent}, came ${came}, counted ${counted}`);
 await reader.endAsync(true);
 await device.endAsync(true);

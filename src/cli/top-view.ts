@@ -56,7 +56,7 @@ interface Section {
 const latencySection = ({ latencies }: Figures): Section => ({
   head: row("LATENCY", "P50", "P99"),
   body: latencies.map(({ name, p50, p99 }) =>
-    row(name.replace("device_ack", "device to PUBACK"), ms(p50), ms(p99)),
+    row(name.replace("device_ack", "device to PUBACK").replace(/^hold$/, "path held"), ms(p50), ms(p99)),
   ),
 });
 

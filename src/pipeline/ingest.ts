@@ -82,6 +82,7 @@ export class Ingest implements Intake {
   readonly #ackSeconds: Histogram;
   readonly #chainSeconds: Histogram;
   readonly #commitSeconds: Histogram;
+  readonly #holdSeconds: Histogram;
   readonly #queue: Input[] = [];
   readonly #inFlight: {
     readonly input: Input;
@@ -121,6 +122,7 @@ export class Ingest implements Intake {
     this.#ackSeconds = parts.ledger.timing("device_ack");
     this.#chainSeconds = parts.ledger.timing("chain");
     this.#commitSeconds = parts.ledger.timing("commit");
+    this.#holdSeconds = parts.ledger.timing("hold");
   }
 
   /** Starts looking for due timers. Messages are taken from the constructor on. */
@@ -193,10 +195,12 @@ export class Ingest implements Intake {
     this.#exclusive = promise;
     await before;
     this.#holds += 1;
+    const sinceMs = performance.now();
     try {
       if (this.#isWorking()) await new Promise<void>((done) => this.#quiet.push(done));
       return await action();
     } finally {
+      this.#holdSeconds.observe((performance.now() - sinceMs) / 1000);
       this.#holds -= 1;
       resolve();
       this.#pump();

@@ -250,12 +250,13 @@ export class PluginManager {
   /** A version that went back by itself does so after a restart, too. */
   #stayOnBefore(name: string, dropped: string, why: string): void {
     const { versions } = this.#parts;
-    void (async () => {
+    // In turn: the version that failed is noted first.
+    void this.#inTurn(async () => {
       const decision = await versions.decision(name);
       const to = decision.history[1];
       if (to !== undefined) await versions.decide(name, { ...decision, pin: { to, dropped, why } });
-      await this.#reconcile();
-    })().catch((thrown: unknown) => this.#log(name, "error", messageOf(thrown)));
+      await this.#reconcileNow();
+    });
   }
 
   #log(name: string, level: LogLevel, message: string): void {

@@ -86,6 +86,7 @@ export class Rollout {
   async run(wishes: readonly Wish[], settings: Settings, limitMs: number | undefined): Promise<void> {
     const changes = await this.#prepare(await this.#vetAll(wishes, settings), settings);
     await this.#parts.exclusively(() => this.#switch(changes, limitMs));
+    await this.#keepVersions(changes);
   }
 
   /** What is left in a host that starts nothing more goes on in a fresh one, so that the old one can end. */
@@ -168,7 +169,7 @@ export class Rollout {
 
   /** Between two chunks: what is ready takes its place. */
   async #switch(changes: readonly Change[], limitMs: number | undefined): Promise<void> {
-    const { roster, versions, chain, log } = this.#parts;
+    const { roster, chain, log } = this.#parts;
     await inTurns(STARTS_AT_A_TIME, changes, async ({ runner }) => {
       if (runner.spec.grants.state) await runner.open(limitMs);
     });
@@ -188,13 +189,23 @@ export class Rollout {
         leaving.push(old);
         log(name, "info", `version ${manifest.version} (${hash.slice(0, 12)}) has taken over`);
       }
-      const history = runner.state === "on" ? await versions.ran(candidate) : decision;
-      const why = reason ?? history.pin?.why;
-      roster.set({ name, key, dropped, candidate, decision: history, runner, state: "off", reason: why });
+      const why = reason ?? decision.pin?.why;
+      roster.set({ name, key, dropped, candidate, decision, runner, state: "off", reason: why });
     }
     chain.arrange(roster.runners);
     // Nobody waits for their end.
     void Promise.all(leaving.map((runner) => runner.stop()));
+  }
+
+  /** What runs now can be gone back to. No data waits for this. */
+  async #keepVersions(changes: readonly Change[]): Promise<void> {
+    const { roster, versions } = this.#parts;
+    for (const { wish, runner } of changes) {
+      if (runner.state !== "on") continue;
+      const decision = await versions.ran(wish.candidate);
+      const entry = roster.get(wish.candidate.name);
+      if (entry?.runner === runner) roster.set({ ...entry, decision });
+    }
   }
 
   #makeRunner(spec: RunnerSpec, dropped: string, fallback: RunnerSpec | undefined): Runner {

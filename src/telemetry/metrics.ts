@@ -69,6 +69,11 @@ const fixed: Readonly<Record<string, Metric>> = {
     labels: [],
   },
   weir_chain_seconds: { type: "histogram", help: "a chunk's way through the plugins", labels: [] },
+  weir_hold_seconds: {
+    type: "histogram",
+    help: "how long inputs waited for something between two chunks, as a plugin's replacement",
+    labels: [],
+  },
   weir_commit_seconds: {
     type: "histogram",
     help: "from a chunk's hand-over to the outbox to its commit",
