@@ -38,8 +38,10 @@ export interface LatestValue {
   readonly kind: Kind;
   /** kind of the latest value that was not null */
   readonly type: Kind;
-  /** the number; 0 or 1; the text; the bytes; 0 for null */
-  readonly value: number | string | Uint8Array;
+  /** the number; 0 or 1; 0 for null and where there is `data` */
+  readonly number: number;
+  /** the text, or the bytes */
+  readonly data: string | Uint8Array | undefined;
   /** UCUM, "" when unknown */
   readonly unit: string;
   /** microseconds since the Unix epoch */

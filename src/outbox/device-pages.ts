@@ -2,11 +2,11 @@
 import type { Statement } from "better-sqlite3";
 import type { Crc32c } from "../core/block.ts";
 import type { DeviceAbout, MetricAbout } from "../core/device.ts";
-import { Kind } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import { STREAMS } from "../core/ports.ts";
 import { isDamage, loadFrame, storeFrame } from "./blocks.ts";
-import type { Device, DeviceRow, Devices, Page, StoredPage } from "./devices.ts";
+import type { Device, DeviceRow, Page } from "./device.ts";
+import type { Devices, StoredPage } from "./devices.ts";
 import type { Connection } from "./schema.ts";
 
 /** A page that is larger is parted. One device has 4,096 values and 1 Mi characters at most, which fit. */
@@ -103,11 +103,10 @@ function addDevice(builder: FrameBuilder, { device, values, latest }: Device): v
   for (const pass of [false, true]) {
     for (const [name, entry] of values) {
       if ((entry === latest) !== pass) continue;
-      const { kind, value, unit, timeUs, status } = entry;
-      let number = 0;
-      if (typeof value === "number") number = value;
-      else number = typeof value === "string" ? builder.text(value) : builder.blob(value);
-      builder.add(index, builder.metric(name, unit), timeUs, kind, status, kind === Kind.null ? 0 : number);
+      const { kind, number, data, unit, timeUs, status } = entry;
+      let value = number;
+      if (data !== undefined) value = typeof data === "string" ? builder.text(data) : builder.blob(data);
+      builder.add(index, builder.metric(name, unit), timeUs, kind, status, value);
     }
   }
 }

@@ -3,9 +3,20 @@
  * `last` and `meta` messages are made of (retained.ts), and is kept in the database (device-pages.ts). Bounded, whatever comes in:
  * what finds no room is counted.
  */
-import type { DeviceAbout, DeviceNews, KnownDevice, LatestValue, RememberedDevice } from "../core/device.ts";
+import type { DeviceAbout, DeviceNews, KnownDevice, RememberedDevice } from "../core/device.ts";
 import { type Frame, Kind, Status } from "../core/frame.ts";
 import type { Stream } from "../core/ports.ts";
+import {
+  charactersOf,
+  Device,
+  type DeviceRow,
+  dataAt,
+  isStale,
+  isValue,
+  own,
+  type Page,
+  type Value,
+} from "./device.ts";
 import { LastRows } from "./last-rows.ts";
 
 /** What is kept at most: devices, values, and characters of names, texts and what is known of devices. */
@@ -36,64 +47,13 @@ export const Change = { latest: 1, about: 2, gone: 4 } as const;
 
 /** Told of every change. It only takes notes: it must not call back. */
 export interface DeviceWatcher {
-  changed(device: string, what: number): void;
-}
-
-interface Value extends LatestValue {
-  kind: Kind;
-  type: Kind;
-  value: number | string | Uint8Array;
-  unit: string;
-  timeUs: number;
-  status: number;
-  seenMs: number;
-}
-
-/** Devices that are stored together, as one frame: twenty that send all the time are one row of the database, not twenty. */
-export interface Page {
-  readonly id: number;
-  readonly devices: Set<Device>;
-  /** differs from its row since, on the monotonic clock; undefined: it does not */
-  dirtyMs: number | undefined;
+  changed(device: Device, what: number): void;
 }
 
 /** A page as it was stored. */
 export interface StoredPage {
   readonly id: number;
   readonly frame: Frame;
-}
-
-/** The row of a device. */
-export type DeviceRow = Pick<KnownDevice, "device" | "stream" | "firstMs" | "lastMs" | "about">;
-
-/** One device. */
-export class Device implements KnownDevice {
-  readonly device: string;
-  readonly stream: Stream;
-  readonly firstMs: number;
-  readonly values = new Map<string, Value>();
-  lastMs: number;
-  about: DeviceAbout;
-  latest: Value | undefined;
-  page: Page;
-  /** `lastMs` as it was told and stored */
-  toldMs: number;
-  /** its row is not as it is */
-  dirty = true;
-  characters: number;
-  /** no metric of it gives way before then */
-  fullUntilMs = 0;
-
-  constructor({ device, stream, firstMs, lastMs, about }: DeviceRow, page: Page) {
-    this.device = device;
-    this.stream = stream;
-    this.firstMs = firstMs;
-    this.lastMs = lastMs;
-    this.toldMs = lastMs;
-    this.about = about;
-    this.page = page;
-    this.characters = charactersOf(device, about);
-  }
 }
 
 /** Every device that is known. */
@@ -139,8 +99,8 @@ export class Devices {
     return this.#devices.get(device);
   }
 
-  names(): Iterable<string> {
-    return this.#devices.keys();
+  all(): Iterable<KnownDevice> {
+    return this.#devices.values();
   }
 
   /** What is to be known of each by those who look for silence. */
@@ -194,7 +154,7 @@ export class Devices {
       const name = frame.metrics[metric[row] ?? 0] ?? "";
       const before = found.values.get(name);
       let bits = status[row] ?? 0;
-      if (before !== undefined && isSame(before.value, valueAt(frame, row)) && name !== available) continue;
+      if (before !== undefined && isValue(before, frame, row) && name !== available) continue;
       if (name !== available) bits |= isStale(found.latest) ? Status.stale : Status.uncertain;
       this.#set(found, frame, row, bits, nowMs);
       this.#touch(found, Change.latest);
@@ -360,7 +320,7 @@ export class Devices {
     this.#roomy.add(device.page);
     this.#soil(device.page);
     this.#forgotten.push(device.device);
-    for (const watcher of this.#watchers) watcher.changed(device.device, Change.gone);
+    for (const watcher of this.#watchers) watcher.changed(device, Change.gone);
   }
 
   #set(device: Device, frame: Frame, row: number, status: number, nowMs: number): void {
@@ -369,11 +329,12 @@ export class Devices {
     // These two members of `last` are ours.
     if (name === "_ts" || name === "_q") return;
     const kind = (frame.kind[row] ?? Kind.null) as Kind;
-    const value = valueAt(frame, row);
+    const data = kind === Kind.text || kind === Kind.bytes ? dataAt(frame, row) : undefined;
+    const number = data === undefined ? (frame.value[row] ?? 0) : 0;
     const unit = frame.units[m] ?? "";
     const timeUs = frame.time[row] ?? 0;
     const before = device.values.get(name);
-    const grows = sizeOf(value) - (before === undefined ? -name.length : sizeOf(before.value));
+    const grows = (data?.length ?? 0) - (before === undefined ? -name.length : (before.data?.length ?? 0));
     const more = before === undefined ? 1 : 0;
     if (more + grows > 0 && !this.#fits(device, more, grows) && !this.#giveWay(device, more, grows, nowMs)) {
       this.unkept += 1;
@@ -384,7 +345,7 @@ export class Devices {
     this.#values += more;
     const type = kind === Kind.null ? (before?.type ?? kind) : kind;
     if (before === undefined) {
-      const made: Value = { kind, type, value, unit: own(unit), timeUs, status, seenMs: nowMs };
+      const made: Value = { kind, type, number, data, unit: own(unit), timeUs, status, seenMs: nowMs };
       device.values.set(own(name), made);
       device.latest = made;
       this.#touch(device, Change.about);
@@ -396,7 +357,8 @@ export class Devices {
       this.#touch(device, Change.about);
     }
     before.kind = kind;
-    before.value = value;
+    before.number = number;
+    before.data = data;
     before.timeUs = timeUs;
     before.status = status;
     before.seenMs = nowMs;
@@ -419,11 +381,11 @@ export class Devices {
     for (const entry of device.values)
       if (silent === undefined || entry[1].seenMs < silent[1].seenMs) silent = entry;
     if (silent === undefined) return false;
-    const [name, { seenMs, value }] = silent;
+    const [name, { seenMs, data }] = silent;
     device.fullUntilMs = seenMs + GIVE_WAY_MS;
     if (nowMs < device.fullUntilMs) return false;
     device.values.delete(name);
-    const size = sizeOf(value) + name.length;
+    const size = (data?.length ?? 0) + name.length;
     device.characters -= size;
     this.#characters -= size;
     this.#values -= 1;
@@ -432,7 +394,7 @@ export class Devices {
 
   #touch(device: Device, what: number): void {
     this.#soil(device.page);
-    for (const watcher of this.#watchers) watcher.changed(device.device, what);
+    for (const watcher of this.#watchers) watcher.changed(device, what);
   }
 
   #soil(page: Page): void {
@@ -444,31 +406,5 @@ export class Devices {
   #newPage(): Page {
     this.#pages += 1;
     return { id: this.#pages, devices: new Set(), dirtyMs: undefined };
-  }
-}
-
-const isStale = (latest: LatestValue | undefined): boolean =>
-  latest !== undefined && (latest.status & Status.qualityMask) === Status.stale;
-
-const charactersOf = (device: string, about: DeviceAbout): number =>
-  device.length + JSON.stringify(about).length;
-
-const sizeOf = (value: LatestValue["value"]): number => (typeof value === "number" ? 0 : value.length);
-
-const isSame = (a: LatestValue["value"], b: LatestValue["value"]): boolean =>
-  a instanceof Uint8Array && b instanceof Uint8Array ? Buffer.compare(a, b) === 0 : a === b;
-
-/** A string on its own: one cut out of a dictionary's text would keep all of that alive. */
-const own = (text: string): string => (text.length > 12 ? Buffer.from(text).toString() : text);
-
-function valueAt(frame: Frame, row: number): LatestValue["value"] {
-  const value = frame.value[row] ?? 0;
-  switch (frame.kind[row]) {
-    case Kind.text:
-      return own(frame.texts[value] ?? "");
-    case Kind.bytes:
-      return Uint8Array.from(frame.blobs[value] ?? []);
-    default:
-      return value;
   }
 }

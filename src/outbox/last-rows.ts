@@ -13,20 +13,13 @@ export class LastRows {
   #stamp = 0;
 
   /** Puts rows into {@link rows}, historical ones left out; gives how many. */
-  find({ rows, device, metric, status, devices, metrics }: Frame): number {
-    const width = metrics.length;
-    const places = devices.length * width;
-    if (this.rows.length < rows) this.rows = new Uint32Array(rows);
-    const isNew = places > MOST_PLACES ? inSet() : this.#inTable(places);
-    let count = 0;
-    for (let row = rows - 1; row >= 0; row--) {
-      if (((status[row] ?? 0) & Status.historical) !== 0) continue;
-      if (isNew((device[row] ?? 0) * width + (metric[row] ?? 0))) this.rows[count++] = row;
-    }
-    return count;
+  find(frame: Frame): number {
+    if (this.rows.length < frame.rows) this.rows = new Uint32Array(frame.rows);
+    const places = frame.devices.length * frame.metrics.length;
+    return places > MOST_PLACES ? this.#bySet(frame) : this.#byTable(frame, places);
   }
 
-  #inTable(places: number): (place: number) => boolean {
+  #byTable({ rows, device, metric, status, metrics }: Frame, places: number): number {
     this.#stamp += 1;
     if (this.#stamps.length < places || this.#stamp === 2 ** 32) {
       this.#stamps = new Uint32Array(Math.max(this.#stamps.length, places));
@@ -34,19 +27,27 @@ export class LastRows {
     }
     const stamps = this.#stamps;
     const stamp = this.#stamp;
-    return (place) => {
-      if (stamps[place] === stamp) return false;
+    const found = this.rows;
+    const width = metrics.length;
+    let count = 0;
+    for (let row = rows - 1; row >= 0; row--) {
+      const place = (device[row] ?? 0) * width + (metric[row] ?? 0);
+      if (stamps[place] === stamp || ((status[row] ?? 0) & Status.historical) !== 0) continue;
       stamps[place] = stamp;
-      return true;
-    };
+      found[count++] = row;
+    }
+    return count;
   }
-}
 
-function inSet(): (place: number) => boolean {
-  const seen = new Set<number>();
-  return (place) => {
-    if (seen.has(place)) return false;
-    seen.add(place);
-    return true;
-  };
+  #bySet({ rows, device, metric, status, metrics }: Frame): number {
+    const seen = new Set<number>();
+    let count = 0;
+    for (let row = rows - 1; row >= 0; row--) {
+      const place = (device[row] ?? 0) * metrics.length + (metric[row] ?? 0);
+      if (seen.has(place) || ((status[row] ?? 0) & Status.historical) !== 0) continue;
+      seen.add(place);
+      this.rows[count++] = row;
+    }
+    return count;
+  }
 }

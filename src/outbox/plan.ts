@@ -80,7 +80,9 @@ export interface OutboxPlan {
 
 /** How the retained messages of one uplink's devices are encoded. */
 export interface DeviceEncoder {
-  /** `last/<device>`; undefined: this uplink gets nothing of it */
+  /** whether this uplink gets anything of a device */
+  wants(device: KnownDevice): boolean;
+  /** `last/<device>`; undefined: it is not sent */
   latest(device: KnownDevice): Outgoing | undefined;
   /** `meta/<device>` */
   about(device: KnownDevice): Outgoing | undefined;

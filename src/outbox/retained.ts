@@ -1,4 +1,5 @@
 /** The retained messages of one uplink: which devices have changed since theirs were sent, and what is to be sent now. */
+import type { KnownDevice } from "../core/device.ts";
 import type { Outgoing } from "../core/ports.ts";
 import { Change, type Devices, type DeviceWatcher } from "./devices.ts";
 import type { DeviceEncoder } from "./plan.ts";
@@ -35,7 +36,11 @@ export class Retained implements DeviceWatcher {
     devices.watch(this);
   }
 
-  changed(device: string, what: number): void {
+  changed(known: KnownDevice, what: number): void {
+    if (this.#encoder.wants(known)) this.#note(known.device, what);
+  }
+
+  #note(device: string, what: number): void {
     const before = this.#changed.get(device);
     if (before === undefined && what === Change.gone && this.#changed.size >= MOST_WAITING) return;
     this.#changed.set(device, (before ?? 0) | what);
@@ -54,7 +59,7 @@ export class Retained implements DeviceWatcher {
   /** Messages came back unsent. */
   released(): void {
     for (const sent of [this.#sentBefore, this.#sent]) {
-      for (const [device, what] of sent) this.changed(device, what);
+      for (const [device, what] of sent) this.#note(device, what);
       sent.clear();
     }
   }
@@ -64,7 +69,7 @@ export class Retained implements DeviceWatcher {
     if (this.#allMs !== undefined && nowMs >= this.#allMs) {
       this.#allMs = undefined;
       this.#lastAllMs = nowMs;
-      for (const device of this.#devices.names()) this.changed(device, Change.latest | Change.about);
+      for (const device of this.#devices.all()) this.changed(device, Change.latest | Change.about);
     }
     if (this.#changed.size === 0 || nowMs < this.#nextMs) return [];
     this.#nextMs = nowMs + INTERVAL_MS;

@@ -11,9 +11,9 @@ export function encodeLatest({ values, latest }: KnownDevice, passes: (metric: s
   return `${text}"_ts":${milliseconds(latest?.timeUs ?? 0)},"_q":"${qualityOf(latest?.status ?? 0)}"}`;
 }
 
-function jsonOf({ kind, value }: LatestValue): string {
-  if (typeof value === "string") return JSON.stringify(value);
-  if (typeof value !== "number") return `{"b64":"${Buffer.from(value).toString("base64")}"}`;
-  if (kind === Kind.boolean) return value === 1 ? "true" : "false";
-  return kind === Kind.null ? "null" : String(value);
+function jsonOf({ kind, number, data }: LatestValue): string {
+  if (typeof data === "string") return JSON.stringify(data);
+  if (data !== undefined) return `{"b64":"${Buffer.from(data).toString("base64")}"}`;
+  if (kind === Kind.boolean) return number === 1 ? "true" : "false";
+  return kind === Kind.null ? "null" : String(number);
 }

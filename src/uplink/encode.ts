@@ -140,7 +140,11 @@ export class DeviceMessages {
     this.#filter = filter;
   }
 
-  /** Undefined: nothing of the device goes to this uplink. */
+  /** Whether the device is of a stream of this uplink, and passes its filter. */
+  wants({ device, stream }: KnownDevice): boolean {
+    return this.#plan.streams.includes(stream) && this.#filter.device(device);
+  }
+
   latest(device: KnownDevice): Outgoing | undefined {
     const topic = this.#topic(this.#plan.topics.last, device);
     return topic === undefined
@@ -151,7 +155,6 @@ export class DeviceMessages {
         );
   }
 
-  /** The same of what is known of it. */
   about(device: KnownDevice): Outgoing | undefined {
     const topic = this.#topic(this.#plan.topics.meta, device);
     if (topic === undefined) return undefined;
@@ -163,7 +166,6 @@ export class DeviceMessages {
 
   /** Empty messages: brokers keep none of it any more [MQTT-3.3.1-10]. */
   forgotten(device: string): readonly Outgoing[] {
-    if (!this.#filter.device(device)) return [];
     const { gateway } = this.#of;
     const { last, meta } = this.#plan.topics;
     return [last, meta]
@@ -171,10 +173,8 @@ export class DeviceMessages {
       .map((template) => retained(fillTopic(template, { gateway, device }), ""));
   }
 
-  #topic(template: string | undefined, { device, stream }: KnownDevice): string | undefined {
-    if (template === undefined || !this.#plan.streams.includes(stream) || !this.#filter.device(device))
-      return undefined;
-    return fillTopic(template, { gateway: this.#of.gateway, device });
+  #topic(template: string | undefined, { device }: KnownDevice): string | undefined {
+    return template === undefined ? undefined : fillTopic(template, { gateway: this.#of.gateway, device });
   }
 }
 
