@@ -1,6 +1,7 @@
 /** Faults of the way to the broker. */
 import { setTimeout } from "node:timers/promises";
 import { until } from "../helpers/until.ts";
+import { fakeTime } from "./harness/fake-time.ts";
 import { fault, long } from "./harness/world.ts";
 
 fault("broker away and back", {}, async ({ link, broker }) => {
@@ -13,6 +14,26 @@ fault("broker away and back", {}, async ({ link, broker }) => {
   await broker.run();
   return undefined;
 });
+
+/** A day of the agent's clock in this many seconds. */
+const DAY_S = 60;
+
+fault(
+  "broker away for a day, compressed into a minute",
+  {
+    needs: ["faketime"],
+    longOnly: true,
+    // Ages, backlog and what is kept for how long go by the clock; timers by the monotonic one.
+    agentWrap: fakeTime(`+0d x${Math.round(86_400 / DAY_S)}`),
+    uplink: { replay: { after: "10m" }, ttl: { data: "7d" } },
+  },
+  async ({ link }) => {
+    await link.cut();
+    await setTimeout(DAY_S * 1_000);
+    await link.start();
+    return undefined;
+  },
+);
 
 fault("connection reset again and again", {}, async ({ link }) => {
   const times = long(12, 4);
@@ -42,6 +63,8 @@ fault(
     await world.acknowledged(long(20_000, 1_500));
     await world.link.start();
     await until("live data", async () => world.judge.has("d0", (world.load.next["d0"] ?? 0) - 1), 60_000);
+    const { load, judge } = world;
+    await until("backlog", async () => (await judge.verdict(load.ranges, load.next)).historical > 0, 60_000);
     return undefined;
   },
 );

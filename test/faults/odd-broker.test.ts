@@ -47,10 +47,13 @@ fault("a broker that never acknowledges", { uplink: { ackTimeoutMs: 1_000 } }, (
   ),
 );
 
-/** CONNACK reasons that may pass: unspecified, implementation specific, unavailable, busy, banned, quota, rate. */
-const REFUSALS = [0x80, 0x83, 0x87, 0x88, 0x89, 0x8a, 0x97, 0x9f];
+/** Every reason that a CONNACK can have (MQTT 5, 3.2.2.2): what a person must mend is tried again, too. */
+const REFUSALS = [
+  ...[0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8a, 0x8c, 0x90, 0x95, 0x97, 0x99],
+  ...[0x9a, 0x9b, 0x9c, 0x9d, 0x9f],
+];
 
-fault("a broker that refuses each connection, for every reason", {}, (world) => {
+fault("a broker that refuses each connection, for every reason", { timeoutMs: 900_000 }, (world) => {
   let at = 0;
   return during(
     world,
@@ -58,7 +61,7 @@ fault("a broker that refuses each connection, for every reason", {}, (world) => 
       packet.cmd === "connect"
         ? { cmd: "connack", reasonCode: REFUSALS[at++ % REFUSALS.length] ?? 0x80, sessionPresent: false }
         : undefined,
-    (odd) => until("refusals", () => odd.connections >= long(8, 3), 300_000),
+    (odd) => until("refusals", () => odd.connections >= long(REFUSALS.length, 3), 600_000),
   );
 });
 
@@ -81,8 +84,36 @@ fault("a broker that answers each batch with an error code", {}, (world) => {
   );
 });
 
+/** PUBACK reasons that are final: not authorised comes and goes, a topic or payload that is not valid stays so. */
+const FINAL = [0x90, 0x99];
+
+fault(
+  "a broker that refuses some batches for good",
+  { uplink: { batch: { samples: 50, ageMs: 50 } }, mayDrop: true },
+  async (world) => {
+    let at = 0;
+    await during(
+      world,
+      (packet) =>
+        packet.cmd === "publish" && isData(packet.topic)
+          ? {
+              cmd: "puback",
+              messageId: packet.messageId ?? 0,
+              reasonCode: FINAL[at++ % FINAL.length] ?? 0x90,
+            }
+          : undefined,
+      (odd) => until("refusals", () => odd.publishes >= long(100, 4), 240_000),
+    );
+    const { rejected } = await world.data();
+    expect(rejected).toBeGreaterThan(0);
+    return `${rejected} samples set aside as dead letters`;
+  },
+);
+
 for (const [name, reason] of [
   ["quota exceeded", 0x97],
+  ["session taken over", 0x8e],
+  ["packet too large", 0x95],
   ["server shutting down", 0x8b],
   ["receive maximum exceeded", 0x93],
 ] as const) {
@@ -94,7 +125,8 @@ for (const [name, reason] of [
         setImmediate(() => socket.end());
         return { cmd: "disconnect", reasonCode: reason };
       },
-      (odd) => until("disconnections", () => odd.connections >= long(6, 2), 240_000),
+      // Who is thrown out by its own name again and again stops, and says so: that is another test.
+      (odd) => until("disconnections", () => odd.connections >= (reason === 0x8e ? 1 : long(6, 2)), 240_000),
     ),
   );
 }

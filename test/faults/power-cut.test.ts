@@ -108,6 +108,13 @@ test.skipIf(noEatmydata !== undefined)(
   { timeout: 300_000 },
   async () => {
     const verdict = await cutUnderLoad(1, ["eatmydata"]);
+    record({
+      fault: "power cut x 1, without fsync: to be lost",
+      ...verdict,
+      order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
+      ledger: verdict.ledger === "" ? "adds up" : verdict.ledger,
+      note: "the disk does forget",
+    });
     expect(verdict.missing).toBeGreaterThan(0);
   },
 );

@@ -1,6 +1,6 @@
 /** Faults of the agent's process, its clock, and of who else wants its name. */
-import { globSync } from "node:fs";
 import { expect } from "vitest";
+import { fakeTime } from "./harness/fake-time.ts";
 import { fault, LONG, long, type World } from "./harness/world.ts";
 
 /** Ends the agent with `end`, starts it again, and gives the seconds that the start took. */
@@ -36,12 +36,6 @@ fault("SIGTERM under load", { load: { perSecond: 0 } }, async (world) => {
   expect(ended).toBeLessThan(10);
   return `ended within ${ended.toFixed(1)} s`;
 });
-
-/** faketime's library alone: its command would stay as a parent, and take the kill for the agent. */
-const fakeTime = (offset: string): readonly string[] => {
-  const [library = ""] = globSync("/usr/lib/*/faketime/libfaketimeMT.so.1");
-  return ["env", `LD_PRELOAD=${library}`, `FAKETIME=${offset}`, "FAKETIME_DONT_FAKE_MONOTONIC=1"];
-};
 
 const clocks = [
   ["clock 400 days back", "-400d"],

@@ -44,6 +44,8 @@ export interface FaultOptions {
   readonly judgeUrl?: string;
   /** a policy may drop: what is missing must have been announced, to the sample */
   readonly mayDrop?: boolean;
+  /** put before the agent's command at its first start */
+  readonly agentWrap?: readonly string[];
   /** makes the data folder, before the first start; gives what undoes it */
   readonly prepare?: (dir: string) => () => void;
   /** only in the long form */
@@ -149,7 +151,7 @@ async function build(options: FaultOptions, undo: (() => unknown)[]): Promise<Wo
   });
   undo.push(() => folder.remove());
   if (options.prepare !== undefined) undo.push(options.prepare(join(folder.dir, "data")));
-  const agent = await Agent.start(folder);
+  const agent = await Agent.start(folder, options.agentWrap);
   const world = new World({ folder, broker, link, judge, agent }, options.load ?? {});
   undo.push(() => world.agent.kill());
   undo.push(() => world.load.stop());
@@ -173,7 +175,8 @@ async function judged(name: string, world: World, options: FaultOptions, note: s
     ledger: unbalanced === "" ? "adds up" : unbalanced,
     note: [
       note,
-      verdict.gapSamples > 0 ? `${verdict.gapSamples} samples announced as dropped` : "",
+      verdict.gapSamples > 0 ? `${verdict.gapSamples} samples announced in gaps` : "",
+      verdict.historical > 0 ? `${verdict.historical} came as backlog` : "",
       verdict.copies > 0 ? `${verdict.copies} copies` : "",
     ]
       .filter((part) => part !== "")
@@ -192,21 +195,22 @@ async function settled(world: World, { mayDrop }: FaultOptions): Promise<Verdict
   const atRest = async (): Promise<boolean> => {
     const { missing, gapSamples } = await ask();
     if (mayDrop !== true) return missing === 0;
-    const { held, dropped } = await world.data();
-    return held === 0 && gapSamples >= dropped;
+    const { held, dropped, rejected } = await world.data();
+    return held === 0 && gapSamples >= dropped + rejected;
   };
   // What is still missing then is in the verdict.
   await until("everything to arrive", atRest, SETTLE_MS).catch(() => {});
   return await ask();
 }
 
-/** Nothing is missing that no gap has told of, and gaps tell of exactly what the ledger says was dropped. */
+/** Nothing is missing that no gap has told of, and gaps tell of exactly what the ledger says was dropped or set aside. */
 async function announced(world: World, verdict: Verdict): Promise<void> {
-  const { dropped } = await world.data();
-  expect(verdict.gapSamples, "samples that gaps announced, beside those that the ledger has as dropped").toBe(
-    dropped,
+  const { dropped, rejected } = await world.data();
+  const gone = dropped + rejected;
+  expect(verdict.gapSamples, "samples that gaps announced, beside those that the ledger has as gone").toBe(
+    gone,
   );
-  expect(verdict.missing * 2, "samples that are missing").toBeLessThanOrEqual(dropped);
+  expect(verdict.missing * 2, "samples that are missing").toBeLessThanOrEqual(gone);
 }
 
 /** Seconds until a message published from now on has arrived; infinite when none did in time. */
