@@ -334,7 +334,9 @@ export class Store {
 
   /** Notes where the database lives; why it is a copy, if it lived elsewhere before. */
   #settleIn(machine: string): string | undefined {
-    const home = { machine, file: this.#inode };
+    // An inode's number is given out again as soon as it is free; when it was made is not.
+    const { ino, birthtimeNs } = statSync(this.#path, { bigint: true });
+    const home = { machine, file: `${ino}/${birthtimeNs}` };
     const text = this.#kept.setting("home");
     const before: Partial<typeof home> | undefined = text === undefined ? undefined : JSON.parse(text);
     if (before?.machine === machine && before.file === home.file) return undefined;

@@ -185,8 +185,18 @@ async function judged(name: string, world: World, options: FaultOptions, note: s
   expect(fresh, "seconds until a message published after the fault arrived").toBeLessThanOrEqual(30);
   expect(verdict).toMatchObject({ doubled: 0, invented: 0, altered: 0, changed: 0, disorder: 0 });
   if (options.mayDrop === true) await announced(world, verdict);
-  else expect(verdict.missing, `not arrived, such as ${verdict.examples.join(", ")}`).toBe(0);
+  else {
+    const which = verdict.missing === 0 ? "" : `${verdict.examples.join(", ")}; ${await leftBehind(world)}`;
+    expect(verdict.missing, `not arrived, such as ${which}`).toBe(0);
+  }
   expect(unbalanced).toBe("");
+}
+
+/** What the agent says about a loss. */
+async function leftBehind({ folder, agent }: World): Promise<string> {
+  const { lines } = await folder.api.ledger();
+  const stages = lines.map(({ also: _, ...line }) => JSON.stringify(line)).join("\n");
+  return `the ledger and the log:\n${stages}\n${agent.output.slice(-4_000)}`;
 }
 
 /** The verdict once nothing is missing; where a policy may drop, once the agent holds nothing and has announced it all. */
