@@ -111,10 +111,13 @@ const COLOURS: Readonly<Record<number, readonly [label: string, colour: number]>
   60: ["fatal", 31],
 };
 
+/** What a terminal would act on; a message may quote a device, a broker or a plugin. What follows a line end is set in, so that it is no line of its own. */
+const CONTROLS = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g;
+
 function readable(line: string): string {
   const { level, time, msg, ...rest } = JSON.parse(line) as { level: number; time: number; msg?: string };
   const [label, colour] = COLOURS[level] ?? ["log", 0];
   const more = Object.keys(rest).length > 0 ? ` ${JSON.stringify(rest)}` : "";
   const clock = new Date(time).toTimeString().slice(0, 8);
-  return `\u001b[90m${clock}\u001b[0m \u001b[${colour}m${label.padEnd(5)}\u001b[0m ${msg ?? ""}${more}\n`;
+  return `\u001b[90m${clock}\u001b[0m \u001b[${colour}m${label.padEnd(5)}\u001b[0m ${(msg ?? "").replaceAll(CONTROLS, "\ufffd").replaceAll("\n", "\n    ")}${more}\n`;
 }

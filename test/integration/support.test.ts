@@ -10,7 +10,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { defaultGatewayName } from "../../src/config/gateway.ts";
 import { loadConfig } from "../../src/config/load.ts";
@@ -153,7 +153,35 @@ describe("a running agent, looked into", () => {
   }
 });
 
+const root = process.getuid?.() === 0;
+
 describe("init", () => {
+  test.skipIf(!root)(
+    "makes a broker that has the port a source, and takes another port itself (needs root for a namespace)",
+    () => {
+      const dir = mkdtempSync(join(tmpdir(), "weir-init-"));
+      const file = join(dir, "weir.yaml");
+      const broker = `require("net").createServer().listen(1883, "127.0.0.1", () => {
+      const { status } = require("child_process").spawnSync(process.argv[1], ["init", process.argv[2]]);
+      process.exit(status);
+    })`;
+      const inside = `ip link set lo up && exec "$0" -e '${broker}' "$@"`;
+      // The listener accepts by itself: the kernel answers while its process waits.
+      const made = spawnSync(
+        "unshare",
+        ["-n", "sh", "-c", inside, process.execPath, resolve("bin/weir"), file],
+        {
+          encoding: "utf8",
+        },
+      );
+      expect(`${made.status} ${made.stderr}`).toBe("0 ");
+      const { broker: own, sources } = loadConfig(file, {}).config;
+      expect(own).toMatchObject({ enabled: true, port: 1884, host: "127.0.0.1" });
+      expect(sources.mqtt["here"]).toMatchObject({ url: "mqtt://127.0.0.1:1883" });
+      rmSync(dir, { recursive: true });
+    },
+  );
+
   test("writes a valid configuration with comments, and never overwrites", () => {
     const dir = mkdtempSync(join(tmpdir(), "weir-init-"));
     mkdirSync(join(dir, "etc"));
