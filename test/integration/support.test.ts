@@ -79,8 +79,22 @@ describe("a running agent, looked into", () => {
     expect(printed).toContain("(hidden)");
     const processes = spawnSync("ps", ["-eww", "-o", "args"], { encoding: "utf8" }).stdout;
     const log = (await folder.api.logLines()).join("\n");
-    const seen = [bundle, agent.output, printed, processes, log].join("\n");
+    const { http, pid } = await folder.api.status();
+    const pages = await Promise.all(
+      [
+        "metrics",
+        "readyz",
+        ...["status", "ledger", "plugins", "outbox", "probes"].map((one) => `api/v1/${one}`),
+      ].map(async (page) => await (await fetch(`http://${http}/${page}`)).text()),
+    );
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8").trim().split(" ");
+    const environments = children.map((child) => readFileSync(`/proc/${child}/environ`, "utf8"));
+    const seen = [bundle, agent.output, printed, processes, log, ...pages, ...environments].join("\n");
     for (const canary of CANARIES) expect(seen).not.toContain(canary);
+    // What is kept for a start with broken files has what the files have: references, not what they stand for.
+    const kept = join(folder.dir, "data", "last-good.json");
+    expect(statSync(kept).mode & 0o777).toBe(0o600);
+    for (const canary of CANARIES.slice(1, 3)) expect(readFileSync(kept, "utf8")).not.toContain(canary);
   });
 
   test("neither the agent nor its plugin host dumps core, whatever the shell allows", async () => {

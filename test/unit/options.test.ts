@@ -3,6 +3,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { expect, test } from "vitest";
 import { configJsonSchema, type SchemaNode } from "../../src/config/json-schema.ts";
+import { configSchema } from "../../src/config/schema.ts";
 
 /** An option's place; `<name>` stands for a name that is free to choose. */
 type Path = readonly string[];
@@ -58,6 +59,15 @@ test("every option is documented, with what it means", () => {
       }),
   );
   expect(options.map(shown).filter((path) => (meanings.get(path)?.length ?? 0) < 3)).toEqual([]);
+});
+
+test("no password has a default", () => {
+  const secrets = options.filter((path) => /password|secret|token/i.test(keysOf(path).key));
+  expect(secrets.length).toBeGreaterThan(2);
+  const defaults = JSON.stringify(configSchema.parse({}), (_key, value) =>
+    value instanceof Map ? Object.fromEntries(value) : value,
+  );
+  for (const path of secrets) expect(defaults).not.toContain(`"${keysOf(path).key}"`);
 });
 
 test("every option is read where it is for", () => {
