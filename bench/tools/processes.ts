@@ -9,9 +9,18 @@ function read(path: string): string {
   }
 }
 
+function threadsOf(pid: number): string[] {
+  try {
+    return readdirSync(`/proc/${pid}/task`);
+  } catch {
+    // It has ended meanwhile.
+    return [];
+  }
+}
+
 /** The process and its descendants. */
 export function family(pid: number): number[] {
-  const children = readdirSync(`/proc/${pid}/task`)
+  const children = threadsOf(pid)
     .flatMap((thread) => read(`/proc/${pid}/task/${thread}/children`).split(" "))
     .filter((child) => child !== "")
     .map(Number);

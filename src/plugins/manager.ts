@@ -22,6 +22,10 @@ import { pruneCache } from "./vet.ts";
 import { FolderWatch } from "./watch.ts";
 import type { LogLevel } from "./wire.ts";
 
+/** How long after the first vetting that failed for a passing reason it is tried again; twice as long each further time, at most so long. */
+const RETRY_MS = 2_000;
+const MOST_RETRY_MS = 600_000;
+
 /** What the manager needs from outside; `cacheDir` is made if it isn't there. */
 export interface PluginManagerOptions
   extends Pick<
@@ -45,6 +49,8 @@ export class PluginManager {
   readonly #chain = new Chain([]);
   #settings: Settings;
   #watch: FolderWatch | undefined;
+  #retry: NodeJS.Timeout | undefined;
+  #retryMs = 0;
   #work: Promise<void> = Promise.resolve();
   #stopped = false;
 
@@ -149,6 +155,7 @@ export class PluginManager {
   /** Ends every instance and the host. Never throws. */
   async stop(): Promise<void> {
     this.#stopped = true;
+    clearTimeout(this.#retry);
     await this.#watch?.stop();
     await this.#work.catch(() => {});
     await Promise.all(this.#roster.runners.map((runner) => runner.stop()));
@@ -190,12 +197,22 @@ export class PluginManager {
       await chmod(cacheDir, 0o755);
     }
     // At the start no data waits yet.
-    await this.#rollout.run(wishes, this.#settings, this.#watch === undefined ? undefined : SWITCH_MS);
+    const limitMs = this.#watch === undefined ? undefined : SWITCH_MS;
+    this.#tryAgain(await this.#rollout.run(wishes, this.#settings, limitMs));
     await Promise.all(gone.map((runner) => runner.stop()));
     for (const { name } of gone) this.#log(name, "info", "stopped: removed or disabled");
     const used = this.#roster.runners.map((runner) => runner.spec.vetted.dir);
     await pruneCache(cacheDir, new Set(used)).catch(() => {});
     await versions.prune(this.#roster.names).catch(() => {});
+  }
+
+  /** Has a look again after a while, longer each time, as long as that is needed. */
+  #tryAgain(isNeeded: boolean): void {
+    clearTimeout(this.#retry);
+    this.#retryMs = isNeeded ? Math.min(MOST_RETRY_MS, Math.max(RETRY_MS, 2 * this.#retryMs)) : 0;
+    if (!isNeeded) return;
+    this.#retry = setTimeout(() => void this.#reconcile(), this.#retryMs);
+    this.#retry.unref();
   }
 
   /** Looks at the folder: which versions are to run that don't yet, and what runs that is to run no longer. */

@@ -2,7 +2,7 @@
  * A rollout: versions that are to run are vetted and started beside what runs, take their places between two chunks, and what was
  * there before ends. While a version is refused or fails to start, the one before it stays.
  */
-import { messageOf } from "../core/errors.ts";
+import { messageOf, WeirError } from "../core/errors.ts";
 import type { SliceHash } from "../core/frame.ts";
 import type { StateEntry } from "../core/ports.ts";
 import type { Chain } from "./chain.ts";
@@ -82,11 +82,14 @@ export class Rollout {
   /**
    * Puts these versions in their places; the chain is then what the roster holds. What can't run is in the roster with its reason.
    * `limitMs`: for each `configure` that data waits for; undefined while there is no data.
+   * @returns whether any of them could not be vetted for a reason that may pass: it is still to be wished for
    */
-  async run(wishes: readonly Wish[], settings: Settings, limitMs: number | undefined): Promise<void> {
-    const changes = await this.#prepare(await this.#vetAll(wishes, settings), settings);
+  async run(wishes: readonly Wish[], settings: Settings, limitMs: number | undefined): Promise<boolean> {
+    const { ready, again } = await this.#vetAll(wishes, settings);
+    const changes = await this.#prepare(ready, settings);
     await this.#parts.exclusively(() => this.#switch(changes, limitMs));
     await this.#keepVersions(changes);
+    return again;
   }
 
   /** What is left in a host that starts nothing more goes on in a fresh one, so that the old one can end. */
@@ -98,19 +101,24 @@ export class Rollout {
     );
   }
 
-  async #vetAll(wishes: readonly Wish[], settings: Settings): Promise<Ready[]> {
+  async #vetAll(wishes: readonly Wish[], settings: Settings): Promise<{ ready: Ready[]; again: boolean }> {
     const ready: Ready[] = [];
+    let again = false;
     await inTurns(VETS_AT_A_TIME, wishes, async (wish) => {
       try {
         ready.push({ wish, vetted: await this.#vet(wish.candidate, settings), reason: undefined });
       } catch (thrown) {
-        const reason = messageOf(thrown);
-        this.#parts.roster.refuse(wish.candidate.name, wish.key, reason, wish);
-        const last = await this.#lastGood(wish, settings, reason);
+        const isFinal = thrown instanceof WeirError && thrown.disposition === "reject";
+        again ||= !isFinal;
+        const reason = isFinal ? messageOf(thrown) : `${messageOf(thrown)}; it is tried again`;
+        // Under a key of another kind, the version is still to be wished for.
+        const noted = isFinal ? wish : { ...wish, key: `again ${wish.key}` };
+        this.#parts.roster.refuse(wish.candidate.name, noted.key, reason, wish);
+        const last = await this.#lastGood(noted, settings, reason);
         if (last !== undefined) ready.push(last);
       }
     });
-    return ready;
+    return { ready, again };
   }
 
   async #vet(candidate: Candidate, settings: Settings): Promise<Vetted> {

@@ -22,6 +22,8 @@ export const VETTER = "1-0.15.0";
 
 const VET_TIMEOUT_MS = 15_000;
 const VET_MEMORY_MIB = 768;
+/** A child whose pipe has closed has so long to end by itself, so that its end can be told from ours, in milliseconds. */
+const END_MS = 1_000;
 const MOST_META = 64 * 1024;
 const MOST_FILE_BYTES = 64 * 1024 * 1024;
 /** Cache entries kept beside those in use. */
@@ -70,7 +72,8 @@ export interface VetOptions {
 
 /**
  * Vets a component, or finds it in the cache.
- * @throws WeirError `plugin.refused` with the reason, also when it takes too long
+ * @throws WeirError `plugin.refused` with the reason; `plugin.failed` when that may not be the component's doing, because vetting
+ * took too long or the system killed it: another try may end otherwise
  */
 export async function vet(hash: string, component: Uint8Array, options: VetOptions): Promise<Vetted> {
   const dir = join(options.cacheDir, `${hash}-${VETTER}-${options.memoryMiB}`);
@@ -143,11 +146,19 @@ async function runChild(
     return await readAnswer(pipe);
   } catch (thrown) {
     if (thrown instanceof WeirError) throw thrown;
-    if (late) throw new WeirError("plugin.refused", "vetting: took too long");
-    child.kill("SIGKILL");
+    if (late) throw new WeirError("plugin.failed", "vetting: took too long");
+    let ours = false;
+    const killing = setTimeout(() => {
+      ours = true;
+      child.kill("SIGKILL");
+    }, END_MS);
+    const end = await ended;
+    clearTimeout(killing);
     const said = output().trim().split("\n").at(-1) ?? "";
-    const why =
-      said === "" ? `${messageOf(thrown)}, ${await ended}` : `${await ended}: ${said.slice(0, 300)}`;
+    // Whoever kills it for what it holds says so; without a word it was the kernel, for want of memory as a rule.
+    if (end === "SIGKILL" && !ours && said === "")
+      throw new WeirError("plugin.failed", "vetting: the system killed it, as it does when memory runs out");
+    const why = said === "" ? `${messageOf(thrown)}, ${end}` : `${end}: ${said.slice(0, 300)}`;
     throw new WeirError("plugin.refused", `vetting: the child ended early (${why})`);
   } finally {
     clearTimeout(timeout);

@@ -3,6 +3,7 @@ import { createHash } from "node:crypto";
 import {
   chmodSync,
   cpSync,
+  existsSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -12,6 +13,7 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { family } from "../../bench/tools/processes.ts";
 import type { Frame } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { MessagesBuilder } from "../../src/core/messages.ts";
@@ -439,6 +441,27 @@ describe("vetting", () => {
   test("ends at its time limit", async () => {
     const options = { cacheDir: join(folder, "late-cache"), memoryMiB: 8, timeoutMs: 1 };
     await expect(vet(hash, bytes, options)).rejects.toThrow("took too long");
+  });
+
+  test("is tried again when the system has killed it", async () => {
+    const starting = Lane.start(
+      { passthrough: { component: fixture("passthrough") } },
+      join(folder, "killed-cache"),
+    );
+    const vets = (pid: number): boolean =>
+      existsSync(`/proc/${pid}/cmdline`) &&
+      readFileSync(`/proc/${pid}/cmdline`, "utf8").includes("vet-child");
+    const child = await until("the vetting process", () => family(process.pid).find(vets));
+    process.kill(child, "SIGKILL");
+    const lane = await starting;
+    try {
+      const { state, reason } = lane.info("passthrough");
+      expect([state, reason]).toEqual(["refused", expect.stringContaining("killed")]);
+      await until("the next try", () => lane.info("passthrough").state === "on");
+      expect(lane.info("passthrough").reason).toBeUndefined();
+    } finally {
+      await lane.stop();
+    }
   });
 });
 
