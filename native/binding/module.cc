@@ -40,7 +40,7 @@ std::span<weir_connection> Rows(Napi::Uint8Array into) {
 }
 
 // [kept, seen], or [a negative errno, 0].
-Napi::Value TableResult(Napi::Env env, long kept, size_t seen) {
+Napi::Value TableResult(Napi::Env env, int64_t kept, size_t seen) {
   Napi::Array result = Napi::Array::New(env, 2);
   result[0u] = Napi::Number::New(env, static_cast<double>(kept));
   result[1u] = Napi::Number::New(env, static_cast<double>(seen));
@@ -215,7 +215,7 @@ Napi::Value Module::ReadConnections(const Napi::CallbackInfo &info) {
   if (!IsTable(info[1])) return Throw(info, "readConnections: into is no aligned Uint8Array");
   const std::span<weir_connection> rows = Rows(info[1].As<Napi::Uint8Array>());
   size_t seen = 0;
-  const long kept = weir_read_connections(&probe->raw(), rows.data(), rows.size(), &seen);
+  const int64_t kept = weir_read_connections(&probe->raw(), rows.data(), rows.size(), &seen);
   return TableResult(info.Env(), kept, seen);
 }
 
@@ -225,7 +225,7 @@ Napi::Value Module::AskConnections(const Napi::CallbackInfo &info) {
   ConnectionTable table = {Rows(info[0].As<Napi::Uint8Array>())};
   const int error = weir::AskConnections(&table);
   if (error != 0) return TableResult(info.Env(), -error, 0);
-  return TableResult(info.Env(), static_cast<long>(std::min(table.seen, table.rows.size())), table.seen);
+  return TableResult(info.Env(), static_cast<int64_t>(std::min(table.seen, table.rows.size())), table.seen);
 }
 
 // listeners(): number[]; port, queued, limit, drops of each TCP socket that listens, or one negative errno

@@ -59,8 +59,8 @@ void weir_count_connections(const void *at, uint64_t *words)
 	words[1] = table->unkept;
 }
 
-long weir_read_connections(const struct weir_probe *probe, struct weir_connection *into,
-			   size_t room, size_t *seen)
+int64_t weir_read_connections(const struct weir_probe *probe, struct weir_connection *into,
+			      size_t room, size_t *seen)
 {
 	struct table *table = probe->skeleton;
 	struct weir_connection rest[64]; /* what has no room is only counted */

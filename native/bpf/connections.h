@@ -17,8 +17,8 @@ void weir_count_connections(const void *table, uint64_t *words);
 
 /* Reads the table once: up to `room` connections into `into`; `*seen` is how many there are.
  * Returns how many were kept, or -errno. */
-long weir_read_connections(const struct weir_probe *probe, struct weir_connection *into,
-			   size_t room, size_t *seen);
+int64_t weir_read_connections(const struct weir_probe *probe, struct weir_connection *into,
+			      size_t room, size_t *seen);
 
 #ifdef __cplusplus
 }
