@@ -58,7 +58,7 @@ static __always_inline __u32 place_of(struct disks *known, __u64 id)
 	return DISKS;
 }
 
-SEC("tp_btf/block_rq_complete")
+SEC(TP "block_rq_complete")
 int on_complete(__u64 *ctx)
 {
 	struct request *rq = (void *)ctx[0];
@@ -68,11 +68,11 @@ int on_complete(__u64 *ctx)
 	struct weir_slot *slot;
 	struct weir_hist *hist;
 	struct disks *known;
-	__u64 name[2] = {}, ns, place;
+	__u64 name[2] = {}, start, ns, place;
 	__u32 zero = 0;
 
 	/* Parts of a request complete one by one: the last one counts. */
-	if (!cpu || bytes != rq->__data_len)
+	if (!cpu || bytes != READ(rq, __data_len))
 		return 0;
 	disk = BPF_CORE_READ(rq, q, disk);
 	known = bpf_map_lookup_elem(&disks, &zero);
@@ -93,11 +93,12 @@ int on_complete(__u64 *ctx)
 	add(&cpu->head.produced, 1);
 	if ((__u8)ctx[1]) /* blk_status_t */
 		add(&slot->value[2], 1);
-	if (!rq->start_time_ns) { /* queue/iostats is off */
+	start = READ(rq, start_time_ns);
+	if (!start) { /* queue/iostats is off */
 		add(&cpu->head.lost, 1);
 		return 0;
 	}
-	ns = bpf_ktime_get_ns() - rq->start_time_ns;
+	ns = bpf_ktime_get_ns() - start;
 	add(&slot->value[0], ns);
 	add(&slot->value[1], bytes);
 	add(&hist[0].bucket[bucket_of(ns)], 1);

@@ -71,7 +71,7 @@ static __always_inline struct weir_event *reserve(struct task_struct *task, __u3
 	event->time_ns = bpf_ktime_get_boot_ns();
 	event->lifetime_ns = 0;
 	event->kind = kind;
-	event->pid = task->tgid;
+	event->pid = READ(task, tgid);
 	event->ppid = BPF_CORE_READ(task, real_parent, tgid);
 	event->status = status;
 	event->uid = bpf_get_current_uid_gid();
@@ -80,7 +80,7 @@ static __always_inline struct weir_event *reserve(struct task_struct *task, __u3
 	return event;
 }
 
-SEC("tp_btf/sched_process_exec")
+SEC(TP "sched_process_exec")
 int BPF_PROG(on_exec, struct task_struct *task)
 {
 	struct weir_event *event = reserve(task, WEIR_EVENT_EXEC, 0);
@@ -90,7 +90,7 @@ int BPF_PROG(on_exec, struct task_struct *task)
 	return 0;
 }
 
-SEC("tp_btf/sched_process_exit")
+SEC(TP "sched_process_exit")
 int on_exit(__u64 *ctx)
 {
 	struct task_struct *task = (void *)ctx[0];
@@ -103,7 +103,7 @@ int on_exit(__u64 *ctx)
 	if (bpf_core_field_exists(struct trace_event_raw_sched_process_exit, group_dead))
 		ends = ctx[1];
 	else
-		ends = task->pid == task->tgid;
+		ends = READ(task, pid) == READ(task, tgid);
 	if (!ends)
 		return 0;
 	/* The rule of wait(2), kernel/exit.c wait_task_zombie(). */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "block.lskel.h"
+#include "block.raw.lskel.h"
 #include "coldstart.lskel.h"
 #include "coldstart.raw.lskel.h"
 #include "connections.h"
@@ -17,6 +18,7 @@
 #include "drops.lskel.h"
 #include "drops.raw.lskel.h"
 #include "exec.lskel.h"
+#include "exec.raw.lskel.h"
 #include "fserror.lskel.h"
 #include "fserror.raw.lskel.h"
 #include "layout.h"
@@ -24,6 +26,7 @@
 #include "oom.raw.lskel.h"
 #include "opens.lskel.h"
 #include "sched.lskel.h"
+#include "sched.raw.lskel.h"
 #include "signals.lskel.h"
 #include "sockcalls.lskel.h"
 #include "softirq.lskel.h"
@@ -103,6 +106,7 @@ static uint64_t memory_of(int fd)
 	}
 
 WEIR_LOADER(block, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(block_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(coldstart, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(coldstart_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(drops, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
@@ -112,6 +116,7 @@ WEIR_LOADER(fserror_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(oom, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(oom_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(sched, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(sched_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(softirq, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(softirq_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(tcp, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
@@ -120,6 +125,7 @@ WEIR_LOADER(tcploss_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(thermal, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(thermal_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(exec, WEIR_RING_SIZE, WEIR_RING_FD)
+WEIR_LOADER(exec_raw, WEIR_RING_SIZE, WEIR_RING_FD)
 WEIR_LOADER(dns, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(signals, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(sockcalls, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
@@ -174,15 +180,15 @@ static void read_perf(const void *counters, uint64_t *words)
 }
 
 const struct weir_probe_kind weir_probe_kinds[] = {
-    {"sched", 1, 128, false, load_sched, destroy_sched, NULL},
+    {"sched", 1, 128, false, load_sched, destroy_sched, NULL, load_sched_raw, destroy_sched_raw},
     {"softirq", 1, 0, false, load_softirq, destroy_softirq, NULL, load_softirq_raw,
      destroy_softirq_raw},
-    {"block", 16, 8, false, load_block, destroy_block, NULL},
+    {"block", 16, 8, false, load_block, destroy_block, NULL, load_block_raw, destroy_block_raw},
     {"tcp", 2, 128, false, load_tcp, destroy_tcp, NULL},
     {"tcploss", 0, 128, false, load_tcploss, destroy_tcploss, NULL, load_tcploss_raw,
      destroy_tcploss_raw},
     {"drops", 0, 128, false, load_drops, destroy_drops, NULL, load_drops_raw, destroy_drops_raw},
-    {"exec", 0, 128, true, load_exec, destroy_exec, NULL},
+    {"exec", 0, 128, true, load_exec, destroy_exec, NULL, load_exec_raw, destroy_exec_raw},
     {"coldstart", 0, 64, false, load_coldstart, destroy_coldstart, NULL, load_coldstart_raw,
      destroy_coldstart_raw},
     {"oom", 0, 32, false, load_oom, destroy_oom, NULL, load_oom_raw, destroy_oom_raw},

@@ -76,16 +76,35 @@ struct {
 	__type(value, struct thread);
 } threads SEC(".maps");
 
+/* What takes more than one step, without types and with them. */
+#ifdef WEIR_RAW
+#define RQ_CLOCK(task) BPF_CORE_READ(task, se.cfs_rq, rq, clock)
+#else
+#define RQ_CLOCK(task) ((task)->se.cfs_rq->rq->clock)
+#endif
+
+static __always_inline void read_name(__u64 *to, struct task_struct *task)
+{
+#ifdef WEIR_RAW
+	BPF_CORE_READ_INTO((char(*)[16])to, task, group_leader, comm);
+#else
+	const __u64 *name = (__u64 *)task->group_leader->comm;
+
+	to[0] = name[0];
+	to[1] = name[1];
+#endif
+}
+
 static __always_inline void count_wait(struct sched_cpu *cpu, struct task_struct *task,
 				       struct thread *thread)
 {
-	__u64 waited = task->sched_info.run_delay, ns;
+	__u64 waited = READ(task, sched_info.run_delay), ns;
 
 	/* Its first turn, or one whose start was seen; else it waited before the probe was there.
 	 */
-	if ((thread->left & PID_MASK) == (__u32)task->pid) {
+	if ((thread->left & PID_MASK) == (__u32)READ(task, pid)) {
 		ns = waited - thread->waited;
-	} else if (task->sched_info.pcount == 1) {
+	} else if (READ(task, sched_info.pcount) == 1) {
 		ns = waited;
 	} else {
 		if (thread->left) {
@@ -104,15 +123,15 @@ static __always_inline void count_wait(struct sched_cpu *cpu, struct task_struct
 static __always_inline __u64 now_ns(struct task_struct *prev)
 {
 	if (bpf_core_field_exists(prev->se.cfs_rq) && bpf_core_field_exists(struct cfs_rq, rq))
-		return prev->se.cfs_rq->rq->clock;
+		return RQ_CLOCK(prev);
 	return bpf_ktime_get_ns();
 }
 
-SEC("tp_btf/sched_switch")
+SEC(TP "sched_switch")
 int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_struct *next)
 {
 	struct sched_cpu *cpu = this_cpu(&cpus);
-	__u32 before = prev->pid, after = next->pid, key, state;
+	__u32 before = READ(prev, pid), after = READ(next, pid), key, state;
 	__u64 now = now_ns(prev), since, place, word, away;
 	struct weir_slot *slot;
 	struct thread *thread;
@@ -122,7 +141,7 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 	since = cpu->head.sum_ns[5];
 	cpu->head.sum_ns[5] = now;
 	if (before) {
-		__u32 raw = prev->__state;
+		__u32 raw = READ(prev, __state);
 
 		if (preempt || raw == 0)
 			state = 0;
@@ -133,7 +152,7 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 		if (thread) {
 			if (bpf_core_field_exists(prev->sched_info.run_delay)) {
 				count_wait(cpu, prev, thread);
-				thread->waited = prev->sched_info.run_delay;
+				thread->waited = READ(prev, sched_info.run_delay);
 			}
 			/* Its pid may be given out again. */
 			thread->left = !preempt && raw & DEAD
@@ -148,11 +167,12 @@ int BPF_PROG(on_switch, bool preempt, struct task_struct *prev, struct task_stru
 	}
 	if (!after)
 		return 0;
-	if (next->flags & PF_KTHREAD) {
+	if (READ(next, flags) & PF_KTHREAD) {
 		slot = slot_of(cpu->slots, SLOTS, 0x6c656e72656bULL /* "kernel" */, 0, 0);
 	} else {
-		__u64 *name = (__u64 *)next->group_leader->comm;
+		__u64 name[2] = {};
 
+		read_name(name, next);
 		slot = slot_of(cpu->slots, SLOTS, name[0], name[1], 0);
 	}
 	cpu->head.sum_ns[4] = slot - cpu->slots;

@@ -132,9 +132,16 @@ function groupsOf(connections: readonly Connection[]): readonly Group[] {
   return [...groups.values()];
 }
 
-/** Those with the most connections; the others of a state are one, without a peer's name. */
+/**
+ * Those with the most connections, of these the ones with most that waits; what is only waiting for its end comes last. The others
+ * of a state are one, without a peer's name.
+ */
 function largest(groups: readonly Group[]): readonly Group[] {
-  const sorted = groups.toSorted((a, b) => b.connections - a.connections);
+  const ended = ({ labels }: Group): number => Number(labels["network.connection.state"] === "time_wait");
+  const waits = ({ receiveQueue, sendQueue }: Group): number => receiveQueue + sendQueue;
+  const sorted = groups.toSorted(
+    (a, b) => ended(a) - ended(b) || b.connections - a.connections || waits(b) - waits(a),
+  );
   const others = new Map<string, Group>();
   for (const group of sorted.slice(MOST_GROUPS)) {
     const state = group.labels["network.connection.state"] ?? "";
