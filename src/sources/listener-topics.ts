@@ -1,6 +1,7 @@
 /** Topics as they stand in packets, found again without making strings of them. */
 import { isUtf8 } from "node:buffer";
 import type { Identity } from "./broker-access.ts";
+import { Doorkeeper } from "./doorkeeper.ts";
 import type { Verdict } from "./router.ts";
 
 /** What is known of a topic for one identity. */
@@ -38,6 +39,7 @@ export class TopicTable {
   readonly #slots: (KnownTopic | undefined)[] = new Array(SLOTS).fill(undefined);
   readonly #seed = Math.trunc(Math.random() * 2 ** 32) | 0;
   readonly #resolve: (topic: string, owner: Identity) => Verdict;
+  readonly #door = new Doorkeeper();
 
   /** `resolve` answers what is to be done with a topic that `owner` publishes on. */
   constructor(resolve: (topic: string, owner: Identity) => Verdict) {
@@ -56,7 +58,7 @@ export class TopicTable {
     const topic = bytes.toString("utf8", from, to);
     const verdict = this.#resolve(topic, owner);
     const found: KnownTopic = { bytes: own, topic, owner, verdict, generation: -1, wanted: false };
-    if (own.length <= KEPT_BYTES) this.#slots[slot] = found;
+    if (own.length <= KEPT_BYTES && this.#door.knows(hash)) this.#slots[slot] = found;
     return found;
   }
 }

@@ -2,6 +2,7 @@
 import { FrameLimits, utf8Length } from "../core/frame.ts";
 import { percentEncode } from "../core/labels.ts";
 import type { Route } from "../core/ports.ts";
+import { Doorkeeper } from "./doorkeeper.ts";
 import { DECODERS, type DeviceRule } from "./options.ts";
 import { RecentMap } from "./recent-map.ts";
 import { TopicPattern } from "./topic-pattern.ts";
@@ -32,6 +33,7 @@ export class Router {
   readonly #first: number;
   readonly #onRoute: (route: Route) => void;
   readonly #recent = new RecentMap<Verdict>(REMEMBERED);
+  readonly #door = new Doorkeeper();
 
   /**
    * `refuse` says why a topic is not open to others, or undefined. `first`: where these rules begin in the list that
@@ -63,7 +65,7 @@ export class Router {
     if (known !== undefined) return known;
     const refused = this.#refuse(topic);
     const verdict: Verdict = { route: refused === undefined ? this.#match(topic) : undefined, refused };
-    this.#recent.set(topic, verdict);
+    if (this.#door.knows(hashOf(topic))) this.#recent.set(topic, verdict);
     return verdict;
   }
 
@@ -80,6 +82,13 @@ export class Router {
     }
     return undefined;
   }
+}
+
+/** FNV-1a of its UTF-16 units. */
+function hashOf(text: string): number {
+  let hash = 0x811c_9dc5;
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x0100_0193);
+  return hash;
 }
 
 /** A device id that `deviceProblem` has nothing against, or "" when it would be over 256 bytes. */
