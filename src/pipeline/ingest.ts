@@ -26,6 +26,7 @@ import { Decoding, type DecodingParts } from "./decoding.ts";
 import { blame, frameInput, type Input, isEmpty, timerInput } from "./input.ts";
 import { correctTimes, flagGiven, given, type KnownTime, withKnownTime } from "./known-time.ts";
 import { OpenChunk } from "./open-chunk.ts";
+import { Settlement, type SettlementParts } from "./settlement.ts";
 
 /** Sizes and times of the loop; all have defaults in the configuration. */
 export interface IngestOptions {
@@ -38,20 +39,16 @@ export interface IngestOptions {
 }
 
 /** What the loop is made of. */
-export interface IngestParts extends DecodingParts {
+export interface IngestParts extends DecodingParts, SettlementParts {
   readonly chain: PluginChain;
   readonly outbox: Outbox;
   readonly clock: KnownTime;
   readonly log: (level: "info" | "warn" | "error", message: string) => void;
-  /** called when a commit carried publish effects */
-  readonly onEffects: () => void;
   readonly options: IngestOptions;
 }
 
 /** Inputs that may be in the chain at a time; as many again may wait for their commit. */
 const IN_FLIGHT = 8;
-/** Of so many messages of a chunk, one is measured for all. */
-const MEASURE_EVERY = 16;
 /**
  * While a chunk is under way, the next may grow to so many times its size: it would wait anyway, and half as many chunks cost a
  * fifth less CPU at a steady 165 k messages/s.
@@ -77,9 +74,8 @@ export class Ingest implements Intake {
   readonly #parts: IngestParts;
   #options: IngestOptions;
   readonly #source: StageCount;
-  readonly #decoding: Decoding;
   readonly #open: OpenChunk;
-  readonly #ackSeconds: Histogram;
+  readonly #settlement: Settlement;
   readonly #chainSeconds: Histogram;
   readonly #commitSeconds: Histogram;
   readonly #holdSeconds: Histogram;
@@ -117,9 +113,9 @@ export class Ingest implements Intake {
     this.#parts = parts;
     this.#options = parts.options;
     this.#source = parts.ledger.stage("source", "devices", "messages");
-    this.#decoding = new Decoding(parts);
-    this.#open = new OpenChunk(this.#decoding, parts.clock);
-    this.#ackSeconds = parts.ledger.timing("device_ack");
+    const decoding = new Decoding(parts);
+    this.#open = new OpenChunk(decoding, parts.clock);
+    this.#settlement = new Settlement(parts, decoding);
     this.#chainSeconds = parts.ledger.timing("chain");
     this.#commitSeconds = parts.ledger.timing("commit");
     this.#holdSeconds = parts.ledger.timing("hold");
@@ -325,7 +321,7 @@ export class Ingest implements Intake {
         if (thrown instanceof WeirError && thrown.disposition === "reject") {
           count.rejected += rows;
           this.#parts.log("error", `a chunk of ${rows} samples was rejected: ${thrown.message}`);
-          this.#finish(input, { ...output, effects: [] }, "rejected");
+          this.#finish(input, output, "rejected");
           return true;
         }
         count.in -= rows;
@@ -343,39 +339,12 @@ export class Ingest implements Intake {
     return true;
   }
 
-  /** The output is committed, or will never be: counts, acknowledgements, effects. */
+  /** The output is committed, or will never be. */
   #finish(input: Input, output: ChainOutput, outcome: Outcome = "committed"): void {
-    const { chain, ledger } = this.#parts;
-    if (!isEmpty(input)) chain.committed();
-    this.#decoding.settled(input, output.rejected);
-    for (const part of output.counts) {
-      const count = ledger.stage("plugin", part.plugin, "samples");
-      count.in += part.in;
-      count.out += part.out;
-      count.rejected += part.rejected;
-      count.dropped += part.dropped;
-      count.note("emitted", part.emitted);
-      count.note("refused", part.refused);
-    }
+    if (!isEmpty(input)) this.#parts.chain.committed();
     this.#queuedBytes -= input.bytes;
     if (this.#careful > 0) this.#careful -= 1;
-    // Its memory is free at once: what waits for the collector would be tens of megabytes.
-    if (input.source === "devices" && output.frame.buffer !== input.frame.buffer)
-      input.frame.buffer.transfer(0);
-    const { waiting, refused } = input;
-    this.#measure(waiting);
-    for (const message of waiting)
-      message.settle?.(refused.size > 0 && refused.has(message) ? "rejected" : outcome);
-    if (output.effects.some((effect) => effect.type === "publish")) this.#parts.onEffects();
-  }
-
-  /** How long messages waited for their settlement. */
-  #measure(waiting: readonly DeviceMessage[]): void {
-    const nowUs = Date.now() * 1000;
-    for (let i = 0; i < waiting.length; i += MEASURE_EVERY) {
-      const timeUs = waiting[i]?.timeUs ?? nowUs;
-      this.#ackSeconds.observe((nowUs - timeUs) / 1e6, Math.min(MEASURE_EVERY, waiting.length - i));
-    }
+    this.#settlement.settle(input, output, outcome);
   }
 
   /** Plugins failed on the head of what is in flight. */

@@ -19,6 +19,7 @@ import type {
   StateChange,
 } from "../core/ports.ts";
 import { join } from "./binding.ts";
+import { Gate } from "./gate.ts";
 import type { InstanceFailure, InstanceResult } from "./instance.ts";
 import { NEVER, type Runner } from "./runner.ts";
 
@@ -28,38 +29,6 @@ interface Ticket {
   readonly seq: number;
   /** settles with the result of the input before */
   readonly before: Promise<unknown> | undefined;
-}
-
-/** A place where inputs enter one at a time, in order. */
-class Gate {
-  #next = 0;
-  readonly #waiting = new Map<number, () => void>();
-
-  /** Whether it is this input's turn; else wait. */
-  isOpen(seq: number): boolean {
-    return this.#next === seq;
-  }
-
-  wait(seq: number): Promise<void> {
-    return new Promise((resolve) => this.#waiting.set(seq, resolve));
-  }
-
-  /** The input has entered: the next may. */
-  entered(): void {
-    this.#next += 1;
-    const next = this.#waiting.get(this.#next);
-    if (next === undefined) return;
-    this.#waiting.delete(this.#next);
-    next();
-  }
-
-  /** Wakes everyone who waits; `reset` begins at the first input again. */
-  release(reset: boolean): void {
-    if (reset) this.#next = 0;
-    const waiting = [...this.#waiting.values()];
-    this.#waiting.clear();
-    for (const resolve of waiting) resolve();
-  }
 }
 
 interface Stage {
@@ -124,10 +93,10 @@ export class Chain implements PluginChain {
     this.#failed = undefined;
     const sorted = runners.toSorted((a, b) => a.spec.order - b.spec.order || (a.name < b.name ? -1 : 1));
     const decoding = sorted.filter((runner) => runner.spec.exports.decoder !== undefined);
-    const { transforming, timed } = {
-      transforming: sorted.filter(({ spec }) => (spec.exports.transform ?? spec.exports.timer) !== undefined),
-      timed: sorted.filter(({ spec }) => spec.exports.timer !== undefined),
-    };
+    const timed = sorted.filter(({ spec }) => spec.exports.timer !== undefined);
+    const transforming = sorted.filter(
+      ({ spec }) => (spec.exports.transform ?? spec.exports.timer) !== undefined,
+    );
     const gates = new Map(sorted.map((runner) => [runner, new Gate()]));
     const stage = (kind: Stage["kind"], runner: Runner): Stage => ({
       kind,
