@@ -67,6 +67,8 @@ const COMMANDS: readonly Command[] = [
         rejected: { type: "boolean" },
         dedupe: { type: "boolean" },
         count: { type: "string", short: "n" },
+        username: { type: "string", short: "u" },
+        "password-file": { type: "string" },
       },
       help: {
         ...configHelp,
@@ -77,6 +79,8 @@ const COMMANDS: readonly Command[] = [
         rejected: "show device messages that were not valid, with the reason",
         dedupe: "leave out batches that came before, by their key",
         count: "end after so many lines",
+        username: "one of broker.identities that may subscribe to weir/#, where they are wanted",
+        "password-file": "file whose first line is its password",
       },
       positionals: 1,
     },

@@ -1,4 +1,5 @@
 /** `weir tail`: subscribes to the agent's broker and prints what subscribers get. */
+import { readFileSync } from "node:fs";
 import mqtt from "mqtt";
 import { batchIn } from "../batch-tools.ts";
 import { Deduper } from "../consume/dedupe.ts";
@@ -49,13 +50,13 @@ async function tailTopic(
   const [topic] = invocation.positionals;
   const topics = topic === undefined ? [...status.topics] : [topic];
   const filter = filterOf(invocation);
-  const client = mqtt.connect(`mqtt://${status.broker}`, { reconnectPeriod: 0 });
+  const client = mqtt.connect(`mqtt://${status.broker}`, { reconnectPeriod: 0, ...loginOf(invocation) });
   const ended = Promise.withResolvers<void>();
   const deduper = invocation.values["dedupe"] === true ? new Deduper() : undefined;
   client.on("message", (topic, payload) => {
     if (deduper === undefined || isNew(payload, deduper)) show(topic, payload, filter, json, print);
   });
-  client.on("error", (error) => ended.reject(error));
+  client.on("error", (error) => ended.reject(isRefusal(error) ? notLetIn(error) : error));
   client.on("close", () =>
     ended.reject(
       new WeirError("uplink.unavailable", "the broker closed the connection: the agent has stopped"),
@@ -65,7 +66,7 @@ async function tailTopic(
   try {
     client.on("connect", () => {
       client.subscribe(topics, { qos: 0 }, (error) => {
-        if (error) ended.reject(new Error(`subscribe: ${messageOf(error)}`));
+        if (error) ended.reject(Reflect.has(error, "packet") ? notLetIn(error) : error);
         else process.stderr.write(dim(`listening to ${topics.join(", ")}; Ctrl-C ends\n`));
       });
     });
@@ -76,6 +77,28 @@ async function tailTopic(
     client.end(true);
   }
 }
+
+/** Name and password for a broker that wants them. */
+function loginOf(invocation: Invocation): { username?: string; password?: string } {
+  const [username, file] = [option(invocation, "username"), option(invocation, "password-file")];
+  if (username === undefined) return {};
+  if (file === undefined) return { username };
+  try {
+    return { username, password: readFileSync(file, "utf8").split(/\r?\n/)[0] ?? "" };
+  } catch (thrown) {
+    throw new WeirError("cli.usage", `--password-file ${file}: ${messageOf(thrown)}`, { cause: thrown });
+  }
+}
+
+/** A CONNACK for a name or password that is not good, or for nobody's (MQTT 3.1.1, 3.2.2.3). */
+const isRefusal = (error: Error): boolean => [4, 5].includes(Number(Reflect.get(error, "code")));
+
+const notLetIn = (cause: Error): WeirError =>
+  new WeirError(
+    "cli.usage",
+    "the broker lets in its identities alone, or this one may not subscribe to these topics: name one that may with --username and --password-file",
+    { cause },
+  );
 
 /** Whether a message is to be shown: false for a batch that came before. Says where batches overlap. */
 function isNew(payload: Buffer, deduper: Deduper): boolean {

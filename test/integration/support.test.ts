@@ -14,6 +14,7 @@ import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { defaultGatewayName } from "../../src/config/gateway.ts";
 import { loadConfig } from "../../src/config/load.ts";
+import { hashPassword } from "../../src/core/password.ts";
 import { Agent, AgentFolder, weir } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
@@ -144,6 +145,42 @@ describe("a running agent, looked into", () => {
       device: "pump-2",
       values: { temp_c: 7 },
     });
+  });
+
+  test("tail says what it needs where the broker has identities, and takes it", async () => {
+    const guarded = new AgentFolder({
+      sources: { kernel: { enabled: false }, system: { intervalMs: 300 } },
+      broker: {
+        port: 0,
+        identities: {
+          watcher: {
+            passwordHash: await hashPassword(Buffer.from("sesame")),
+            subscribe: ["weir/#"],
+            publish: [],
+          },
+          pump: {
+            passwordHash: await hashPassword(Buffer.from("pump")),
+            subscribe: [],
+            publish: ["devices/pump/#"],
+          },
+        },
+      },
+    });
+    const running = await Agent.start(guarded);
+    try {
+      const here = ["--config", guarded.config, "-n", "1"];
+      writeFileSync(join(guarded.dir, "sesame"), "sesame\n");
+      writeFileSync(join(guarded.dir, "pump"), "pump\n");
+      const as = (name: string, file: string) =>
+        weir("tail", "--username", name, "--password-file", join(guarded.dir, file), ...here);
+      for (const refused of [weir("tail", ...here), as("watcher", "pump"), as("pump", "pump")]) {
+        expect(refused).toMatchObject({ status: 2, stderr: expect.stringContaining("--username") });
+      }
+      expect(as("watcher", "sesame")).toMatchObject({ status: 0, stdout: expect.stringMatching(/\S/) });
+    } finally {
+      await running.kill();
+      guarded.remove();
+    }
   });
 
   /** Runs tail beside a device that publishes until it has seen what it was to. */
