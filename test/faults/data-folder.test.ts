@@ -188,7 +188,11 @@ fault(
   },
   async (world) => {
     const data = join(world.folder.dir, "data");
+    // With nothing under way: an fsync that is, when ext4 gives its journal up, may be told that it worked (seen on Linux 6.18).
+    await world.load.stop();
+    await until("everything to be sent", async () => (await world.data()).held === 0, 60_000);
     writeFileSync(`/sys/fs/ext4/${basename(device)}/trigger_fs_error`, "a fault\n");
+    world.load.start();
     await until("the outbox to say that it can't be written to", () => troubleOf(world), 60_000);
     await nothingAcknowledged(world);
     const { http } = await world.folder.api.status();

@@ -55,9 +55,20 @@ fault(
     await world.link.cut();
     const ballast = join(world.folder.dir, "data", "ballast");
     fill(ballast);
+    const { api } = world.folder;
+    await until(
+      "the outbox to say that the disk is full",
+      async () => (await api.readiness()).reasons.some((reason) => /^outbox: .*full/.test(reason)),
+      60_000,
+    );
     await setTimeout(long(20_000, 3_000));
     rmSync(ballast);
+    await until("all to be well", async () => (await api.readiness()).ready, 60_000);
     await world.link.start();
+    expect(
+      (await api.ledger()).lines.find(({ name }) => name === "cloud/alarm")?.in,
+      "raised and ended",
+    ).toBe(6);
     return undefined;
   },
 );
