@@ -333,6 +333,10 @@ export class Ingest implements Intake {
       }
       count.out += rows;
       this.#commitSeconds.observe((performance.now() - sentMs) / 1000);
+    } else if (this.#commits.size > 0 && (await Promise.all(this.#commits)).includes(false)) {
+      // Nothing to store; but it is done only when what came before it is.
+      this.#retry.push({ input, output, rows });
+      return false;
     }
     this.#backoffMs = 0;
     this.#finish(input, output);
@@ -388,7 +392,7 @@ export class Ingest implements Intake {
     } catch (thrown) {
       this.#parts.log("error", `restart after a failure: ${messageOf(thrown)}`);
     }
-    const failed = this.#retry.splice(0);
+    const failed = this.#retry.splice(0).sort((one, other) => one.input.ticket - other.input.ticket);
     for (const one of failed) if (one.input.ticket <= stored) this.#wasCommitted(one);
     const again = failed.map(({ input }) => input).filter(({ ticket }) => ticket > stored);
     this.#requeue([...again, ...uncommitted]);

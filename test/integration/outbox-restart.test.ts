@@ -2,7 +2,12 @@ import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
+import type { Frame } from "../../src/core/frame.ts";
+import { Ledger } from "../../src/core/ledger.ts";
+import type { ChainOutput } from "../../src/core/ports.ts";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
+import { Ingest } from "../../src/pipeline/ingest.ts";
+import { RejectedLog } from "../../src/pipeline/rejected.ts";
 import { frameOf, numbers, planFor, range, uplink } from "../helpers/outbox.ts";
 import { until } from "../helpers/until.ts";
 
@@ -57,6 +62,66 @@ test("a worker that crashes is started again: what was committed is there, what 
     acked: 30,
     held: 0,
   });
+});
+
+test("what a worker committed before it crashed is not done twice: its messages are acknowledged, in order with the rest", async () => {
+  const { outbox, dir, crashes } = await open();
+  const ledger = new Ledger();
+  const untouched = (frame: Frame): ChainOutput => ({
+    frame,
+    state: [],
+    effects: [],
+    rejected: [],
+    counts: [],
+  });
+  const ingest = new Ingest({
+    decoder: {
+      decode: ({ payload }, into) => {
+        into.add(into.device("pump-1"), into.metric("n"), 1e15, 0, 0, payload[0] ?? -1);
+        return undefined;
+      },
+    },
+    // No plugins.
+    chain: {
+      process: async ({ frame }) => ({ ok: true, output: untouched(frame) }),
+      committed: () => {},
+      restart: async () => {},
+      timed: false,
+      tick: () => undefined,
+    },
+    outbox,
+    ledger,
+    rejected: new RejectedLog(),
+    clock: { valid: true, offsetUs: 0, nowUs: 0 },
+    log: () => {},
+    onEffects: () => {},
+    options: { chunkSamples: 1, lingerMs: 1, queueBytes: 1e6 },
+  });
+  ingest.start();
+  const settled: number[] = [];
+  const send = (n: number): void =>
+    ingest.message({
+      topic: "devices/pump-1/t",
+      route: { device: "pump-1", channel: "t", rule: 0, plugin: undefined },
+      payload: Uint8Array.of(n),
+      timeUs: Date.now() * 1000,
+      qos: 1,
+      retained: false,
+      settle: (outcome) => {
+        if (outcome === "committed") settled.push(n);
+      },
+    });
+  send(0);
+  await until("the first to be acknowledged", () => settled.length === 1);
+  writeFileSync(join(dir, "mute"), "");
+  for (const n of range(1, 40)) send(n);
+  await until("all to be acknowledged", () => settled.length === 40);
+  expect(crashes[0]).toContain("has no time to answer");
+  expect(settled).toEqual(range(0, 40));
+  const batches = await outbox.lease("up", 32);
+  expect(batches.flatMap(numbers)).toEqual(range(0, 40));
+  expect(ledger.lines().find(({ stage }) => stage === "commit")).toMatchObject({ in: 40, out: 40 });
+  await ingest.stop(1_000);
 });
 
 test("another plan takes effect while calls go on: in order, and without a lease being lost", async () => {
