@@ -1,10 +1,12 @@
 /**
  * Events from a BPF ring to JavaScript: our drain through N-API against a reader in C++ on the same ring, in turns.
  *
- *     node bench/ring.bench.ts [events per second, default 2500000] [seconds a turn, default 2]
+ *     node bench/ring.bench.ts [events per second, default 2600000] [seconds a turn, default 2]
  *
  * A BPF program (native/bpf/flood.bpf.c, not part of the addon) produces from a thread of its own. CPU is the reading
- * thread's. Needs root, and g++ to build the addon with the producer inside.
+ * thread's. The ring is the largest that the agent makes; a reader that gets no CPU for longer than it holds loses events, which
+ * are counted. Then what watching each file that a program opens costs it, beside bpftrace, which can't read another's ring.
+ * Needs root, and g++ to build the addon with the producer inside.
  */
 import { execFileSync } from "node:child_process";
 import { mkdirSync, readdirSync } from "node:fs";
@@ -13,11 +15,14 @@ import { basename, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { RECORD_BYTES } from "../src/addon/index.ts";
 import { loadNative, type Native } from "../src/addon/native.ts";
+import { LARGEST_RING_BYTES } from "../src/sources/kernel-events.ts";
+import { compareOpens } from "./tools/opens.ts";
 
 const root = join(import.meta.dirname, "..");
-const ratePerSecond = Number(process.argv[2] ?? 2_500_000);
+const ratePerSecond = Number(process.argv[2] ?? 2_600_000);
 const turnMs = Number(process.argv[3] ?? 2) * 1000;
-const ringBytes = 4_194_304;
+const ringBytes = LARGEST_RING_BYTES;
+const holdsMs = (ringBytes / RECORD_BYTES / ratePerSecond) * 1000;
 const intervalMs = 5;
 const rounds = 3;
 
@@ -25,13 +30,18 @@ const rounds = 3;
 interface Bench extends Native {
   startFlood(name: string, perSecond: number): void;
   stopFlood(): void;
-  drainInC(name: string, milliseconds: number, intervalUs: number): { records: number; cpuNs: number };
+  drainInC(
+    name: string,
+    milliseconds: number,
+    intervalUs: number,
+  ): { records: number; longestNs: number; cpuNs: number };
 }
 
 const isBench = (native: Native): native is Bench => typeof Reflect.get(native, "startFlood") === "function";
 
+const folder = join(root, "build", "bench");
+
 function build(): Bench {
-  const folder = join(root, "build", "bench");
   mkdirSync(folder, { recursive: true });
   const out = join(folder, "weir-bench.node");
   const require = createRequire(import.meta.url);
@@ -42,10 +52,10 @@ function build(): Bench {
   const common = ["-O2", "-fPIC", "-DWEIR_BENCH", "-DNAPI_VERSION=8", "-DNAPI_DISABLE_CPP_EXCEPTIONS"];
   const run = (command: string, args: string[]) =>
     execFileSync(command, args, { cwd: root, stdio: "inherit" });
-  const inFolders = ["binding", "hash", "net", "perf", "ring", "service"].flatMap((name) =>
+  const inFolders = ["binding", "bpf", "hash", "net", "perf", "ring", "service"].flatMap((name) =>
     readdirSync(join(root, "native", name)).map((file) => `native/${name}/${file}`),
   );
-  const all = ["native/addon.cc", "native/bpf/probes.c", ...inFolders];
+  const all = ["native/addon.cc", ...inFolders.filter((file) => !file.endsWith(".bpf.c"))];
   const objects = all
     .filter((file) => file.endsWith(".c"))
     .map((file) => {
@@ -65,6 +75,8 @@ interface Turn {
   readonly events: number;
   readonly seconds: number;
   readonly cpuSeconds: number;
+  /** from one drain to the next */
+  readonly longestMs: number;
 }
 
 const native = build();
@@ -79,8 +91,10 @@ let checksum = 0;
 async function ours(decode: boolean): Promise<Turn> {
   const started = performance.now();
   const cpu = process.threadCpuUsage();
-  let events = 0;
-  while (performance.now() - started < turnMs) {
+  let [events, longestMs, last] = [0, 0, started];
+  for (let now = started; now - started < turnMs; now = performance.now()) {
+    longestMs = Math.max(longestMs, now - last);
+    last = now;
     const count = native.drain("flood", into);
     events += count;
     if (decode)
@@ -90,6 +104,7 @@ async function ours(decode: boolean): Promise<Turn> {
   const used = process.threadCpuUsage(cpu);
   return {
     events,
+    longestMs,
     seconds: (performance.now() - started) / 1000,
     cpuSeconds: (used.user + used.system) / 1e6,
   };
@@ -97,9 +112,10 @@ async function ours(decode: boolean): Promise<Turn> {
 
 function inC(): Promise<Turn> {
   const started = performance.now();
-  const { records, cpuNs } = native.drainInC("flood", turnMs, intervalMs * 1000);
+  const { records, longestNs, cpuNs } = native.drainInC("flood", turnMs, intervalMs * 1000);
   return Promise.resolve({
     events: records,
+    longestMs: longestNs / 1e6,
     seconds: (performance.now() - started) / 1000,
     cpuSeconds: cpuNs / 1e9,
   });
@@ -136,7 +152,7 @@ for (let round = 0; round < rounds; round++) {
 }
 
 console.log(
-  `ring: ${ratePerSecond} events/s asked for, ${ringBytes >> 20} MiB, every ${intervalMs} ms, median of ${rounds}`,
+  `ring: ${ratePerSecond} events/s asked for, ${ringBytes >> 20} MiB (${holdsMs.toFixed(0)} ms), every ${intervalMs} ms, median of ${rounds}`,
 );
 const perEvent = (turns: readonly Turn[]): number =>
   median(turns.map((t) => (t.cpuSeconds / t.events) * 1e9));
@@ -151,9 +167,26 @@ console.table(
         "ns/event": perEvent(turns).toFixed(1),
         "C++ = 1": (perEvent(turns) / base).toFixed(1),
         lost: turns.reduce((sum, t) => sum + t.lost, 0),
+        "longest wait ms": Math.max(...turns.map((t) => t.longestMs)).toFixed(1),
       },
     ]),
   ),
 );
 native.closeProbe("flood");
 if (!Number.isFinite(checksum)) throw new Error("unreachable");
+
+const opens = await compareOpens(folder, turnMs / 2, ringBytes);
+const untraced = opens.get("untraced")?.perSecond ?? 0;
+console.log("opens: a program that opens a file again and again");
+console.table(
+  Object.fromEntries(
+    [...opens].map(([name, { perSecond, seen }]) => [
+      name,
+      {
+        "k opens/s": (perSecond / 1000).toFixed(0),
+        "times slower": (untraced / perSecond).toFixed(1),
+        seen: seen === undefined ? "" : `${(seen * 100).toFixed(1)} %`,
+      },
+    ]),
+  ),
+);

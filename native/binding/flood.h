@@ -13,7 +13,8 @@ namespace weir {
 
 class Flood {
  public:
-  // Has the BPF program put `per_second` records into the ring, in a slice every 0.5 ms, until destroyed.
+  // Has the BPF program put `per_second` records into the ring, in a slice every 0.5 ms, until destroyed; at
+  // most 2 ms of them at once, so less than asked for where it gets no CPU.
   Flood(const Probe& probe, uint32_t per_second);
   ~Flood();
 
@@ -24,7 +25,8 @@ class Flood {
 
 struct ReaderResult {
   uint64_t records = 0;
-  uint64_t sum = 0;  // of every record's pid: the reader has looked at each
+  uint64_t sum = 0;         // of every record's pid: the reader has looked at each
+  uint64_t longest_ns = 0;  // from one look at the ring to the next
   uint64_t cpu_ns = 0;
 };
 

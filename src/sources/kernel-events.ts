@@ -11,7 +11,7 @@ export const DRAIN_RECORDS = 1024;
 
 const SMALLEST_RING_BYTES = 65_536;
 /** Of a ring that is made larger again and again. */
-export const LARGEST_RING_BYTES = 4_194_304;
+export const LARGEST_RING_BYTES = 8_388_608;
 /** A main thread that is busy may keep a ring waiting this long. */
 const LONGEST_WAIT_S = 2;
 
