@@ -125,21 +125,21 @@ function kernel(): Finding[] {
       ? good("kernel", release)
       : warn(
           "kernel",
-          `${release} is older than 5.17: no eBPF probes`,
-          "upgrade the kernel; /proc and devices work without",
+          `${release} is older than 5.17: no eBPF probes, what /proc tells instead`,
+          "upgrade the kernel",
         ),
     btf
       ? good("kernel types", "/sys/kernel/btf/vmlinux")
       : warn(
           "kernel types",
-          "no /sys/kernel/btf/vmlinux: no eBPF probes",
+          "no /sys/kernel/btf/vmlinux: no eBPF probes, what /proc tells instead",
           "use a kernel built with CONFIG_DEBUG_INFO_BTF",
         ),
     missing.length === 0
       ? good("capabilities", "CAP_BPF, CAP_PERFMON")
       : warn(
           "capabilities",
-          `${missing.join(" and ")} missing: no eBPF probes`,
+          `${missing.join(" and ")} missing: no eBPF probes, what /proc tells instead`,
           "run as root, or give the service AmbientCapabilities=CAP_BPF CAP_PERFMON",
         ),
   ];

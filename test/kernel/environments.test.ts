@@ -93,6 +93,13 @@ describe.skipIf(missing !== "")(`addon environments${missing === "" ? "" : ` (sk
         stdout: "true\n".repeat(PRESENT.length + ON_DEMAND_PROBES.length),
         stderr: "",
       });
+      for (const [held, lacking] of [
+        ["+bpf", "CAP_PERFMON"],
+        ["+perfmon", "CAP_BPF"],
+      ])
+        expect(asNobody(`-all,${held}`, script).stdout.split("\n")[PRESENT.indexOf("sched")]).toBe(
+          `${lacking} missing`,
+        );
       const { stdout, stderr } = asNobody("-all", script);
       expect(stderr).toBe("");
       // Whether anybody may count is kernel.perf_event_paranoid's to say.
