@@ -1,4 +1,5 @@
 /** Samples of what runs: perf_event_open(2) on every CPU, read as records. */
+import { Hash } from "./hash.ts";
 import { addonState } from "./index.ts";
 import type { NativeSampler } from "./native.ts";
 import { explainPerf, type Unavailable } from "./support.ts";
@@ -19,11 +20,16 @@ export interface SamplerOptions {
   readonly ringBytes?: number;
 }
 
-/** Where a thread was. */
+/** A thread was somewhere. */
 export interface Sample {
   readonly pid: number;
   readonly tid: number;
-  /** from the innermost call outwards */
+  /** where, as the kernel says it: equal bytes are equal stacks. A view that the next sample overwrites; {@link readStack} reads it */
+  readonly callchain: Uint8Array;
+}
+
+/** Addresses, from the innermost call outwards. */
+export interface Stack {
   readonly kernel: readonly bigint[];
   readonly user: readonly bigint[];
 }
@@ -40,6 +46,8 @@ export interface SamplerCounts {
 export interface Sampler {
   /** Hands over what is in the rings now: samples, and names of processes that began a program or took a name. */
   drain(onSample: (sample: Sample) => void, onName: (pid: number, name: string) => void): void;
+  /** XXH128 of a sample's callchain: one number for one stack. */
+  stackKey(callchain: Uint8Array): bigint;
   counts(): SamplerCounts;
   close(): void;
 }
@@ -70,16 +78,19 @@ export function openSampler(options: SamplerOptions): SamplerResult {
     thisThread ? 0 : -1,
     ringBytes,
   );
-  if (native.errno === 0) return { on: true, sampler: new OpenSampler(native) };
+  if (native.errno === 0)
+    return { on: true, sampler: new OpenSampler(native, new Hash(addon.native, "xxh128", 0n)) };
   return { on: false, ...explainPerf({ errno: native.errno, step: "open the sampler" }) };
 }
 
 class OpenSampler implements Sampler {
   readonly #native: NativeSampler;
   readonly #buffer = Buffer.alloc(BUFFER_BYTES);
+  readonly stackKey: (callchain: Uint8Array) => bigint;
 
-  constructor(native: NativeSampler) {
+  constructor(native: NativeSampler, hash: Hash) {
     this.#native = native;
+    this.stackKey = hash.of;
   }
 
   drain(onSample: (sample: Sample) => void, onName: (pid: number, name: string) => void): void {
@@ -127,13 +138,20 @@ export function readRecords(
 }
 
 function readSample(body: Buffer): Sample {
+  const count = Math.min(Number(body.readBigUInt64LE(16)), Math.floor((body.length - 24) / 8));
+  const callchain = body.subarray(24, 24 + 8 * count);
+  return { pid: body.readUInt32LE(0), tid: body.readUInt32LE(4), callchain };
+}
+
+/** The addresses of a {@link Sample}. */
+export function readStack(callchain: Uint8Array): Stack {
+  const view = new DataView(callchain.buffer, callchain.byteOffset, callchain.byteLength);
   const [kernel, user]: [bigint[], bigint[]] = [[], []];
-  const count = Math.min(Number(body.readBigUInt64LE(16)), (body.length - 24) / 8);
   let into: bigint[] | undefined;
-  for (let i = 0; i < count; i++) {
-    const address = body.readBigUInt64LE(24 + 8 * i);
+  for (let at = 0; at + 8 <= callchain.byteLength; at += 8) {
+    const address = view.getBigUint64(at, true);
     if (address < CONTEXT_MAX) into?.push(address);
     else into = address === CONTEXT_KERNEL ? kernel : address === CONTEXT_USER ? user : undefined;
   }
-  return { pid: body.readUInt32LE(0), tid: body.readUInt32LE(4), kernel, user };
+  return { kernel, user };
 }

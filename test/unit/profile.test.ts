@@ -1,7 +1,7 @@
 /** The parts of a profile that need no kernel: records, symbols, the drawing. */
 import { expect, test } from "vitest";
 import { ElfSymbols } from "../../src/addon/elf.ts";
-import { readRecords, type Sample } from "../../src/addon/sampler.ts";
+import { readRecords, readStack, type Stack } from "../../src/addon/sampler.ts";
 import { parseMaps } from "../../src/addon/symbols.ts";
 import { flameGraph } from "../../src/cli/flame-graph.ts";
 
@@ -14,7 +14,7 @@ function record(type: number, body: readonly bigint[]): Buffer {
 }
 
 test("a sample's addresses are the kernel's and the program's, by the marks between them", () => {
-  const samples: Sample[] = [];
+  const samples: (Stack & { readonly pid: number; readonly tid: number })[] = [];
   const names: string[] = [];
   const ids = (70n << 32n) | 7n;
   const records = Buffer.concat([
@@ -28,7 +28,7 @@ test("a sample's addresses are the kernel's and the program's, by the marks betw
   const take = (bytes: Buffer): void =>
     readRecords(
       bytes,
-      (sample) => samples.push(sample),
+      ({ pid, tid, callchain }) => samples.push({ pid, tid, ...readStack(callchain) }),
       (pid, name) => names.push(`${pid} ${name}`),
     );
   take(records);
