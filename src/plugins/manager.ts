@@ -3,7 +3,6 @@
  * operator's decision. What is the same as before isn't touched; what is new or another version is rolled out (rollout.ts). One
  * that is refused or fails never stops the others.
  */
-import { chmod, mkdir } from "node:fs/promises";
 import { resolve } from "node:path";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { PluginChain } from "../core/ports.ts";
@@ -18,7 +17,7 @@ import { Roster } from "./roster.ts";
 import { type Runner, SWITCH_MS } from "./runner.ts";
 import { Settings } from "./settings.ts";
 import { type Decision, versionOf } from "./versions.ts";
-import { pruneCache } from "./vet.ts";
+import { openCache, pruneCache } from "./vet.ts";
 import { FolderWatch } from "./watch.ts";
 import type { LogLevel } from "./wire.ts";
 
@@ -192,10 +191,7 @@ export class PluginManager {
     const { cacheDir, versions } = this.#parts;
     const { wishes, gone } = await this.#look();
     if (wishes.length === 0 && gone.length === 0) return;
-    if (wishes.length > 0) {
-      await mkdir(cacheDir, { recursive: true });
-      await chmod(cacheDir, 0o755);
-    }
+    if (wishes.length > 0) await openCache(cacheDir);
     // At the start no data waits yet.
     const limitMs = this.#watch === undefined ? undefined : SWITCH_MS;
     this.#tryAgain(await this.#rollout.run(wishes, this.#settings, limitMs));

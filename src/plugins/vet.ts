@@ -7,7 +7,7 @@
  * sizes and writes.
  */
 import { randomBytes } from "node:crypto";
-import { chmod, mkdir, open, readdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { chmod, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
 import { dirname, extname, join } from "node:path";
 import type { Duplex } from "node:stream";
 import { fileURLToPath } from "node:url";
@@ -28,6 +28,8 @@ const MOST_META = 64 * 1024;
 const MOST_FILE_BYTES = 64 * 1024 * 1024;
 /** Cache entries kept beside those in use. */
 const SPARE_ENTRIES = 16;
+
+const PACKAGE = "package.json";
 
 const fileName = z.string().regex(/^component(?:\.js|\.core\d{0,4}\.wasm)$/);
 const exportName = z.string().max(100);
@@ -84,11 +86,21 @@ export async function vet(hash: string, component: Uint8Array, options: VetOptio
   return { ...vetted, dir, cached: false };
 }
 
+/** Makes the cache's folder, for the jail to read. */
+export async function openCache(cacheDir: string): Promise<void> {
+  await mkdir(cacheDir, { recursive: true });
+  await chmod(cacheDir, 0o755);
+  // Here Node's search for the package of a component ends. The next one up is not the jail's to read, and that it can't is an error.
+  const path = join(cacheDir, PACKAGE);
+  await writeFile(path, '{"type":"module"}');
+  await chmod(path, 0o644);
+}
+
 /** Removes the oldest entries that are not in use. */
 export async function pruneCache(cacheDir: string, used: ReadonlySet<string>): Promise<void> {
   const entries = await Promise.all(
     (await readdir(cacheDir))
-      .filter((name) => !isRuntime(name))
+      .filter((name) => name !== PACKAGE && !isRuntime(name))
       .map(async (name) => {
         const path = join(cacheDir, name);
         return { path, time: (await stat(path)).mtimeMs };

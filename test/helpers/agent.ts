@@ -20,6 +20,8 @@ export class AgentFolder {
   /** Writes the configuration over sensible values for a test: gateway `gw`, any free port, no plugins. */
   constructor(config: Readonly<Record<string, unknown>> = {}) {
     spawnSync("chmod", ["755", this.dir]);
+    // As in a clone: above the data folder, and not the jail's to read.
+    writeFileSync(join(this.dir, "package.json"), "{}");
     const base = {
       gateway: { name: "gw" },
       data: { dir: join(this.dir, "data") },

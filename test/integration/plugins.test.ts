@@ -32,6 +32,8 @@ let lane: Lane | undefined;
 
 beforeAll(() => {
   folder = openFolder("weir-plugins-");
+  // As above the data folder in a clone: not the jail's to read.
+  writeFileSync(join(folder, "package.json"), "{}");
   cacheDir = join(folder, "cache");
 });
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
