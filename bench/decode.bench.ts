@@ -1,10 +1,13 @@
 /**
  * Decoding of device messages: `node bench/decode.bench.ts`. Each line stands beside bare JSON.parse of the same bytes in
- * the same run: that much of the time is the engine's.
+ * the same run: that much of the time is the engine's. Then the kernel's process events, which become 5 or 7 rows each.
  */
+import { RECORD_BYTES } from "../src/addon/index.ts";
 import { FrameBuilder } from "../src/core/frame-builder.ts";
 import type { DeviceMessage } from "../src/core/ports.ts";
 import { DeviceDecoder } from "../src/sources/decode.ts";
+import { ProcessEvents } from "../src/sources/kernel-process.ts";
+import { Field } from "../src/sources/kernel-rows.ts";
 import { deviceRuleSchema } from "../src/sources/options.ts";
 
 const MESSAGES = 2_000;
@@ -60,3 +63,25 @@ for (const [name, make] of Object.entries(payloads)) {
   );
   if (sum === 0) throw new Error("nothing was parsed");
 }
+
+const EVENTS = 290; // with their rows, what a chunk holds
+const records = Buffer.alloc(EVENTS * RECORD_BYTES);
+for (let i = 0; i < EVENTS; i++) {
+  const at = i * RECORD_BYTES;
+  records.writeBigUInt64LE(BigInt(i) * 1_000_000n, at + Field.time);
+  records.writeUInt32LE(1 + (i % 2), at + Field.kind);
+  records.writeUInt32LE(1000 + i, at + Field.pid);
+  records.write(["sh", "node", "true", "grep", "sed", "cat"][i % 6] ?? "", at + Field.comm);
+}
+const events = new ProcessEvents();
+const into = new FrameBuilder(2048);
+let [rows, best] = [0, Number.POSITIVE_INFINITY];
+for (let round = 0; round < 10 * ROUNDS; round++) {
+  const from = process.hrtime.bigint();
+  events.add(into, records, EVENTS, round);
+  rows = into.build().rows;
+  best = Math.min(best, Number(process.hrtime.bigint() - from));
+}
+console.log(
+  `process events into a frame, the best of ${10 * ROUNDS}: ${(best / EVENTS).toFixed(0)} ns an event, ${(best / rows).toFixed(1)} ns a row`,
+);

@@ -8,11 +8,19 @@ import { metricName } from "../core/labels.ts";
 /** The device that the gateway's own telemetry belongs to. */
 const GATEWAY = "_gateway";
 /** enum weir_event_kind of native/bpf/layout.h */
-const EXIT = 2;
 const OPEN = 3;
 const TEXT = 4;
 /** of `struct weir_event`, behind the record's header */
-const Field = { time: 8, lifetime: 16, kind: 24, pid: 28, ppid: 32, status: 36, uid: 40, comm: 48 } as const;
+export const Field = {
+  time: 8,
+  lifetime: 16,
+  kind: 24,
+  pid: 28,
+  ppid: 32,
+  status: 36,
+  uid: 40,
+  comm: 48,
+} as const;
 
 /** What grew since the last time; a counter that fell has started again from 0, and all of it is new. */
 const grown = (now: bigint, before: bigint): number => Number(now >= before ? now - before : now);
@@ -64,51 +72,8 @@ export class HistogramRows {
   }
 }
 
-/** Rows that {@link addProcessEvents} makes of an event, at most. */
+/** Rows that are made of a process event or of an {@link OpenEvents open file}, at most. */
 export const MOST_EVENT_ROWS = 7;
-
-/**
- * Process events as rows that share device and time: `event.name` (`process.exec`, `process.exit`), `process.pid`,
- * `process.parent_pid`, `process.executable.name` (up to 15 bytes, as the kernel keeps it), `process.real_user.id`, and for
- * an exit `process.exit.code` or `process.exit.signal`, and `process.uptime`.
- * @param records `count` records of {@link RECORD_BYTES}
- * @param offsetUs from the kernel's boot time to the Unix epoch
- */
-export function addProcessEvents(
-  into: FrameBuilder,
-  records: Uint8Array,
-  count: number,
-  offsetUs: number,
-): void {
-  const view = new DataView(records.buffer, records.byteOffset, records.byteLength);
-  const bytes = Buffer.from(records.buffer, records.byteOffset, records.byteLength);
-  const device = into.device(GATEWAY);
-  // Beyond 2^53 ns, 104 days of uptime, the sum is exact to 2 ns.
-  const u64 = (at: number): number => view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
-  for (let at = 0; at < count * RECORD_BYTES; at += RECORD_BYTES) {
-    const timeUs = Math.round(u64(at + Field.time) / 1000 + offsetUs);
-    const exit = view.getUint32(at + Field.kind, true) === EXIT;
-    const text = (metric: string, value: string): void =>
-      into.add(device, into.metric(metric), timeUs, Kind.text, Status.good, into.text(value));
-    const integer = (metric: string, value: number): void =>
-      into.add(device, into.metric(metric), timeUs, Kind.integer, Status.good, value);
-
-    text("event.name", exit ? "process.exit" : "process.exec");
-    integer("process.pid", view.getUint32(at + Field.pid, true));
-    integer("process.parent_pid", view.getUint32(at + Field.ppid, true));
-    const name = bytes.toString("utf8", at + Field.comm, at + RECORD_BYTES);
-    const end = name.indexOf("\0");
-    text("process.executable.name", end < 0 ? name : name.slice(0, end));
-    integer("process.real_user.id", view.getUint32(at + Field.uid, true));
-    if (!exit) continue;
-    // As wait(2) reports it: the signal in the low seven bits, else the code in the second byte.
-    const status = view.getUint32(at + Field.status, true);
-    if ((status & 0x7f) === 0) integer("process.exit.code", (status >> 8) & 0xff);
-    else integer("process.exit.signal", status & 0x7f);
-    const seconds = u64(at + Field.lifetime) / 1e9;
-    into.add(device, into.metric("process.uptime", "s"), timeUs, Kind.number, Status.good, seconds);
-  }
-}
 
 /** A path's beginning is sent in parts of so many bytes. */
 const TEXT_BYTES = 32;

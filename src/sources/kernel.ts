@@ -32,7 +32,8 @@ import {
   ringBytesFor,
 } from "./kernel-events.ts";
 import { Fallbacks } from "./kernel-fallbacks.ts";
-import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
+import { ProcessEvents } from "./kernel-process.ts";
+import { HistogramRows, MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
 import { BlockRows, EventRows, SoftirqRows } from "./kernel-shapes.ts";
 import { SlotRows } from "./kernel-slots.ts";
 
@@ -299,12 +300,11 @@ export class KernelSource implements Source {
 
   #eventsOf(probe: Probe): EventRing | undefined {
     const budget = this.#mostEvents;
-    if (probe.name === "exec")
-      return new EventRing(probe, { add: addProcessEvents, rowsOfRecord: MOST_EVENT_ROWS, budget });
-    if (probe.name !== "opens") return undefined;
-    const opens = new OpenEvents();
-    const add: AddEvents = (into, records, count, offsetUs) => opens.add(into, records, count, offsetUs);
-    return new EventRing(probe, { add, rowsOfRecord: MOST_EVENT_ROWS, budget: budget * RECORDS_OF_OPEN });
+    if (probe.name !== "exec" && probe.name !== "opens") return undefined;
+    const events = probe.name === "exec" ? new ProcessEvents() : new OpenEvents();
+    const add: AddEvents = (into, records, count, offsetUs) => events.add(into, records, count, offsetUs);
+    const records = probe.name === "exec" ? budget : budget * RECORDS_OF_OPEN;
+    return new EventRing(probe, { add, rowsOfRecord: MOST_EVENT_ROWS, budget: records });
   }
 
   /** Publishes what a probe on demand has counted, and ends it. */

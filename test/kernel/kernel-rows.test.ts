@@ -3,7 +3,8 @@ import { expect, test } from "vitest";
 import { BUCKETS, type Counters, RECORD_BYTES } from "../../src/addon/index.ts";
 import { Kind, validate } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
-import { addProcessEvents, HistogramRows, MOST_EVENT_ROWS } from "../../src/sources/kernel-rows.ts";
+import { ProcessEvents } from "../../src/sources/kernel-process.ts";
+import { HistogramRows, MOST_EVENT_ROWS } from "../../src/sources/kernel-rows.ts";
 import { rowsOf } from "./helpers.ts";
 
 function counters(sumNs: bigint, counts: Readonly<Record<number, bigint>>): Counters {
@@ -70,7 +71,7 @@ test("records become rows that share their time; a process may call itself anyth
   put(RECORD_BYTES, 2, 7 << 8, new TextEncoder().encode("sh"));
   put(2 * RECORD_BYTES, 2, 0x80 | 11, Uint8Array.of(0xff, 0x0a, 0xfe));
   const builder = new FrameBuilder();
-  addProcessEvents(builder, records, 3, 1_000_000);
+  new ProcessEvents().add(builder, records, 3, 1_000_000);
   const frame = builder.build();
   validate(frame);
   const rows = rowsOf(frame);
