@@ -158,6 +158,7 @@ export class MqttSource implements Source {
         this.#received,
         {
           message: (message) => this.#message(message),
+          tooLarge: (topic, bytes) => this.#tooLarge(topic, bytes),
           ready: (problems) => this.#ready(problems),
           ended: (ending) => {
             this.#session = undefined;
@@ -213,6 +214,17 @@ export class MqttSource implements Source {
     const waitMs = Math.round(most * (0.2 + 0.8 * random()));
     log("warn", `source ${this.name}: ${ending.reason}; next try in ${(waitMs / 1000).toFixed(1)} s`);
     this.#retry = setTimeout(() => this.#connect(), waitMs);
+  }
+
+  /** Not valid here: counted and acknowledged, like every message that is rejected. */
+  #tooLarge(topic: string, bytes: number): void {
+    const { count, log } = this.#parts;
+    count.in += 1;
+    count.rejected += 1;
+    log(
+      "warn",
+      `source ${this.name}: a message of ${bytes} bytes at ${topic} is too large, and was rejected`,
+    );
   }
 
   #message({ topic, payload, qos, retained, trace, settle }: Arrived): void {

@@ -6,7 +6,7 @@
 import type { Duplex } from "node:stream";
 import { generate, type IConnectPacket, type IPublishPacket, type Packet, parser } from "mqtt-packet";
 import { readTraceparent } from "../core/trace.ts";
-import { PacketGuard } from "./packet-guard.ts";
+import { PacketGuard, type Skipped } from "./packet-guard.ts";
 
 /** Greatest packet that is read, without its fixed header. */
 const PACKET_BYTES = 272 * 1024;
@@ -52,6 +52,8 @@ export interface Ending {
 /** What a session tells its owner. */
 export interface SessionEvents {
   readonly message: (message: Arrived) => void;
+  /** a message of so many bytes was passed over */
+  readonly tooLarge: (topic: string, bytes: number) => void;
   /** subscribed; `problems` are filters that the broker refused, or granted with a lower QoS */
   readonly ready: (problems: readonly string[]) => void;
   readonly ended: (ending: Ending) => void;
@@ -72,7 +74,7 @@ export class MqttSession {
   readonly #options: SessionOptions;
   readonly #events: SessionEvents;
   readonly #received: Received;
-  readonly #guard = new PacketGuard(PACKET_BYTES);
+  readonly #guard: PacketGuard;
   readonly #parser: ReturnType<typeof parser>;
   /** messages in order of arrival whose acknowledgement is not written */
   readonly #held: Held[] = [];
@@ -93,6 +95,8 @@ export class MqttSession {
     this.#events = events;
     this.#received = received;
     this.#parser = parser({ protocolVersion: options.version });
+    const parse = (bytes: Buffer): void => void this.#parser.parse(bytes);
+    this.#guard = new PacketGuard(PACKET_BYTES, parse, (packet) => this.#tooLarge(packet));
   }
 
   /** Sends CONNECT. The stream must be connected. */
@@ -138,12 +142,23 @@ export class MqttSession {
   #read(chunk: Uint8Array): void {
     if (this.#ended) return;
     this.#heardMs = performance.now();
-    if (!this.#guard.pass(chunk)) {
-      this.#end(`a packet is over ${PACKET_BYTES} bytes`);
+    if (!this.#guard.feed(chunk)) this.#end(`a packet is over ${PACKET_BYTES} bytes`);
+    this.#backPressure();
+  }
+
+  /** A message that is too large is acknowledged in its turn: it would come again, and block what is behind it. */
+  #tooLarge({ topic, qos, id, bytes }: Skipped): void {
+    if (this.#ended) return;
+    if (!this.#accepted) {
+      this.#end(`a packet of ${bytes} bytes before CONNACK`); // [MQTT-3.2.0-1]
       return;
     }
-    this.#parser.parse(Buffer.from(chunk.buffer, chunk.byteOffset, chunk.byteLength));
-    this.#backPressure();
+    const known = qos === 2 && this.#received.has(id);
+    if (known) this.#send({ cmd: "pubrec", messageId: id });
+    else this.#events.tooLarge(topic, bytes);
+    if (qos === 0 || known) return;
+    this.#held.push({ id, qos, done: true });
+    this.#flush();
   }
 
   #packet(packet: Packet): void {

@@ -100,26 +100,48 @@ describe("subscriptions", () => {
 });
 
 describe("the packet guard", () => {
-  it("judges by the packets, however they are cut into chunks", () => {
-    const lengths = fc.array(fc.integer({ min: 0, max: 400 }), { maxLength: 8 });
+  it("passes every byte of what is small enough and tells of the rest, however they are cut into chunks", () => {
+    const packet = fc.record({
+      size: fc.integer({ min: 8, max: 400 }),
+      qos: fc.constantFrom(0 as const, 1 as const, 2 as const),
+      id: fc.integer({ min: 1, max: 65_535 }),
+    });
     fc.assert(
-      fc.property(lengths, fc.array(fc.integer({ min: 1, max: 300 }), { maxLength: 10 }), (sizes, cuts) => {
-        const bytes: number[] = [];
-        for (const size of sizes)
-          bytes.push(
-            0x30,
-            ...(size < 128 ? [size] : [(size & 127) | 128, size >> 7]),
-            ...Array(size).fill(0xff),
+      fc.property(
+        fc.array(packet, { maxLength: 8 }),
+        fc.array(fc.integer({ min: 1, max: 300 }), { maxLength: 40 }),
+        (packets, cuts) => {
+          const small: Buffer[] = [];
+          const large: unknown[] = [];
+          const all = packets.map(({ size, qos, id }, i) => {
+            const body = Buffer.alloc(size, i);
+            body.writeUInt16BE(3, 0);
+            body.write(`t/${i}`, 2);
+            body.writeUInt16BE(id, 5);
+            const length = size < 128 ? [size] : [(size & 127) | 128, size >> 7];
+            const whole = Buffer.concat([Buffer.from([0x30 | (qos << 1), ...length]), body]);
+            if (size <= 300) small.push(whole);
+            else large.push({ topic: `t/${i}`, qos, id: qos === 0 ? 0 : id, bytes: size });
+            return whole;
+          });
+          const passed: Buffer[] = [];
+          const skipped: unknown[] = [];
+          const guard = new PacketGuard(
+            300,
+            (part) => passed.push(Buffer.from(part)),
+            (one) => skipped.push(one),
           );
-        const guard = new PacketGuard(300);
-        let at = 0;
-        let passed = true;
-        for (const cut of [...cuts, bytes.length]) {
-          passed = passed && guard.pass(Uint8Array.from(bytes.slice(at, at + cut)));
-          at += cut;
-        }
-        expect(passed).toBe(sizes.every((size) => size <= 300));
-      }),
+          const bytes = Buffer.concat(all);
+          let at = 0;
+          for (const cut of [...cuts, bytes.length]) {
+            expect(guard.feed(bytes.subarray(at, at + cut))).toBe(true);
+            at += cut;
+          }
+          expect(Buffer.concat(passed)).toEqual(Buffer.concat(small));
+          expect(skipped).toEqual(large);
+        },
+      ),
+      { numRuns: 1000 },
     );
   });
 });

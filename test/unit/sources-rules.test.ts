@@ -164,11 +164,24 @@ describe("options", () => {
 });
 
 describe("bounds of the broker", () => {
-  it("a packet of the limit passes, one byte more does not, a fifth length byte never", () => {
-    const header = (...bytes: number[]) => new PacketGuard(300).pass(Uint8Array.from(bytes));
-    expect(header(0x30, 0xac, 0x02)).toBe(true);
-    expect(header(0x30, 0xad, 0x02)).toBe(false);
+  it("a packet of the limit passes, of those beyond only a message is passed over; a fifth length byte never", () => {
+    const guard = () =>
+      new PacketGuard(
+        300,
+        () => {},
+        () => {},
+      );
+    const header = (...bytes: number[]) => guard().feed(Uint8Array.from(bytes));
+    expect(header(0x40, 0xac, 0x02)).toBe(true);
+    expect(header(0x40, 0xad, 0x02)).toBe(false);
+    expect(header(0x32, 0xad, 0x02)).toBe(true);
+    // QoS 3.
+    expect(header(0x36, 0xad, 0x02)).toBe(false);
     expect(header(0x30, 0x80, 0x80, 0x80, 0x80)).toBe(false);
+    // A topic beyond the packet's end.
+    expect(guard().feed(Buffer.concat([Buffer.from([0x32, 0xad, 0x02]), Buffer.alloc(301, 0xff)]))).toBe(
+      false,
+    );
   });
 
   it("retained messages of devices are bounded in number, the longest unchanged going first, and leave room for Weir's", async () => {
