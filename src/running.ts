@@ -139,7 +139,8 @@ export class Running {
     const before = this.#rules.rules;
     const places = this.#rules.place(new Map([["devices", devices], ...lists, ["presence", PRESENCE_RULES]]));
     this.#saysRule = places.get("presence") ?? 0;
-    if (before.length !== this.#rules.rules.length) this.#decoder = new RuleDecoder(this.#rules.rules);
+    if (before.length !== this.#rules.rules.length)
+      this.#decoder = new RuleDecoder(this.#rules.rules, (news) => this.introductions.learn(news));
     this.introductions.forget();
     return places;
   }

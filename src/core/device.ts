@@ -71,3 +71,16 @@ export interface RememberedDevice {
   /** its latest quality was stale: it was gone */
   readonly gone: boolean;
 }
+
+/** Metrics of one device of which something is said, at most. */
+const MOST_SAID = 1024;
+
+/** What is known, with what is new: of metrics each on its own. */
+export function mergeAbout(before: DeviceAbout, news: DeviceAbout): DeviceAbout {
+  if (before.metrics === undefined || news.metrics === undefined) return { ...before, ...news };
+  const metrics = new Map(Object.entries(before.metrics));
+  for (const [name, what] of Object.entries(news.metrics)) {
+    if (metrics.has(name) || metrics.size < MOST_SAID) metrics.set(name, { ...metrics.get(name), ...what });
+  }
+  return { ...before, ...news, metrics: Object.fromEntries(metrics) };
+}

@@ -124,9 +124,10 @@ function readAbout(text: string): DeviceAbout {
   } catch {
     return {};
   }
-  const metrics: Record<string, MetricAbout> = {};
-  for (const [name, what] of members(member(found, "metrics")))
-    metrics[name] = texts(what, ["unit", "description"]);
+  const metrics = members(member(found, "metrics")).map(([name, what]): [string, MetricAbout] => [
+    name,
+    texts(what, ["unit", "description"]),
+  ]);
   return {
     ...texts(found, [
       "source",
@@ -138,7 +139,7 @@ function readAbout(text: string): DeviceAbout {
       "firmware",
       "description",
     ]),
-    ...(Object.keys(metrics).length === 0 ? {} : { metrics }),
+    ...(metrics.length === 0 ? {} : { metrics: Object.fromEntries(metrics) }),
   };
 }
 

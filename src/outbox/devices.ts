@@ -3,7 +3,13 @@
  * `last` and `meta` messages are made of (retained.ts), and is kept in the database (device-pages.ts). Bounded, whatever comes in:
  * what finds no room is counted.
  */
-import type { DeviceAbout, DeviceNews, KnownDevice, RememberedDevice } from "../core/device.ts";
+import {
+  type DeviceAbout,
+  type DeviceNews,
+  type KnownDevice,
+  mergeAbout,
+  type RememberedDevice,
+} from "../core/device.ts";
 import { type Frame, Kind, Status } from "../core/frame.ts";
 import type { Stream } from "../core/ports.ts";
 import {
@@ -171,13 +177,13 @@ export class Devices {
         const [oldest] =
           before === undefined && this.#awaited.size >= MOST_AWAITED ? this.#awaited.keys() : [];
         if (oldest !== undefined) this.#awaited.delete(oldest);
-        this.#awaited.set(device, { ...before, ...about });
+        this.#awaited.set(device, before === undefined ? about : mergeAbout(before, about));
       }
     }
   }
 
   #learn(device: Device, about: DeviceAbout): void {
-    const next = { ...device.about, ...about };
+    const next = mergeAbout(device.about, about);
     const grows = charactersOf(device.device, next) - charactersOf(device.device, device.about);
     if (grows === 0 && JSON.stringify(next) === JSON.stringify(device.about)) return;
     if (grows > 0 && !this.#fits(device, 0, grows)) return;

@@ -6,7 +6,16 @@ import { z } from "zod";
 import { messageOf, WeirError } from "../core/errors.ts";
 
 /** Names that weir.yaml's `plugins` section uses for itself, and those of its own decoders. */
-export const RESERVED: readonly string[] = ["dir", "lanes", "json", "senml", "cbor", "plain", "availability"];
+export const RESERVED: readonly string[] = [
+  "dir",
+  "lanes",
+  "json",
+  "senml",
+  "cbor",
+  "plain",
+  "availability",
+  "about",
+];
 
 /** A plugin's name: what it is called in weir.yaml, in the ledger and as a folder. */
 export const pluginName: z.ZodString = z

@@ -1,5 +1,5 @@
 /** Tells where devices come from, as their topics first show up: for their `meta`. */
-import type { DeviceAbout, DeviceNews } from "../core/device.ts";
+import { type DeviceAbout, type DeviceNews, mergeAbout } from "../core/device.ts";
 import { messageOf } from "../core/errors.ts";
 import type { Route } from "../core/ports.ts";
 import type { DeviceRule } from "./options.ts";
@@ -8,6 +8,9 @@ import type { DeviceRule } from "./options.ts";
 const TELL_MS = 1_000;
 /** Devices whose rule is remembered, and that wait to be told of. */
 const MOST_DEVICES = 10_000;
+
+/** Decoders whose messages say nothing of where a device's values come from. */
+const SILENT: readonly string[] = ["availability", "about"];
 
 /** Collects what is new of devices and hands it on, some at a time. */
 export class Introductions {
@@ -42,13 +45,17 @@ export class Introductions {
   /** A topic of a source has led to a device: once for each topic, and again when it was forgotten meanwhile. */
   met(source: string, { device, rule, plugin }: Route): void {
     const { topic, decoder = "json", metrics = {} } = this.#rules()[rule] ?? {};
-    // What tells whether a device is there says nothing of its values.
-    if (device === "" || topic === undefined || decoder === "availability") return;
+    if (device === "" || topic === undefined || SILENT.includes(decoder)) return;
     const before = this.#told.get(device);
     if (before !== undefined && before <= rule) return;
     if (this.#told.size >= MOST_DEVICES) this.#told.clear();
     this.#told.set(device, rule);
     this.#wait({ device, about: { source, rule: topic, decoder: plugin ?? decoder, ...described(metrics) } });
+  }
+
+  /** A device, or its bridge, says something of itself. */
+  learn(news: readonly DeviceNews[]): void {
+    for (const one of news) this.#wait(one);
   }
 
   /** The rules have changed. */
@@ -59,7 +66,10 @@ export class Introductions {
   #wait({ device, about }: DeviceNews): void {
     const before = this.#waiting.get(device);
     if (before === undefined && this.#waiting.size >= MOST_DEVICES) return;
-    this.#waiting.set(device, { device, about: { ...before?.about, ...about } });
+    this.#waiting.set(device, {
+      device,
+      about: before === undefined ? about : mergeAbout(before.about, about),
+    });
   }
 
   #flush(): void {

@@ -19,7 +19,7 @@ const pattern = (captures: boolean) =>
 const jsonPath = z.string().refine(isJsonPath, "expected a path such as $.object.time");
 
 /** Decoders of Weir's own; any other name is a plugin's. */
-export const DECODERS: readonly string[] = ["json", "plain", "availability", "senml", "cbor"];
+export const DECODERS: readonly string[] = ["json", "plain", "availability", "about", "senml", "cbor"];
 
 const metricDeclaration = z.strictObject({
   unit: z.string().max(64).optional().describe("UCUM"),
@@ -37,10 +37,13 @@ const ruleShape = {
   skip: z.array(pattern(false)).max(64).default([]).describe("topic patterns that are left out of it"),
   decoder: z
     .string()
-    .regex(/^[a-z0-9][a-z0-9_-]{0,63}$/, "expected json, plain, availability, senml, cbor or a plugin's name")
+    .regex(
+      /^[a-z0-9][a-z0-9_-]{0,63}$/,
+      "expected json, plain, availability, about, senml, cbor or a plugin's name",
+    )
     .optional()
     .describe(
-      "json (which takes plain values, too), plain, availability, senml, cbor, or the plugin that decodes the payload",
+      "json (which takes plain values, too), plain, availability, about, senml, cbor, or the plugin that decodes the payload",
     ),
   each: jsonPath
     .optional()

@@ -2,8 +2,10 @@
 
 /** Rules by the preset's name, in the order in which they stand without a configuration. No topic is taken by two of them. */
 export const PRESETS = {
-  plain: [{ topic: "devices/{device}/{channel}" }],
+  plain: [{ topic: "devices/{device}/$about", decoder: "about" }, { topic: "devices/{device}/{channel}" }],
   zigbee2mqtt: [
+    // Every pattern names a device; here it is the bridge.
+    { topic: "zigbee2mqtt/{device}/devices", decoder: "about" },
     { topic: "zigbee2mqtt/{device+}/availability", skip: ["zigbee2mqtt/bridge/#"], decoder: "availability" },
     { topic: "zigbee2mqtt/{device+}", skip: ["zigbee2mqtt/bridge/#", "*/set", "*/get"] },
   ],
@@ -11,13 +13,15 @@ export const PRESETS = {
     { topic: "tele/{device}/SENSOR", time: "$.Time" },
     { topic: "tele/{device}/STATE", time: "$.Time" },
     { topic: "tele/{device}/LWT", decoder: "availability" },
+    { topic: "tasmota/discovery/{device}/config", decoder: "about" },
   ],
   shelly: [
     // First generation.
     { topic: "shellies/{device}/online", decoder: "availability" },
+    { topic: "shellies/{device}/announce", decoder: "about" },
     {
       topic: "shellies/{device}/{channel+}",
-      skip: ["*/command", "*/set", "*/announce", "*/info"],
+      skip: ["*/command", "*/set", "*/info"],
       decoder: "plain",
     },
     // Second generation and later.
@@ -26,8 +30,12 @@ export const PRESETS = {
   ],
   homie: [
     { topic: "homie/5/{device}/$state", decoder: "availability" },
+    { topic: "homie/5/{device}/$description", decoder: "about" },
     { topic: "homie/5/{device}/{channel+}", skip: ["*/set"], decoder: "plain" },
     { topic: "homie/{device}/$state", decoder: "availability" },
+    { topic: "homie/{device}/$name", decoder: "about" },
+    { topic: "homie/{device}/{channel+}/$name", decoder: "about" },
+    { topic: "homie/{device}/{channel+}/$unit", decoder: "about" },
     { topic: "homie/{device}/{channel+}", skip: ["*/set"], decoder: "plain" },
   ],
   chirpstack: [{ topic: "application/+/device/{device}/event/up", values: "$.object", time: "$.time" }],

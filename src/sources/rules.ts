@@ -1,20 +1,23 @@
 /** The decoder of every rule: what the rule names, by default JSON and plain values. */
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import type { DeviceMessage, MessageDecoder } from "../core/ports.ts";
+import { AboutDecoder, type Learn } from "./about.ts";
 import { AvailabilityDecoder } from "./availability.ts";
 import { cborToJson } from "./cbor.ts";
 import { DeviceDecoder } from "./decode.ts";
 import type { DeviceRule } from "./options.ts";
 import { SenmlDecoder } from "./senml.ts";
 
-/** Decodes messages by the rules that routed them; `rules` is the list that routes point into. */
+/** Decodes messages by the rules that routed them; `rules` is the list that routes point into, `learn` takes what is said of devices. */
 export class RuleDecoder implements MessageDecoder {
   readonly #json: MessageDecoder;
   readonly #senml = new SenmlDecoder();
   readonly #availability = new AvailabilityDecoder();
+  readonly #about: MessageDecoder;
   readonly #decoders: readonly (string | undefined)[];
 
-  constructor(rules: readonly DeviceRule[]) {
+  constructor(rules: readonly DeviceRule[], learn: Learn = () => {}) {
+    this.#about = new AboutDecoder(learn);
     this.#json = new DeviceDecoder(rules);
     this.#decoders = rules.map(({ decoder }) => decoder);
   }
@@ -23,6 +26,8 @@ export class RuleDecoder implements MessageDecoder {
     switch (this.#decoders[message.route.rule]) {
       case "availability":
         return this.#availability.decode(message, into);
+      case "about":
+        return this.#about.decode(message, into);
       case "senml":
         return this.#senml.decode(message, into);
       case "cbor": {

@@ -60,11 +60,17 @@ test("last and meta are there after kill -9, a stop and other rules; a device th
   });
   await device.publishAsync("plant/pump/t", '{"rpm":1480,"note":"warm"}', { qos: 1 });
   const other = await first.client();
+  await other.publishAsync(
+    "devices/valve/$about",
+    '{"model":"V2","metrics":{"open":{"description":"fully"}}}',
+    { qos: 1 },
+  );
   await other.publishAsync("devices/valve/t", '{"open":true}', { qos: 1 });
   const { retained } = await reader(first);
   device.stream.destroy();
   await until("the device to be gone", () => retained.get("last/pump")?.["_q"] === "stale");
   await until("its rule to be known", () => retained.get("meta/pump")?.["rule"] !== undefined);
+  await until("the other's model", () => retained.get("meta/valve")?.["model"] !== undefined);
   expect(retained.get("meta/pump")).toMatchObject({
     v: 1,
     gateway: "gw",
@@ -110,6 +116,11 @@ test("last and meta are there after kill -9, a stop and other rules; a device th
   await until("all to be there", () => third.retained.size === 4);
   expect(third.retained.get("last/pump")).toEqual(back.retained.get("last/pump"));
   expect(third.retained.get("last/valve")).toMatchObject({ open: true });
+  expect(third.retained.get("meta/valve")).toMatchObject({
+    rule: "devices/{device}/{channel}",
+    model: "V2",
+    metrics: { open: { kind: "boolean", description: "fully" } },
+  });
 });
 
 test("a device that falls silent while Weir is away is gone, too", async () => {

@@ -1,7 +1,9 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
+import type { DeviceNews } from "../../src/core/device.ts";
 import { deviceProblem, validate } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
+import { AboutDecoder } from "../../src/sources/about.ts";
 import { DeviceDecoder } from "../../src/sources/decode.ts";
 import { deviceRuleSchema } from "../../src/sources/options.ts";
 import { PacketGuard } from "../../src/sources/packet-guard.ts";
@@ -142,6 +144,67 @@ describe("the packet guard", () => {
         },
       ),
       { numRuns: 1000 },
+    );
+  });
+});
+
+describe("what is said of devices", () => {
+  it("never throws, whatever it is, and tells of devices by ids that fit a topic", () => {
+    const text = fc.string({ unit: "binary", maxLength: 300 });
+    const part = fc.letrec((tie) => ({
+      any: fc.oneof(
+        { depthSize: "small" },
+        text,
+        fc.constant(null),
+        fc.integer(),
+        fc.array(tie("any")),
+        fc.dictionary(
+          fc.oneof(
+            text,
+            fc.constantFrom(
+              "friendly_name",
+              "definition",
+              "exposes",
+              "features",
+              "property",
+              "nodes",
+              "homie",
+              "t",
+              "md",
+              "fw_ver",
+              "metrics",
+              "name",
+              "properties",
+              "unit",
+            ),
+          ),
+          tie("any"),
+        ),
+      ),
+    })).any;
+    const news: DeviceNews[] = [];
+    const decoder = new AboutDecoder((some) => news.push(...some));
+    const route = { device: "d", channel: "", plugin: undefined, rule: 0 };
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          part.map((value) => JSON.stringify(value)),
+          text,
+        ),
+        (payload) => {
+          const message = {
+            topic: "a/$about",
+            route,
+            payload: Buffer.from(payload),
+            timeUs: 1,
+            qos: 0,
+            retained: false,
+          } as const;
+          decoder.decode({ ...message, settle: undefined }, new FrameBuilder());
+          for (const { device } of news.splice(0)) expect(device).toMatch(/^[^/+#]+$/);
+        },
+      ),
+      { numRuns: 2000 },
     );
   });
 });

@@ -1,6 +1,7 @@
 /** Payloads as devices and bridges send them, through the rules that stand without a configuration; and what rules can say beyond them. */
 import { readdirSync, readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
+import { type DeviceNews, mergeAbout } from "../../src/core/device.ts";
 import { Kind, Status } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { deviceRuleSchema, sourcesSchema } from "../../src/sources/options.ts";
@@ -188,6 +189,74 @@ describe("availability", () => {
         rows: [],
       });
     }
+  });
+});
+
+describe("what devices and bridges say of devices", () => {
+  interface Said {
+    readonly topic: string;
+    readonly payload: string;
+    readonly news: readonly DeviceNews[];
+  }
+  const list = sourcesSchema.parse({}).devices;
+
+  /** What is learnt of a message, or why it is not valid. */
+  function learnt(topic: string, payload: string): string | readonly DeviceNews[] {
+    const { route } = new Router(list).resolve(topic);
+    if (route === undefined) throw new Error(`no rule for ${topic}`);
+    const news: DeviceNews[] = [];
+    const builder = new FrameBuilder();
+    const message = {
+      topic,
+      route,
+      payload: Buffer.from(payload),
+      timeUs: NOW,
+      qos: 1,
+      retained: true,
+    } as const;
+    const reason = new RuleDecoder(list, (some) => news.push(...some)).decode(
+      { ...message, settle: undefined },
+      builder,
+    );
+    expect(builder.rows).toBe(0);
+    return reason ?? news;
+  }
+
+  const about = new URL("about/", folder);
+  it.each(readdirSync(about))("%s is understood", (name) => {
+    const { topic, payload, news }: Said = JSON.parse(readFileSync(new URL(name, about), "utf8"));
+    expect(learnt(topic, payload)).toEqual(news);
+  });
+
+  it("is bounded, and what makes no sense is rejected with the reason", () => {
+    const topic = "devices/d/$about";
+    for (const [payload, reason] of [
+      ["{}", "says nothing of a device"],
+      ['{"model":7,"metrics":{"a":null,"b":{"unit":""}}}', "says nothing of a device"],
+      ["{", "not valid JSON"],
+      ["[1,null]", "says nothing of a device"],
+      ["hello", "neither JSON nor an attribute that is known"],
+    ] as const)
+      expect(learnt(topic, payload), payload).toContain(reason);
+    const metrics = Object.fromEntries(
+      Array.from({ length: 5_000 }, (_, i) => [`m${i}`, { unit: "x".repeat(1_000) }]),
+    );
+    const [known] = learnt(topic, JSON.stringify({ name: "n".repeat(10_000), metrics }));
+    if (typeof known !== "object") throw new Error("nothing was learnt");
+    expect(JSON.stringify(known).length).toBeLessThan(200_000);
+    const hostile = learnt(
+      topic,
+      '{"name":"x","metrics":{"__proto__":{"unit":"V"},"constructor":{"unit":"A"}}}',
+    );
+    expect(JSON.stringify(hostile)).toContain('"__proto__":{"unit":"V"}');
+  });
+
+  it("adds up, of metrics each on its own", () => {
+    const one = mergeAbout({ name: "a", metrics: { x: { unit: "V" } } }, { model: "b" });
+    const both = mergeAbout(one, { metrics: { x: { description: "c" }, ["__proto__"]: { unit: "A" } } });
+    expect(JSON.stringify(both)).toBe(
+      '{"name":"a","metrics":{"x":{"unit":"V","description":"c"},"__proto__":{"unit":"A"}},"model":"b"}',
+    );
   });
 });
 

@@ -46,11 +46,16 @@ describe("the presets", () => {
     ["homie/car/engine/temperature", ["car", "engine.temperature", "plain"]],
     ["homie/car/engine/temperature/$datatype", undefined],
     ["homie/car/engine/speed/set", undefined],
-    ["homie/car/$name", undefined],
+    ["homie/car/$name", ["car", "", "about"]],
+    ["homie/car/engine/temperature/$unit", ["car", "engine.temperature", "about"]],
     ["homie/car/$state", ["car", "", "availability"]],
     ["homie/5/car/engine/temperature", ["car", "engine.temperature", "plain"]],
     ["homie/5/car/$state", ["car", "", "availability"]],
-    ["homie/5/car/$description", undefined],
+    ["homie/5/car/$description", ["car", "", "about"]],
+    ["devices/pump-1/$about", ["pump-1", "", "about"]],
+    ["zigbee2mqtt/bridge/devices", ["bridge", "", "about"]],
+    ["tasmota/discovery/AABBCC/config", ["AABBCC", "", "about"]],
+    ["shellies/shellyht-1/announce", ["shellyht-1", "", "about"]],
     ["application/7/device/0102/event/up", ["0102", "", "json"]],
     ["weir/v1/gw/data", undefined],
   ] as const) {
@@ -67,7 +72,9 @@ describe("the presets", () => {
       "tele/{device}/SENSOR",
       "tele/{device}/STATE",
       "tele/{device}/LWT",
+      "tasmota/discovery/{device}/config",
       "x/{device}",
+      "devices/{device}/$about",
       "devices/{device}/{channel}",
     ]);
   });
