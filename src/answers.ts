@@ -75,7 +75,9 @@ export class Answers implements ApiHandlers {
     const notes: string[] = [];
     if (this.#run.ingest === undefined) reasons.push("starting");
     if (this.#run.outbox?.full === true)
-      reasons.push("the outbox is full and an uplink says pause: send, purge, or raise outbox.maxBytes");
+      reasons.push(
+        "the outbox is full, or the disk nearly is, and an uplink says pause: send, purge, free space, or raise outbox.maxBytes",
+      );
     const trouble = this.#run.outbox?.trouble;
     if (trouble !== undefined) {
       const since = new Date(trouble.sinceMs).toISOString();

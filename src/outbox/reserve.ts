@@ -6,17 +6,21 @@ import { closeSync, fsyncSync, openSync, rmSync, statfsSync, statSync, writeSync
 import { dirname } from "node:path";
 import { errnoOf } from "../core/errors.ts";
 
+/** What is left of the disk to others, at most; and a sixteenth of it. */
+const MOST_LEFT_BYTES = 64 * 2 ** 20;
 /** Free bytes beside the reserve before it is made (again). */
 const SLACK_BYTES = 2 ** 20;
 
 /** The reserve of one database. */
 export class Reserve {
+  readonly #database: string;
   readonly #path: string;
   readonly #bytes: number;
   #held = false;
 
   /** Makes nothing yet. */
   constructor(database: string, bytes: number) {
+    this.#database = database;
     this.#path = `${database}-reserve`;
     this.#bytes = bytes;
   }
@@ -35,6 +39,21 @@ export class Reserve {
       return bavail * bsize < SLACK_BYTES;
     } catch {
       return false;
+    }
+  }
+
+  /**
+   * Whether the disk is so full that the database is to grow no more. `bytes`: its size once everything in its WAL is where it
+   * belongs. `before`: what was said last, so that it isn't said in turns.
+   */
+  isLow(bytes: number, before: boolean): boolean {
+    try {
+      const { bavail, blocks, bsize } = statfsSync(dirname(this.#path));
+      const growing = Math.max(0, bytes - statSync(this.#database).size);
+      const least = Math.min(MOST_LEFT_BYTES, (blocks * bsize) / 16) * (before ? 1.25 : 1);
+      return bavail * bsize - growing < least;
+    } catch {
+      return before;
     }
   }
 

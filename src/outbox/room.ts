@@ -15,6 +15,8 @@ const SPARE_PAGES = 1_024;
 /** Chunks dropped before looking at the room again, and for one new chunk at most (after the limit was lowered). */
 const DROP_ROWS = 16;
 const MOST_DROPS = 2_048;
+/** Growth after which the disk is looked at again: 1 MiB. */
+const LOOK_PAGES = 256;
 /** Beside a chunk's own pages: index, counts, state, and b-tree pages that split. */
 const OVERHEAD_PAGES = 8;
 
@@ -23,6 +25,9 @@ export class Room {
   readonly #db: Connection;
   readonly #lanes: Lanes;
   readonly #gaps: Gaps;
+  /** told when the database has grown */
+  readonly #onGrowth: () => void;
+  #lookedPages = 0;
   /** pages that may be in use */
   readonly #limitPages: number;
   /** the same, or fewer while the disk is full */
@@ -39,7 +44,8 @@ export class Room {
   /** pages known to be free, less what was promised since; undefined: not looked at since the last commit */
   #left: number | undefined;
 
-  constructor(db: Connection, lanes: Lanes, gaps: Gaps, maxBytes: number) {
+  constructor(db: Connection, lanes: Lanes, gaps: Gaps, maxBytes: number, onGrowth: () => void) {
+    this.#onGrowth = onGrowth;
     this.#db = db;
     this.#lanes = lanes;
     this.#gaps = gaps;
@@ -96,7 +102,7 @@ export class Room {
     this.#forgetRange.run(stream, first, last);
   }
 
-  /** The file may not grow (the disk is full), or it may again. */
+  /** The file may not grow (the disk is full, or nearly), or it may again. */
   hold(tight: boolean): void {
     this.#mostPages = tight ? Math.min(this.#limitPages, this.#pageCount.get() ?? 0) : this.#limitPages;
     this.reset();
@@ -133,7 +139,12 @@ export class Room {
   }
 
   #measure(): number {
-    return this.#mostPages - (this.#pageCount.get() ?? 0) + (this.#freePages.get() ?? 0);
+    const pages = this.#pageCount.get() ?? 0;
+    if (pages > this.#lookedPages + LOOK_PAGES) {
+      this.#lookedPages = pages;
+      this.#onGrowth();
+    }
+    return this.#mostPages - pages + (this.#freePages.get() ?? 0);
   }
 
   /** Frees at least `need` pages if it can, and a little more, so that it isn't done for every chunk. */

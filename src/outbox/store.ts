@@ -120,6 +120,8 @@ export class Store {
   readonly #path: string;
   readonly #reserve: Reserve;
   #tight = false;
+  /** there is little left of the disk */
+  #low = false;
   readonly #inode: number;
 
   /**
@@ -140,7 +142,8 @@ export class Store {
     this.#lanes = new Lanes(db, plan.uplinks, this.#gaps);
     this.#sealer = new Sealer(db);
     this.#discard = new Discard(db, this.#lanes, this.#gaps);
-    this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes);
+    this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes, () => this.#watchDisk());
+    this.#watchDisk();
     this.#expires = plan.uplinks.some(({ ttlMs }) => ttlMs !== undefined);
     this.#traces = new TraceBook(plan.uplinks.some(({ traceparent }) => traceparent));
     this.#dead = new DeadLetters(db, plan.maxBytes);
@@ -222,13 +225,21 @@ export class Store {
   #squeeze(tight: boolean): void {
     if (tight) this.#reserve.release();
     this.#tight = tight;
-    this.#room.hold(tight);
+    this.#room.hold(tight || this.#low);
     this.#db.pragma(`wal_autocheckpoint = ${tight ? TIGHT_WAL_PAGES : WAL_PAGES}`);
     try {
       this.#db.pragma("wal_checkpoint(PASSIVE)");
     } catch {
       // Still no room: the next try, or the next second, brings it.
     }
+  }
+
+  /** Before the disk is full, the database stops growing: other programs need it, too. */
+  #watchDisk(): void {
+    const low = this.#reserve.isLow(this.#room.size().fileBytes, this.#low);
+    if (low === this.#low) return;
+    this.#low = low;
+    this.#room.hold(this.#tight || low);
   }
 
   /** The disk is full, and the database makes do with the pages it has. */
@@ -620,6 +631,7 @@ export class Store {
    * @returns whether there is more to do
    */
   maintain(idle: boolean): boolean {
+    this.#watchDisk();
     if (!this.#reserve.held) {
       this.#reserve.make();
       if (this.#reserve.held) this.#squeeze(false);

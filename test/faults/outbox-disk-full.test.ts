@@ -3,7 +3,9 @@ import { mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
+import { crc32c } from "../../src/addon/index.ts";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
+import { Store } from "../../src/outbox/store.ts";
 import { frameOf, planFor, uplink, workerUrl } from "../helpers/outbox.ts";
 import { until } from "../helpers/until.ts";
 
@@ -19,6 +21,27 @@ afterAll(() => {
   if (mounted) execFileSync("umount", ["-l", folder]);
   rmSync(folder, { recursive: true, force: true });
 });
+
+it.skipIf(!mounted)(
+  "a limit beyond the disk: it stops growing before the disk is full, drops the oldest and never fails (needs: mount tmpfs)",
+  () => {
+    const path = join(folder, "large.db");
+    const store = new Store(planFor(path, { maxBytes: 2 ** 30 }), crc32c);
+    const { blocks, bsize } = statfsSync(folder);
+    let least = Number.POSITIVE_INFINITY;
+    for (let i = 0; i < 2_000; i++) {
+      const frame = frameOf(Array.from({ length: 2048 }, Math.random));
+      store.transaction(() => store.append({ stream: "data", frame, state: [], effects: [] }));
+      least = Math.min(least, statfsSync(folder).bavail * bsize);
+    }
+    const data = store.transaction(() => store.counts()).find(({ stream }) => stream === "data");
+    expect(data).toMatchObject({ committed: 2_000 * 2048, lost: 0, rejected: 0 });
+    expect(data?.held).toBeGreaterThan(200 * 2048);
+    expect(least).toBeGreaterThan((blocks * bsize) / 32);
+    store.close();
+    for (const end of ["", "-wal", "-shm", "-reserve"]) rmSync(path + end, { force: true });
+  },
+);
 
 it.skipIf(!mounted)(
   "a full disk: acknowledging still works, and it goes on without a restart once space is freed (needs: mount tmpfs)",

@@ -57,18 +57,14 @@ fault(
     fill(ballast);
     const { api } = world.folder;
     await until(
-      "the outbox to say that the disk is full",
-      async () => (await api.readiness()).reasons.some((reason) => /^outbox: .*full/.test(reason)),
+      "the outbox to say that there is no room",
+      async () => (await api.readiness()).reasons.some((reason) => /outbox.*full/.test(reason)),
       60_000,
     );
     await setTimeout(long(20_000, 3_000));
     rmSync(ballast);
     await until("all to be well", async () => (await api.readiness()).ready, 60_000);
     await world.link.start();
-    expect(
-      (await api.ledger()).lines.find(({ name }) => name === "cloud/alarm")?.in,
-      "raised and ended",
-    ).toBe(6);
     return undefined;
   },
 );
