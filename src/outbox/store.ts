@@ -6,17 +6,10 @@ import { statSync } from "node:fs";
 import type { Crc32c } from "../core/block.ts";
 import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
-import type {
-  Effect,
-  EncodedBatch,
-  Gap,
-  OutboxCount,
-  StateChange,
-  StateEntry,
-  Stream,
-} from "../core/ports.ts";
+import type { Effect, Gap, OutboxCount, StateChange, StateEntry, Stream } from "../core/ports.ts";
 import type { Traces } from "../core/trace.ts";
 import { alarmFrame, ownAlarm } from "./alarms.ts";
+import { BatchEnds } from "./batch-ends.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
 import { DeadLetters } from "./dead-letters.ts";
 import { DevicePages, pageBytes } from "./device-pages.ts";
@@ -26,7 +19,8 @@ import { EffectQueue, type PublishEffect } from "./effect-queue.ts";
 import { type EpochRange, Epochs } from "./epochs.ts";
 import { Gaps } from "./gaps.ts";
 import { Keepsakes } from "./keepsakes.ts";
-import { type Batch, type Lane, Lanes, lastChunk, type OldestChunk } from "./lanes.ts";
+import { type Batch, Lanes, lastChunk, type OldestChunk } from "./lanes.ts";
+import { Leasing, type Moment } from "./leasing.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
 import { markDamaged, type Salvage } from "./quarantine.ts";
 import { Reserve } from "./reserve.ts";
@@ -75,8 +69,6 @@ export interface StoreInfo {
   readonly oldest: readonly OldestChunk[];
 }
 
-/** Batches given out by one lease have at most this many (estimated) bytes, or are one. */
-const LEASE_BYTES = 2 ** 20;
 /** The reserve for a full disk: at most this, and a sixteenth of the database's limit. */
 const MOST_RESERVE_BYTES = 4 * 2 ** 20;
 /** Pages in the WAL before it is checkpointed on a full disk. */
@@ -84,6 +76,7 @@ const TIGHT_WAL_PAGES = 64;
 /** What is known of devices is stored when it is this old, in milliseconds, and so many pages of it at a time (some 10 ms). */
 const DEVICES_EVERY_MS = 5_000;
 const DEVICE_PAGES = 32;
+
 /** The outbox's database, open. */
 export class Store {
   /** where a damaged database was moved at this start */
@@ -100,9 +93,9 @@ export class Store {
   readonly #now: () => number;
   readonly #gaps: Gaps;
   readonly #lanes: Lanes;
-  readonly #sealer: Sealer;
+  readonly #leasing: Leasing;
   readonly #room: Room;
-  readonly #dead: DeadLetters;
+  readonly #ends: BatchEnds;
   readonly #effects: EffectQueue;
   readonly #kept: Keepsakes;
   readonly #epochs: Epochs;
@@ -110,11 +103,7 @@ export class Store {
   readonly #sql: ReturnType<typeof statements>;
   /** id of the newest chunk */
   #lastChunk: number;
-  /** batches that each uplink may have on lease, as of its last lease */
-  readonly #windows = new Map<string, number>();
   readonly #discard: Discard;
-  /** rows of sealed batches that were encoded without them */
-  readonly #leftOut = new Map<number, { readonly dropped: number; readonly rejected: number }>();
   #forgetting = false;
   readonly #expires: boolean;
   readonly #path: string;
@@ -140,13 +129,20 @@ export class Store {
     this.#sql = statements(db);
     this.#gaps = new Gaps(db);
     this.#lanes = new Lanes(db, plan.uplinks, this.#gaps);
-    this.#sealer = new Sealer(db);
+    this.#leasing = new Leasing(this.#lanes, new Sealer(db));
     this.#discard = new Discard(db, this.#lanes, this.#gaps);
     this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes, () => this.#watchDisk());
     this.#watchDisk();
     this.#expires = plan.uplinks.some(({ ttlMs }) => ttlMs !== undefined);
     this.#traces = new TraceBook(plan.uplinks.some(({ traceparent }) => traceparent));
-    this.#dead = new DeadLetters(db, plan.maxBytes);
+    this.#ends = new BatchEnds(db, {
+      lanes: this.#lanes,
+      gaps: this.#gaps,
+      room: this.#room,
+      dead: new DeadLetters(db, plan.maxBytes),
+      crc32c,
+      now,
+    });
     this.#effects = new EffectQueue(db);
     this.#kept = new Keepsakes(db);
     this.#epochs = new Epochs(db);
@@ -377,60 +373,18 @@ export class Store {
     });
   }
 
-  /**
-   * Leases up to `count` batches of an uplink: live ones by priority, sealed ones first in each stream, then those that are
-   * due; beside them backlog, which has its share of the window.
-   */
+  /** See {@link Leasing.lease}. */
   lease(uplink: string, count: number, stream?: Stream): Batch[] {
-    const nowMs = this.#now();
-    const lanes = this.#lanes.ofUplink(uplink);
-    let leased = 0;
-    for (const lane of lanes) {
-      lane.turnToBacklog(this.#lastChunk, nowMs);
-      leased += lane.batches.filter(({ id }) => this.#lanes.leased.has(id)).length;
-    }
-    this.#windows.set(uplink, count + leased);
-    const room = this.#shares(uplink, lanes);
-    const taken: Batch[] = [];
-    let bytes = 0;
-    const take = (most: number, historical: 0 | 1, seal: (lane: Lane) => Batch | undefined): void => {
-      let left = Math.min(most, count - taken.length);
-      for (const lane of lanes) {
-        if (stream !== undefined && stream !== lane.stream) continue;
-        const waiting = lane.batches.filter(
-          (batch) => batch.historical === historical && !this.#lanes.leased.has(batch.id),
-        );
-        while (left > 0 && (bytes <= LEASE_BYTES || taken.length === 0)) {
-          const batch = waiting.shift() ?? seal(lane);
-          if (batch === undefined) break;
-          this.#lanes.leased.add(batch.id);
-          taken.push(batch);
-          bytes += batch.bytes;
-          left -= 1;
-        }
-      }
-    };
-    take(room.live, 0, (lane) => this.#sealer.seal(lane, this.epoch, nowMs));
-    take(room.backlog, 1, (lane) => this.#sealer.sealBacklog(lane));
-    return taken;
+    return this.#leasing.lease(uplink, count, this.#moment, stream);
   }
 
-  /** Batches, live and of backlog, that an uplink may still have on lease. */
-  #shares(uplink: string, lanes: readonly Lane[]): { readonly live: number; readonly backlog: number } {
-    const window = this.#windows.get(uplink) ?? Number.MAX_SAFE_INTEGER;
-    const leased = [0, 0];
-    let any = false;
-    for (const { batches, backlog } of lanes) {
-      any ||= backlog.length > 0;
-      for (const { id, historical } of batches) {
-        any ||= historical === 1;
-        if (this.#lanes.leased.has(id)) leased[historical] = (leased[historical] ?? 0) + 1;
-      }
-    }
-    const [live = 0, backlog = 0] = leased;
-    if (!any) return { live: window - live, backlog: 0 };
-    const share = Math.max(1, Math.floor(window * (lanes[0]?.replay?.share ?? 1)));
-    return { live: Math.max(1, window - share) - live, backlog: share - backlog };
+  /** See {@link Leasing.dueAt}. */
+  dueAt(uplink: string): number | undefined {
+    return this.#leasing.dueAt(uplink, this.#moment);
+  }
+
+  get #moment(): Moment {
+    return { epoch: this.epoch, lastChunk: this.#lastChunk, nowMs: this.#now() };
   }
 
   /**
@@ -458,67 +412,29 @@ export class Store {
     return this.#traces.isEmpty ? undefined : this.#traces.of(this.#sql.chunks.all(stream, first, last));
   }
 
-  /** Forgets batches that the consumer has. Unknown ones were forgotten before. */
+  /** See {@link BatchEnds.ack}. */
   ack(uplink: string, ids: readonly number[]): void {
-    for (const id of ids) this.#finish(uplink, id, "acked");
+    this.#ends.ack(uplink, ids);
+  }
+
+  /** See {@link BatchEnds.reject}. */
+  reject(uplink: string, id: number, reason: string): void {
+    this.#ends.reject(uplink, id, reason);
+  }
+
+  /** See {@link BatchEnds.leaveOut}. */
+  leaveOut(...rows: Parameters<BatchEnds["leaveOut"]>): void {
+    this.#ends.leaveOut(...rows);
+  }
+
+  /** See {@link BatchEnds.lose}. */
+  lose(uplink: string, id: number): void {
+    this.#ends.lose(uplink, id);
   }
 
   /** Gives batches back. */
   release(ids: readonly number[]): void {
     for (const id of ids) this.#lanes.leased.delete(id);
-  }
-
-  /** Sets a batch aside as dead letters. */
-  reject(uplink: string, id: number, reason: string): void {
-    const batch = this.#lanes.find(uplink, id)?.batch;
-    if (batch === undefined) return;
-    this.#dead.bury(uplink, batch, reason, this.#now());
-    this.#leftOut.delete(id);
-    this.#finish(uplink, id, "rejected");
-    this.#gaps.add(uplink, batch.epoch, batch.stream, batch.seq, batch.seq + batch.span - 1, "rejected");
-  }
-
-  /** Rows of a batch that are not sent with it: filtered ones count as dropped once it is done, too large ones as rejected. */
-  leaveOut(
-    uplink: string,
-    { id, epoch, stream }: Batch,
-    { filtered, tooLarge }: Pick<EncodedBatch, "filtered" | "tooLarge">,
-    mostBytes: number,
-  ): void {
-    // A batch that comes again has been here before.
-    const known = this.#leftOut.get(id)?.rejected ?? 0;
-    this.#leftOut.set(id, { dropped: filtered, rejected: tooLarge.length });
-    if (known >= tooLarge.length) return;
-    for (const { seq, bytes, frame } of tooLarge) {
-      const reason = `a message of ${bytes} bytes, the broker takes ${mostBytes}`;
-      const block = storeFrame(frame, this.#crc32c);
-      this.#dead.buryRow({ uplink, stream, epoch, seq, reason, block }, this.#now());
-      this.#gaps.add(uplink, epoch, stream, seq, seq, "rejected");
-    }
-  }
-
-  /** Gives a batch up whose chunks can't be read. */
-  lose(uplink: string, id: number): void {
-    const batch = this.#finish(uplink, id, "lost");
-    if (batch === undefined) return;
-    this.#gaps.add(uplink, batch.epoch, batch.stream, batch.seq, batch.seq + batch.span - 1, "corrupt");
-  }
-
-  #finish(uplink: string, id: number, how: "acked" | "rejected" | "lost"): Batch | undefined {
-    const found = this.#lanes.find(uplink, id);
-    if (found === undefined) return undefined;
-    const { lane, batch } = found;
-    const { dropped, rejected } = this.#leftOut.get(id) ?? { dropped: 0, rejected: 0 };
-    this.#leftOut.delete(id);
-    lane.dropped += dropped;
-    lane.rejected += rejected;
-    lane[how] += batch.span - dropped - rejected;
-    lane.dirty = true;
-    lane.batches.splice(lane.batches.indexOf(batch), 1);
-    this.#lanes.leased.delete(id);
-    this.#sql.deleteBatch.run(id);
-    if (lane.backlog.length > 0) this.#room.forgetRange(lane.stream, batch.first, batch.last);
-    return batch;
   }
 
   /**
@@ -607,25 +523,6 @@ export class Store {
     };
   }
 
-  /** When a lease gives an uplink something: 0 for now, else ms since the Unix epoch; undefined when nothing is stored for it. */
-  dueAt(uplink: string): number | undefined {
-    let due: number | undefined;
-    const nowMs = this.#now();
-    const lanes = this.#lanes.ofUplink(uplink);
-    const room = this.#shares(uplink, lanes);
-    for (const lane of lanes) {
-      const { batches, backlog } = lane;
-      if (room.backlog > 0 && backlog.length > 0) return 0;
-      const waits = (batch: Batch): boolean =>
-        (batch.historical === 1 ? room.backlog : room.live) > 0 && !this.#lanes.leased.has(batch.id);
-      if (batches.some(waits)) return 0;
-      if (room.live <= 0) continue;
-      const at = lane.dueAt(this.epoch, nowMs);
-      if (at !== undefined && (due === undefined || at < due)) due = at;
-    }
-    return due;
-  }
-
   /**
    * One slice of tidying up: call it now and then, between transactions.
    * @returns whether there is more to do
@@ -690,6 +587,5 @@ function statements(db: Connection) {
         "SELECT id FROM chunk WHERE stream = ? AND id BETWEEN ? AND ? ORDER BY id",
       )
       .pluck(),
-    deleteBatch: db.prepare<[number]>("DELETE FROM batch WHERE id = ?"),
   };
 }
