@@ -126,7 +126,8 @@ describe("a damaged database", () => {
     writeFileSync(`${copy}-wal`, wal.subarray(0, wal.length - 20_000));
     store.close();
     const after = new Store(planFor(copy), crc32c);
-    const [batch] = after.transaction(() => after.lease("up", 1));
+    // The alarm that this is a copy comes first.
+    const batch = after.transaction(() => after.lease("up", 2)).find(({ stream }) => stream === "data");
     expect(batch?.seq).toBe(0);
     expect(batch?.span).toBeGreaterThan(10);
     expect(batch?.span).toBeLessThan(50);
