@@ -38,15 +38,17 @@ const newGroup = (labels: Readonly<Record<string, string>>): Group => ({
   rtts: 0,
 });
 
+const isServed = ({ state, localPort }: Connection): boolean =>
+  localPort < FIRST_EPHEMERAL || state === "listen";
+
 /** The labels of a connection, as those of probes `tcp` and `tcploss`, and its state. */
-function labelsOf({ state, peerAddress, localPort, peerPort }: Connection): Record<string, string> {
-  const served = localPort < FIRST_EPHEMERAL || state === "listen";
+function labelsOf(one: Connection): Record<string, string> {
   return {
-    "network.connection.state": state,
-    "network.peer.address": peerAddress,
-    ...(served
-      ? { "network.local.port": String(localPort) }
-      : { "network.peer.port": peerPort === 0 ? "" : String(peerPort) }),
+    "network.connection.state": one.state,
+    "network.peer.address": one.peerAddress,
+    ...(isServed(one)
+      ? { "network.local.port": String(one.localPort) }
+      : { "network.peer.port": one.peerPort === 0 ? "" : String(one.peerPort) }),
   };
 }
 
@@ -110,24 +112,22 @@ function add(
 function groupsOf(connections: readonly Connection[]): readonly Group[] {
   const groups = new Map<string, Group>();
   for (const one of connections) {
-    const labels = labelsOf(one);
-    const key = Object.values(labels).join(" ");
+    const port = isServed(one) ? one.localPort : -one.peerPort;
+    const key = `${one.state} ${port} ${one.peerAddress}`;
     let group = groups.get(key);
     if (group === undefined) {
-      group = newGroup(labels);
+      group = newGroup(labelsOf(one));
       groups.set(key, group);
     }
     // Of a socket that listens these are connections, not bytes: tcp.listen.queue of source `system` has them.
     const listens = one.state === "listen";
-    join(group, {
-      labels,
-      connections: 1,
-      receiveQueue: listens ? 0 : one.receiveQueue,
-      sendQueue: listens ? 0 : one.sendQueue,
-      retransmits: one.retransmits,
-      rttS: one.rttS ?? 0,
-      rtts: one.rttS === undefined ? 0 : 1,
-    });
+    group.connections += 1;
+    group.receiveQueue += listens ? 0 : one.receiveQueue;
+    group.sendQueue += listens ? 0 : one.sendQueue;
+    group.retransmits += one.retransmits;
+    if (one.rttS === undefined) continue;
+    group.rttS += one.rttS;
+    group.rtts += 1;
   }
   return [...groups.values()];
 }

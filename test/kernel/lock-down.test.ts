@@ -34,11 +34,13 @@ describe.skipIf(lacking !== "")(`lock-down${lacking === "" ? "" : ` (skipped: ${
     for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
   });
 
-  async function asNobody(lockDown: boolean): Promise<{ agent: Agent; folder: AgentFolder }> {
+  async function asNobody(
+    lockDown: boolean,
+    capabilities = "-all,+bpf,+perfmon",
+  ): Promise<{ agent: Agent; folder: AgentFolder }> {
     const folder = new AgentFolder({ sources: { kernel: { intervalMs: 200, lockDown } } });
     cleanups.push(() => folder.remove());
     chownSync(folder.dir, NOBODY, NOBODY);
-    const capabilities = "-all,+bpf,+perfmon";
     const agent = await Agent.start(folder, [
       "setpriv",
       `--reuid=${NOBODY}`,
@@ -62,6 +64,23 @@ describe.skipIf(lacking !== "")(`lock-down${lacking === "" ? "" : ` (skipped: ${
     expect(weir("probe", "ls", ...at).stdout).toMatch(/^signals +on, \d+ s left/m);
     expect(weir("probe", "off", "signals", ...at)).toMatchObject({ status: 0, stdout: "" });
     expect(weir("probe", "ls", ...at).stdout).toMatch(/^signals +on demand/m);
+  });
+
+  test("an agent of nobody without any says so, and sends what /proc tells", async () => {
+    const { agent, folder } = await asNobody(false, "-all");
+    const listing = weir("probe", "ls", "--config", folder.config).stdout;
+    expect(listing).toMatch(/^softirq +unavailable +\/proc\/softirqs .*CAP_BPF and CAP_PERFMON missing$/m);
+    expect(listing).toMatch(/^tcp +unavailable +sock_diag /m);
+    expect(listing).toMatch(/^coldstart +unavailable {2}/m);
+    const client = await agent.client();
+    const host = new Promise<string>((resolve) => {
+      client.on("message", (_, payload) => {
+        if (payload.includes("system.softirq.count;vector=timer")) resolve(payload.toString());
+      });
+    });
+    await client.subscribeAsync("weir/v1/+/host");
+    expect(await host).toContain('"device":"_gateway"');
+    await client.endAsync();
   });
 
   test("with lockDown no thread keeps them, what is attached goes on, and nothing can be added", async () => {
