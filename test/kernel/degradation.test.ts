@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { PROBES, type ProbeName } from "../../src/addon/index.ts";
 import { explain } from "../../src/addon/support.ts";
 import { SlotRows } from "../../src/sources/kernel-slots.ts";
-import { changedAddon, missing, PRESENT, slotRows } from "./helpers.ts";
+import { bpfHoldings, changedAddon, missing, PRESENT, slotRows } from "./helpers.ts";
 
 const root = join(import.meta.dirname, "..", "..");
 const lacking = missing !== "" ? missing : process.getuid?.() !== 0 ? "not root" : "";
@@ -159,6 +159,7 @@ describe.skipIf(lacking !== "")(
 
     test("a tracepoint whose type the kernel doesn't know is taken as a raw one, which counts the same", async () => {
       const native = changedAddon(folder, "btf_trace_", "btf_nosuc_");
+      const before = bpfHoldings();
       // Storage that goes with a socket is for typed programs alone.
       expect(native.loadProbe("tcp", 4096)).toMatchObject({ raw: false, errno: 2 });
       const raw = PROGRAMS.filter((name) => name !== "tcp");
@@ -199,6 +200,7 @@ describe.skipIf(lacking !== "")(
         }
       });
       for (const name of raw) native.closeProbe(name);
+      expect(bpfHoldings()).toEqual(before);
     });
 
     // As under emulation (ENOSYS), and as a container's default profile answers (EPERM).
