@@ -35,3 +35,12 @@ test("links between the documents lead somewhere", () => {
   );
   expect(broken).toEqual([]);
 });
+
+test("docs/api.md has every path that is served", () => {
+  const page = readFileSync("docs/api.md", "utf8");
+  const served = [...readFileSync("src/api/routes.ts", "utf8").matchAll(/"(\/[a-z0-9/]+)"/g)].map(
+    ([, path]) => path ?? "",
+  );
+  expect(served.length).toBeGreaterThan(10);
+  expect(served.filter((path) => !page.includes(path))).toEqual([]);
+});
