@@ -1,5 +1,5 @@
 /** How the command line asks a running agent. */
-import { ERRORS, type ErrorCode, WeirError } from "../core/errors.ts";
+import { ERRORS, type ErrorCode, errnoOf, messageOf, WeirError } from "../core/errors.ts";
 import { request } from "./node-http.ts";
 import type {
   AgentStatus,
@@ -99,7 +99,7 @@ export class ApiClient {
   #get(url: string, method = "GET", timeoutMs = TIMEOUT_MS): Promise<unknown> {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     const unreachable = (cause: unknown): void =>
-      reject(new WeirError("cli.agent-unreachable", `no agent answers on ${this.#path}`, { cause }));
+      reject(new WeirError("cli.agent-unreachable", whyUnreachable(this.#path, cause), { cause }));
     // A connection for each request: one that is kept can be closed by the agent while it is asked again.
     const options = { socketPath: this.#path, path: url, method, timeout: timeoutMs, agent: false };
     const call = request(options, (response) => {
@@ -124,6 +124,13 @@ export class ApiClient {
     call.end();
     return promise;
   }
+}
+
+function whyUnreachable(path: string, cause: unknown): string {
+  const errno = errnoOf(cause);
+  if (errno === "EACCES" || errno === "EPERM") return `${path}: this user may not ask the agent`;
+  const known = errno === "ENOENT" || errno === "ECONNREFUSED";
+  return `no agent answers on ${path}${known ? "" : `: ${messageOf(cause)}`}`;
 }
 
 const isCode = (code: unknown): code is ErrorCode => typeof code === "string" && Object.hasOwn(ERRORS, code);

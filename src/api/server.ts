@@ -22,7 +22,9 @@ export class ApiServer {
   /** Listens. The caller holds the data folder's lock, so a socket left from before can go. */
   async start(): Promise<void> {
     if (Buffer.byteLength(this.#path) > MOST_PATH_BYTES) {
-      throw new Error(`${this.#path}: too long for a socket (${MOST_PATH_BYTES} bytes)`);
+      throw new Error(
+        `${this.#path}: too long for a socket, which takes ${MOST_PATH_BYTES} bytes: set a shorter data.dir`,
+      );
     }
     rmSync(this.#path, { force: true });
     const server = createServer({ maxHeaderSize: 8192, requestTimeout: 10_000 }, (request, response) => {

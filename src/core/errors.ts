@@ -48,7 +48,8 @@ export const ERRORS = {
   "cli.agent-unreachable": {
     disposition: "retry",
     what: "No running agent answers on the data folder's socket.",
-    remedy: "Start one with `weir run`, or name its data folder with --data-dir.",
+    remedy:
+      "Start one with `weir run`, name its data folder with --data-dir, or ask as the user that it runs as, or root.",
   },
   "cli.usage": {
     disposition: "reject",
@@ -109,23 +110,13 @@ export const ERRORS = {
   },
   "plugin.failed": {
     disposition: "retry",
-    what: "A plugin trapped, broke its protocol, or its process ended.",
+    what: "A plugin trapped, missed a deadline, broke its protocol, or its process ended.",
     remedy: "See `weir plugin ls` for the reason; the input runs once more on a fresh instance.",
   },
   "plugin.refused": {
     disposition: "reject",
     what: "A component did not pass vetting, or its manifest is not valid.",
     remedy: "The message names what is wrong; see docs/plugins.md.",
-  },
-  "plugin.rejected": {
-    disposition: "reject",
-    what: "A plugin answered `err` for a batch.",
-    remedy: "The message is the plugin's own; its rows were counted as rejected.",
-  },
-  "plugin.timeout": {
-    disposition: "retry",
-    what: "A plugin missed the deadline of a call.",
-    remedy: "Raise limits.timeMs for it, or make it faster.",
   },
   "probe.unavailable": {
     disposition: "reject",

@@ -145,7 +145,7 @@ export class PluginManager {
       const dropped = this.#roster.get(name)?.dropped;
       const to = history[history.indexOf(pin?.to ?? history[0] ?? "") + 1];
       if (dropped === undefined || to === undefined) {
-        throw new WeirError("plugin.refused", `${name}: no earlier version is kept`);
+        throw new WeirError("plugin.refused", `${name}: no version that ran before this one is kept`);
       }
       return { ...decision, pin: { to, dropped, why: "rolled back" } };
     });
@@ -163,7 +163,7 @@ export class PluginManager {
 
   async #decide(name: string, change: (decision: Decision) => Decision): Promise<void> {
     if (this.#roster.get(name) === undefined)
-      throw new WeirError("plugin.refused", `${name}: no such plugin`);
+      throw new WeirError("plugin.refused", `${name}: no such plugin; \`weir plugin ls\` lists them`);
     const { versions } = this.#parts;
     await versions.decide(name, change(await versions.decision(name)));
     await this.#reconcile();

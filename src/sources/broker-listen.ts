@@ -51,7 +51,7 @@ export async function listenPlain(
  */
 export async function listenTls(tls: Tls, connections: number, events: PortEvents): Promise<Server> {
   let seen = await timesOf(tls);
-  const server = await attempt(async () =>
+  const server = await attempt(tls, async () =>
     // Loaded only where it is used: 4 MB.
     process.getBuiltinModule("node:tls").createServer(
       {
@@ -71,7 +71,7 @@ export async function listenTls(tls: Tls, connections: number, events: PortEvent
     if (times === seen) return;
     seen = times;
     const files = await filesOf(tls);
-    await attempt(async () => server.setSecureContext({ ...files, minVersion: "TLSv1.2" }));
+    await attempt(tls, async () => server.setSecureContext({ ...files, minVersion: "TLSv1.2" }));
   };
   const timer = setInterval(() => {
     look().catch((thrown: unknown) => events.error(`the certificate stays as it was: ${messageOf(thrown)}`));
@@ -99,11 +99,13 @@ async function timesOf({ cert, key, ca }: Tls): Promise<string> {
   return (await Promise.all(times)).join();
 }
 
-async function attempt<T>(work: () => Promise<T>): Promise<T> {
+async function attempt<T>({ cert, key }: Tls, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (cause) {
-    throw new WeirError("broker.tls", messageOf(cause), { cause });
+    // A file that can't be read is named by the system; what OpenSSL says names none.
+    const where = errnoOf(cause)?.startsWith("ERR_") === false ? "" : `cert ${cert} with key ${key}: `;
+    throw new WeirError("broker.tls", `${where}${messageOf(cause)}`, { cause });
   }
 }
 
