@@ -31,6 +31,10 @@ const configHelp = {
 };
 const json = { json: { type: "boolean" } } as const;
 const jsonHelp = { json: "as JSON" };
+/** Options of commands that show something, that ask the agent for something, and that need nothing. */
+const listing = { options: { ...config, ...json }, help: { ...configHelp, ...jsonHelp } };
+const asking = { options: config, help: configHelp };
+const plain = { options: {}, help: {} };
 
 /** A command whose code is loaded when it runs: `weir --version` is not to wait for a database. */
 function command(
@@ -41,7 +45,7 @@ function command(
 }
 
 /** Every command, in the order of the help. */
-const COMMANDS: readonly Command[] = [
+export const COMMANDS: readonly Command[] = [
   command(
     {
       name: "run",
@@ -91,8 +95,7 @@ const COMMANDS: readonly Command[] = [
       name: "init",
       usage: "[file]",
       about: "write a commented configuration for what is found on this machine; never overwrites",
-      options: {},
-      help: {},
+      ...plain,
       positionals: 1,
     },
     async () => (await import("./init.ts")).init,
@@ -160,8 +163,7 @@ const COMMANDS: readonly Command[] = [
       name: "reload",
       usage: "",
       about: "have the running agent read its configuration again; what is not valid is refused as a whole",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 0,
     },
     async () => (await import("./reload.ts")).reload,
@@ -171,8 +173,7 @@ const COMMANDS: readonly Command[] = [
       name: "check",
       usage: "",
       about: "look at this machine, the configuration and the running agent; say how to mend what is missing",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 0,
     },
     async () => (await import("./check.ts")).check,
@@ -193,8 +194,7 @@ const COMMANDS: readonly Command[] = [
       name: "plugin ls",
       usage: "",
       about: "list plugins, their state, binding and failures",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 0,
     },
     async () => (await import("./listings.ts")).pluginLs,
@@ -204,8 +204,7 @@ const COMMANDS: readonly Command[] = [
       name: "plugin inspect",
       usage: "<name|file.wasm>",
       about: "show a plugin with its limits and walls, or vet a file before it is dropped",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 1,
     },
     async () => (await import("./plugins.ts")).inspect,
@@ -215,8 +214,7 @@ const COMMANDS: readonly Command[] = [
       name: "plugin logs",
       usage: "<name>",
       about: "show what a plugin logged, and what was logged about it",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 1,
     },
     async () => (await import("./plugins.ts")).logs,
@@ -226,8 +224,7 @@ const COMMANDS: readonly Command[] = [
       name: "plugin enable",
       usage: "<name>",
       about: "let a disabled or quarantined plugin in again",
-      options: config,
-      help: configHelp,
+      ...asking,
       positionals: 1,
     },
     async () => (await import("./plugins.ts")).enable,
@@ -237,8 +234,7 @@ const COMMANDS: readonly Command[] = [
       name: "plugin disable",
       usage: "<name>",
       about: "take a plugin out, over restarts",
-      options: config,
-      help: configHelp,
+      ...asking,
       positionals: 1,
     },
     async () => (await import("./plugins.ts")).disable,
@@ -248,8 +244,7 @@ const COMMANDS: readonly Command[] = [
       name: "plugin rollback",
       usage: "<name>",
       about: "go back to the version before, until the dropped file changes",
-      options: config,
-      help: configHelp,
+      ...asking,
       positionals: 1,
     },
     async () => (await import("./plugins.ts")).rollback,
@@ -270,8 +265,7 @@ const COMMANDS: readonly Command[] = [
       name: "probe ls",
       usage: "",
       about: "list kernel probes, and why one is off",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 0,
     },
     async () => (await import("./listings.ts")).probeLs,
@@ -292,8 +286,7 @@ const COMMANDS: readonly Command[] = [
       name: "probe off",
       usage: "<name>",
       about: "end a probe on demand before its time",
-      options: config,
-      help: configHelp,
+      ...asking,
       positionals: 1,
     },
     async () => (await import("./listings.ts")).probeOff,
@@ -315,8 +308,7 @@ const COMMANDS: readonly Command[] = [
       name: "ledger",
       usage: "",
       about: "the account of every stage: in = out + lost + dropped + rejected + held",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 0,
     },
     async () => (await import("./listings.ts")).ledger,
@@ -326,8 +318,7 @@ const COMMANDS: readonly Command[] = [
       name: "outbox ls",
       usage: "",
       about: "what waits in the outbox, by uplink and stream",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 0,
     },
     async () => (await import("./outbox.ts")).ls,
@@ -377,8 +368,7 @@ const COMMANDS: readonly Command[] = [
       name: "config validate",
       usage: "[file]",
       about: "check a configuration file; every error at once, with its line",
-      options: {},
-      help: {},
+      ...plain,
       positionals: 1,
     },
     async () => (await import("./config.ts")).validate,
@@ -388,8 +378,7 @@ const COMMANDS: readonly Command[] = [
       name: "config print",
       usage: "",
       about: "the configuration in force, defaults filled in, secrets hidden",
-      options: { ...config, ...json },
-      help: { ...configHelp, ...jsonHelp },
+      ...listing,
       positionals: 0,
     },
     async () => (await import("./config.ts")).print,
@@ -410,8 +399,7 @@ const COMMANDS: readonly Command[] = [
       name: "config schema",
       usage: "",
       about: "the JSON Schema of weir.yaml, for editors",
-      options: {},
-      help: {},
+      ...plain,
       positionals: 0,
     },
     async () => (await import("./config.ts")).printSchema,
@@ -428,38 +416,4 @@ export function findCommand(
     if (found !== undefined) return { command: found, rest: args.slice(words) };
   }
   return undefined;
-}
-
-/** `weir --help` */
-export function mainHelp(): string {
-  const width = Math.max(...COMMANDS.map(({ name, usage }) => name.length + usage.length)) + 3;
-  const rows = COMMANDS.map(({ name, usage, about }) => `  ${`${name} ${usage}`.padEnd(width)}${about}`);
-  return [
-    "Weir: an agent for edge gateways. It watches this machine's kernel, takes device messages over MQTT, runs your",
-    "sandboxed plugins on them, and forwards batched telemetry over MQTT, with an account of what was lost.",
-    "",
-    "usage: weir <command> [options]",
-    "",
-    ...rows,
-    "",
-    "  weir <command> --help   its options",
-    "  weir --version",
-    "",
-  ].join("\n");
-}
-
-/** `weir <command> --help` */
-export function commandHelp({ name, usage, about, options, help }: Command): string {
-  const rows = Object.entries(help).map(([option, text]) => {
-    const { short, type } = options[option] ?? { type: "boolean" };
-    const left = `${short === undefined ? "    " : `-${short}, `}--${option}${type === "string" ? " <value>" : ""}`;
-    return `  ${left.padEnd(28)}${text}`;
-  });
-  return [
-    `usage: weir ${name}${usage === "" ? "" : ` ${usage}`}${rows.length > 0 ? " [options]" : ""}`,
-    `  ${about}`,
-    "",
-    ...rows,
-    "",
-  ].join("\n");
 }

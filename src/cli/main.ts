@@ -1,7 +1,8 @@
 /** The command line: `bin/weir` starts this file. Exit codes: 0 good, 1 failed, 2 wrong usage or configuration. */
 import { parseArgs } from "node:util";
 import { messageOf, WeirError } from "../core/errors.ts";
-import { type Command, commandHelp, findCommand, type Invocation, mainHelp } from "./commands.ts";
+import { COMMANDS, type Command, findCommand, type Invocation } from "./commands.ts";
+import { commandHelp, mainHelp } from "./help.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
@@ -30,7 +31,7 @@ function parse(command: Command, args: readonly string[]): Invocation {
 async function run(args: readonly string[]): Promise<number> {
   const [first] = args;
   if (first === undefined || first === "--help" || first === "-h" || first === "help") {
-    process.stdout.write(mainHelp());
+    process.stdout.write(mainHelp(COMMANDS));
     return first === undefined ? EXIT_USAGE : 0;
   }
   if (first === "--version" || first === "-V") {
