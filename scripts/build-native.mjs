@@ -1,4 +1,4 @@
-// Builds the addon (build/Release/weir.node) and the jail launcher (build/Release/weir-jail); npm's `install` runs it.
+// Builds the addon (build/Release/weir.node), the jail launcher (build/Release/weir-jail) and what that preloads; npm's `install` runs it.
 //
 // Quiet unless something fails. Weir also runs without either, with less, so a failed build says what is missing, how to get it
 // and what won't work, and the installation goes on. With --strict a failure is exit code 1 (tests, packaging).
@@ -21,6 +21,11 @@ const targets = [
     without: "kernel probes stay off and checksums are computed in JavaScript",
   },
   { name: "weir-jail", file: "weir-jail", without: "plugins stay off: they only run inside the jail" },
+  {
+    name: "weir-trim",
+    file: "weir-trim.node",
+    without: "the plugin host keeps memory that only its start needs",
+  },
 ];
 
 /** Says what went wrong and ends the process; with --strict as a failure. */

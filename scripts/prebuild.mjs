@@ -1,4 +1,4 @@
-// Builds the addon and the jail launcher for another machine to use: prebuilds/linux-<arch>/{weir.node, weir-jail}.
+// Builds the addon and the jail launcher for another machine to use: prebuilds/linux-<arch>/{weir.node, weir-jail, weir-trim.node}.
 //
 // The build is binding.gyp's, in a folder of its own, stripped. libstdc++ stays the machine's: Node needs it as well, and in a
 // newer version than the addon does; linked in, it would ask for a newer C library than Node's. Debian's
@@ -40,7 +40,7 @@ export function prebuild(arch, into) {
     build(arch, compiler, folder);
     const target = join(into, `linux-${arch}`);
     mkdirSync(target, { recursive: true });
-    for (const name of ["weir.node", "weir-jail"]) {
+    for (const name of ["weir.node", "weir-jail", "weir-trim.node"]) {
       cpSync(join(folder, "build", "Release", name), join(target, name));
     }
   } finally {

@@ -2,6 +2,7 @@
 import { extname } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { keyedSliceHash } from "./addon/hash.ts";
+import { MemoryTrim } from "./addon/memory-trim.ts";
 import { ServiceManager } from "./addon/service.ts";
 import { Answers } from "./answers.ts";
 import { ApiClient } from "./api/client.ts";
@@ -34,6 +35,7 @@ export class Agent {
   readonly #run: Running;
   readonly #load: () => LoadedConfig;
   readonly #service = new ServiceManager(process.env);
+  readonly #trim = new MemoryTrim();
   readonly #failed = Promise.withResolvers<WeirError>();
   readonly #answers: Answers;
   #reloading: Promise<unknown> = Promise.resolve();
@@ -76,6 +78,7 @@ export class Agent {
     const folder = await holdOrExplain(data.dir);
     this.#folder = folder;
     this.#run.vitals.start();
+    this.#trim.start();
 
     // Devices may connect from here on; what they send waits for the loop.
     const places = this.#run.placeRules();
@@ -222,6 +225,7 @@ export class Agent {
     await this.#run.outbox?.stop().catch((thrown: unknown) => this.#run.write("error", messageOf(thrown)));
     await this.#run.parts.stop();
     this.#run.vitals.stop();
+    this.#trim.stop();
     this.#folder?.release();
     this.#service.close();
     return committed;

@@ -9,6 +9,7 @@
 
 #include "../bpf/connections.h"
 #include "../hash/crc32c.h"
+#include "../memory/trim.h"
 #include "../net/connections.h"
 #include "../net/listeners.h"
 #include "../service/capabilities.h"
@@ -67,6 +68,7 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("crc32c", &Module::Crc32c),
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
                   InstanceMethod("notifyService", &Module::NotifyService),
+                  InstanceMethod("trimMemory", &Module::TrimMemory),
                   InstanceMethod("readConnections", &Module::ReadConnections),
                   InstanceMethod("askConnections", &Module::AskConnections),
                   InstanceMethod("listeners", &Module::Listeners),
@@ -194,6 +196,9 @@ Napi::Value Module::NotifyService(const Napi::CallbackInfo &info) {
   const std::string message = info[1].As<Napi::String>();
   return Napi::Number::New(info.Env(), weir::NotifyService(address, message));
 }
+
+// trimMemory(): void
+void Module::TrimMemory(const Napi::CallbackInfo & /*info*/) { weir_trim_memory(); }
 
 // dropCapabilities(numbers: Uint32Array of capabilities): threads that still hold one, or a negative errno
 Napi::Value Module::DropCapabilities(const Napi::CallbackInfo &info) {

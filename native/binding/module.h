@@ -38,6 +38,7 @@ class Module : public Napi::Addon<Module> {
   Napi::Value Listeners(const Napi::CallbackInfo& info);
   Napi::Value DropCapabilities(const Napi::CallbackInfo& info);
   Napi::Value NotifyService(const Napi::CallbackInfo& info);
+  void TrimMemory(const Napi::CallbackInfo& info);
 
   // The probe that argument 0 names, or null with a JavaScript exception pending.
   Probe* LoadedProbe(const Napi::CallbackInfo& info);

@@ -51,6 +51,8 @@ export interface Native {
   bootTimeOffsetUs(): number;
   /** 0, or a positive errno */
   notifyService(address: string, message: string): number;
+  /** gives back what malloc has free and maps code anew where it is used; see native/memory/trim.h */
+  trimMemory(): void;
   /** four numbers for each TCP socket that listens (port, queued, limit, drops), or one negative errno */
   listeners(): readonly number[];
   /** the table of connections (src/addon/connections.ts): through the iterator of a loaded probe, or sock_diag */
@@ -88,6 +90,7 @@ const FUNCTIONS = [
   "crc32c",
   "bootTimeOffsetUs",
   "notifyService",
+  "trimMemory",
   "dropCapabilities",
   "listeners",
   "readConnections",

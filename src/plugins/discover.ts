@@ -24,6 +24,9 @@ export interface Candidate {
   readonly hash: string;
 }
 
+/** A plugin without its bytes, which are megabytes and lie in the store. */
+export type KnownPlugin = Omit<Candidate, "component">;
+
 /** What was looked at: plugins, and what was refused, by name. */
 export interface Discovered {
   readonly candidates: readonly Candidate[];

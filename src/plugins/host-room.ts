@@ -1,6 +1,6 @@
 /** Room in the plugin host: it is made as large as what runs in it needs, and new versions beside that. */
 import { WeirError } from "../core/errors.ts";
-import type { Candidate } from "./discover.ts";
+import type { KnownPlugin } from "./discover.ts";
 import { HostPool, type Slot } from "./host.ts";
 import type { JailLayer, LayerReport } from "./jail-report.ts";
 import { type HostRuntime, hostRuntime } from "./runtime.ts";
@@ -16,7 +16,7 @@ const WORKER_MIB = 64;
 
 /** A plugin that runs or is to run. */
 export interface Occupant {
-  readonly candidate: Candidate;
+  readonly candidate: KnownPlugin;
   readonly vetted: Pick<Vetted, "memories">;
 }
 

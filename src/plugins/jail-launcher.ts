@@ -86,6 +86,12 @@ function findLauncher(): { path: string } | { missing: string } {
   return { missing };
 }
 
+/** What the launcher preloads into Node, beside it; none where it wasn't built. */
+function findPreload(launcher: string): string | undefined {
+  const path = join(dirname(launcher), "weir-trim.node");
+  return existsSync(path) ? path : undefined;
+}
+
 /** The shared libraries this very Node runs on (addons left out): what the child's Node will load. */
 function runtimeLibraries(): readonly string[] {
   const found = new Set<string>();
@@ -147,11 +153,15 @@ function nodeFlags(options: JailOptions, readable: readonly string[], permission
 }
 
 function launcherArguments(
+  launcher: string,
   options: JailOptions,
   readable: readonly string[],
   enabled: ReadonlySet<JailLayer>,
 ): string[] {
   const { uid, gid } = jailIdentity();
+  const preload = findPreload(launcher);
+  const variables = { ...environment, ...(preload === undefined ? {} : { LD_PRELOAD: preload }) };
+  const files = preload === undefined ? runtimeLibraries() : [...runtimeLibraries(), preload];
   const threads = options.threads ?? 64 + 2 * options.pipes;
   const workers = options.allowWorker ? Math.max(1, options.pipes) : 0;
   const mebibyte = 1024 * 1024;
@@ -167,8 +177,8 @@ function launcherArguments(
     ["--files", 128 + options.pipes + 8 * threads],
     ["--threads", threads],
     ["--oom", 500],
-    ...[...runtimeLibraries(), ...readable].map((path) => ["--read", path]),
-    ...Object.entries(environment).map(([name, value]) => ["--env", `${name}=${value}`]),
+    ...[...files, ...readable].map((path) => ["--read", path]),
+    ...Object.entries(variables).map(([name, value]) => ["--env", `${name}=${value}`]),
     ...jailLayers
       .filter((layer) => layer !== "permission" && !enabled.has(layer))
       .map((layer) => ["--without", layer]),
@@ -205,7 +215,7 @@ export function jailCommand(options: JailOptions): JailCommand {
   if ("missing" in launcher) {
     return { ...common, command: process.execPath, arguments: node, missing: launcher.missing };
   }
-  const walls = launcherArguments(options, readable, enabled);
+  const walls = launcherArguments(launcher.path, options, readable, enabled);
   return {
     ...common,
     command: launcher.path,

@@ -1,6 +1,6 @@
 /** The roster: every plugin that was found or is named in weir.yaml, what runs of it, and why it is out where it is. */
 import type { PluginInfo } from "./account.ts";
-import type { Candidate } from "./discover.ts";
+import type { KnownPlugin } from "./discover.ts";
 import { bindingOf } from "./options.ts";
 import { NO_MEMORY, type Runner } from "./runner.ts";
 import type { Settings } from "./settings.ts";
@@ -14,7 +14,7 @@ export interface Entry {
   readonly key: string;
   /** the version that lies in the folder */
   readonly dropped: string | undefined;
-  readonly candidate: Candidate | undefined;
+  readonly candidate: KnownPlugin | undefined;
   readonly decision: Decision | undefined;
   readonly runner: Runner | undefined;
   readonly state: "refused" | "disabled" | "off";
@@ -48,7 +48,7 @@ export class Roster {
   }
 
   set(entry: Entry): void {
-    this.#entries.set(entry.name, entry);
+    this.#entries.set(entry.name, { ...entry, candidate: withoutBytes(entry.candidate) });
   }
 
   /** Takes a plugin out; gives back what ran. */
@@ -128,4 +128,11 @@ function infoOf({ name, candidate, decision, runner, state, reason }: Entry, set
     stateBytes,
     ...memory,
   };
+}
+
+/** What is given may carry the component's bytes: here they would stay for as long as the plugin. */
+function withoutBytes(plugin: KnownPlugin | undefined): KnownPlugin | undefined {
+  if (plugin === undefined) return undefined;
+  const { name, manifest, hash } = plugin;
+  return { name, manifest, hash };
 }

@@ -1,5 +1,5 @@
 /** What holds for one plugin: the operator's word in weir.yaml, over its manifest's, over the defaults. */
-import type { Candidate } from "./discover.ts";
+import type { KnownPlugin } from "./discover.ts";
 import { mergeLimits, type PluginLimits } from "./manifest.ts";
 import { defaultPluginOptions, type PluginOptions, type PluginsOptions } from "./options.ts";
 
@@ -29,12 +29,12 @@ export class Settings {
   }
 
   /** What a plugin may take. */
-  limits({ name, manifest }: Candidate): PluginLimits {
+  limits({ name, manifest }: KnownPlugin): PluginLimits {
     return mergeLimits(this.of(name).limits, manifest.limits);
   }
 
   /** In lanes run those that say they look at each device by itself. */
-  lanes({ manifest }: Candidate): number {
+  lanes({ manifest }: KnownPlugin): number {
     return manifest.perDevice ? this.#section.lanes : 1;
   }
 }

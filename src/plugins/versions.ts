@@ -10,7 +10,7 @@ import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promise
 import { join } from "node:path";
 import { z } from "zod";
 import { messageOf, WeirError } from "../core/errors.ts";
-import type { Candidate } from "./discover.ts";
+import type { Candidate, KnownPlugin } from "./discover.ts";
 import { manifestSchema } from "./manifest.ts";
 
 /** Versions kept of each plugin. */
@@ -35,7 +35,7 @@ export interface DecisionStore {
 }
 
 /** The identity of a version: another component or another manifest is another one. */
-export const versionOf = ({ hash, manifest }: Candidate): string =>
+export const versionOf = ({ hash, manifest }: KnownPlugin): string =>
   createHash("sha256")
     .update(`${hash}\n${JSON.stringify(manifest)}`)
     .digest("hex");
