@@ -1,10 +1,11 @@
 // weir-trim.node, preloaded into what weir-jail starts: a process that can load nothing native by itself
-// gives back memory, too (native/memory/trim.h). A thread looks every ten seconds; once the process has
-// worked for a tenth of a second and then rests, as after its start, it trims. The thread has no signals and
-// the smallest of stacks.
+// gives back memory, too (native/memory/trim.h). A thread looks every ten seconds: after the start, and
+// whenever the process has worked for a tenth of a second and then rests, it trims. The thread has no signals
+// and the smallest of stacks.
 #include <limits.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <time.h>
 
@@ -26,7 +27,8 @@ static void *trim_at_rest(void *unused) {
   for (double before = 0;;) {
     nanosleep(&(struct timespec){.tv_sec = LOOK_S}, NULL);
     const double now = cpu_seconds();
-    if (now - before < rests_s && now - trimmed >= worked_s) {
+    const bool rests = before == 0 || now - before < rests_s;
+    if (rests && now - trimmed >= worked_s) {
       weir_trim_memory();
       trimmed = now;
     }

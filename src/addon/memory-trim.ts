@@ -9,7 +9,7 @@ const LOOK_MS = 10_000;
 const RESTS_US = 500_000;
 const WORKED_US = 100_000;
 
-/** Trims this process whenever it has worked and then rests. */
+/** Trims this process after its start, and whenever it has worked and then rests. */
 export class MemoryTrim {
   #timer: NodeJS.Timeout | undefined;
   #beforeUs = 0;
@@ -27,7 +27,7 @@ export class MemoryTrim {
   #look(): void {
     const { user, system } = process.cpuUsage();
     const nowUs = user + system;
-    const rests = nowUs - this.#beforeUs < RESTS_US;
+    const rests = this.#beforeUs === 0 || nowUs - this.#beforeUs < RESTS_US;
     this.#beforeUs = nowUs;
     const addon = addonState();
     if (!rests || nowUs - this.#trimmedUs < WORKED_US || !addon.ok) return;

@@ -115,7 +115,9 @@ describe("the jail", () => {
     "has every layer on when started as root on Linux 6.12 or later",
     async () => {
       const { layers, outcomes } = await attempt([["env"]]);
-      expect(outcomes).toEqual(["ok: MALLOC_ARENA_MAX MALLOC_MMAP_THRESHOLD_ TZ NODE_NO_WARNINGS"]);
+      expect(outcomes).toEqual([
+        "ok: MALLOC_ARENA_MAX MALLOC_MMAP_THRESHOLD_ TZ NODE_NO_WARNINGS LD_PRELOAD",
+      ]);
       expect(Object.fromEntries(jailLayers.map((layer) => [layer, "on"]))).toEqual(layers);
     },
   );
