@@ -2,6 +2,7 @@
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { STEPS } from "../../src/outbox/steps.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
 import { freePort } from "./harness/mosquitto.ts";
 
@@ -44,7 +45,7 @@ test.skipIf(!hasProgram("sqlite3"))(
       return done.stdout.trim();
     };
     expect(ask("PRAGMA application_id; PRAGMA user_version; PRAGMA integrity_check")).toBe(
-      `${0x57454952}\n2\nok`,
+      `${0x57454952}\n${STEPS.length}\nok`,
     );
     const wrong = ask(`SELECT uplink, stream FROM lane WHERE uplink <> '' AND committed <>
       acked + dropped + rejected + lost + pending_samples +

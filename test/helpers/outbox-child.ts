@@ -10,11 +10,25 @@
  */
 import { createHash } from "node:crypto";
 import { writeSync } from "node:fs";
+import { errnoOf } from "../../src/core/errors.ts";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
 import { frameOf, numbers, planFor, range, uplink, workerUrl } from "./outbox.ts";
 
 const [path = "", first = "0"] = process.argv.slice(2);
-const say = (line: string): void => void writeSync(1, `${line}\n`);
+const pause = new Int32Array(new SharedArrayBuffer(4));
+/** Lines are short enough for a pipe to take all of one or nothing (pipe(7)). */
+function say(line: string): void {
+  for (;;) {
+    try {
+      writeSync(1, `${line}\n`);
+      return;
+    } catch (thrown) {
+      // Whoever reads is slow.
+      if (errnoOf(thrown) !== "EAGAIN") throw thrown;
+      Atomics.wait(pause, 0, 0, 1);
+    }
+  }
+}
 
 const batch = { samples: 50, bytes: 1e6, ageMs: 5 };
 const outbox = new WorkerOutbox(workerUrl, planFor(path, { uplinks: [uplink("up", { batch })] }));
