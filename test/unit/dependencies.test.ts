@@ -55,3 +55,18 @@ test.each(rows.filter(({ name }) => existsSync(join("node_modules", name))))(
     expect(Math.abs(size - megabytes), `${size} MB`).toBeLessThan(Math.max(0.5, size / 5));
   },
 );
+
+/**
+ * npm runs `node-gyp rebuild` for a locked package with a binding.gyp, even where its package.json says `gypfile: false`, unless the
+ * lock says it, too: a compiler, and Node's headers from the network. `npm install` takes these lines out of the lock again.
+ */
+test("npm runs no script and no compiler of a dependency: package-lock.json says so", () => {
+  const lock: { packages: Record<string, { hasInstallScript?: boolean; gypfile?: boolean }> } = JSON.parse(
+    readFileSync("package-lock.json", "utf8"),
+  );
+  const running = Object.entries(lock.packages).flatMap(([path, entry]) => {
+    const builds = existsSync(join(path, "binding.gyp")) && entry.gypfile !== false;
+    return path !== "" && (builds || entry.hasInstallScript) ? [path] : [];
+  });
+  expect(running).toEqual([]);
+});
