@@ -146,6 +146,7 @@ function metricsPage(): string {
     "| `weir_ready == 0` | nothing can be taken in; `/readyz` says why |",
     "| `weir_plugin_up == 0` | a plugin is out; `weir plugin ls` says why |",
     "| `weir_config_last_reload_success == 0` | the files differ from what runs, and are not valid |",
+    "| `increase(weir_devices_unkept_samples_total[1h]) > 0` | more devices or metrics than `last` holds: look for one that invents names |",
     "| `weir_loop_lag_seconds > 1` | the main loop stood still |",
     "",
     "Remedies for each are in [operations.md](operations.md).",

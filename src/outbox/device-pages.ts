@@ -12,8 +12,6 @@ import type { Connection } from "./schema.ts";
 /** A page that is larger is parted. One device has 4,096 values and 1 Mi characters at most, which fit. */
 const MOST_ROWS = 16_384;
 const MOST_BYTES = 2 ** 20;
-/** About what a page takes in the database, of its characters, and for each of its values. */
-const VALUE_BYTES = 8;
 
 interface Stored {
   readonly device: string;
@@ -89,14 +87,6 @@ export class DevicePages {
 
 /** Rows that a page's frame has room for at first. */
 const PAGE_ROWS = 1024;
-
-/** About how many bytes pages take in the database. */
-export const pageBytes = (pages: readonly Page[]): number => {
-  let bytes = 0;
-  for (const { devices } of pages)
-    for (const { characters, values } of devices) bytes += characters + VALUE_BYTES * values.size;
-  return bytes;
-};
 
 function addDevice(builder: FrameBuilder, { device, values, latest }: Device): void {
   const index = builder.device(device);

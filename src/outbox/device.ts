@@ -21,6 +21,18 @@ export interface Page {
   readonly devices: Set<Device>;
   /** differs from its row since, on the monotonic clock; undefined: it does not */
   dirtyMs: number | undefined;
+  /** about what it takes in the database */
+  storedBytes: number;
+}
+
+/** About what a value takes in the database beside its characters. */
+const VALUE_BYTES = 8;
+
+/** About how many bytes a page will take in the database. */
+export function pageBytes({ devices }: Page): number {
+  let bytes = 0;
+  for (const { characters, values } of devices) bytes += characters + VALUE_BYTES * values.size;
+  return bytes;
 }
 
 /** The row of a device. */
@@ -43,6 +55,8 @@ export class Device implements KnownDevice {
   characters: number;
   /** no metric of it gives way before then */
   fullUntilMs = 0;
+  /** names of metrics with labels, without them */
+  #families: Set<string> | undefined;
 
   constructor({ device, stream, firstMs, lastMs, about }: DeviceRow, page: Page) {
     this.device = device;
@@ -53,6 +67,17 @@ export class Device implements KnownDevice {
     this.about = about;
     this.page = page;
     this.characters = charactersOf(device, about);
+  }
+
+  /** Whether a new metric is one more in its `meta`: of those that differ in their labels alone, the first is. */
+  isNews(metric: string): boolean {
+    const end = metric.indexOf(";");
+    if (end < 0) return true;
+    const family = metric.slice(0, end);
+    this.#families ??= new Set();
+    if (this.#families.has(family)) return false;
+    this.#families.add(family);
+    return true;
   }
 }
 

@@ -21,6 +21,7 @@ import {
   isValue,
   own,
   type Page,
+  pageBytes,
   type Value,
 } from "./device.ts";
 import { LastRows } from "./last-rows.ts";
@@ -43,6 +44,8 @@ const DAY_MS = 24 * HOUR_MS;
 const FORGET_MS = 30 * DAY_MS;
 /** One that was silent for so long gives way to a new one when there is no room, and a metric to a new one of its device. */
 const GIVE_WAY_MS = DAY_MS;
+/** A metric with labels that was silent for so long while its device sent is forgotten: processes and peers come and go. */
+const FORGET_LABELLED_MS = HOUR_MS;
 /** After a start, and after a jump of the clock, devices have so long to speak before any is forgotten. */
 const GRACE_MS = DAY_MS;
 /** How often devices are looked at that may be forgotten, and when each came last is told and stored. */
@@ -203,6 +206,8 @@ export class Devices {
     for (const device of this.#devices.values()) {
       if (nowMs >= this.#graceUntilMs && nowMs - device.lastMs > FORGET_MS) this.#forget(device);
       else if (device.lastMs !== device.toldMs) {
+        for (const [name, { seenMs }] of device.values)
+          if (name.includes(";") && device.lastMs - seenMs > FORGET_LABELLED_MS) this.#drop(device, name);
         device.toldMs = device.lastMs;
         device.dirty = true;
         this.#touch(device, Change.about);
@@ -216,7 +221,7 @@ export class Devices {
   load(rows: Iterable<DeviceRow>, pages: readonly StoredPage[], nowMs: number): void {
     const pageOf = new Map<string, Page>();
     for (const { id, frame } of pages) {
-      const page: Page = { id, devices: new Set(), dirtyMs: undefined };
+      const page: Page = { id, devices: new Set(), dirtyMs: undefined, storedBytes: 0 };
       this.#pages = Math.max(this.#pages, id);
       for (const name of frame.devices) pageOf.set(name, page);
     }
@@ -235,7 +240,10 @@ export class Devices {
         if (device !== undefined) this.#set(device, frame, row, frame.status[row] ?? 0, nowMs);
       }
     }
-    for (const page of this.#dirty.splice(0)) page.dirtyMs = undefined;
+    for (const page of this.#dirty.splice(0)) {
+      page.dirtyMs = undefined;
+      page.storedBytes = pageBytes(page);
+    }
     // A page whose devices are not all there any more.
     for (const { frame } of pages) {
       const page = pageOf.get(frame.devices[0] ?? "");
@@ -260,6 +268,7 @@ export class Devices {
     this.#dirty.splice(0, pages.length);
     for (const page of pages) {
       page.dirtyMs = undefined;
+      page.storedBytes = pageBytes(page);
       for (const device of page.devices) device.dirty = false;
     }
     this.#forgotten = [];
@@ -354,7 +363,7 @@ export class Devices {
       const made: Value = { kind, type, number, data, unit: own(unit), timeUs, status, seenMs: nowMs };
       device.values.set(own(name), made);
       device.latest = made;
-      this.#touch(device, Change.about);
+      if (device.isNews(name)) this.#touch(device, Change.about);
       return;
     }
     if (before.type !== type || before.unit !== unit) {
@@ -387,15 +396,19 @@ export class Devices {
     for (const entry of device.values)
       if (silent === undefined || entry[1].seenMs < silent[1].seenMs) silent = entry;
     if (silent === undefined) return false;
-    const [name, { seenMs, data }] = silent;
+    const [name, { seenMs }] = silent;
     device.fullUntilMs = seenMs + GIVE_WAY_MS;
     if (nowMs < device.fullUntilMs) return false;
+    this.#drop(device, name);
+    return this.#fits(device, values, characters);
+  }
+
+  #drop(device: Device, name: string): void {
+    const size = (device.values.get(name)?.data?.length ?? 0) + name.length;
     device.values.delete(name);
-    const size = (data?.length ?? 0) + name.length;
     device.characters -= size;
     this.#characters -= size;
     this.#values -= 1;
-    return this.#fits(device, values, characters);
   }
 
   #touch(device: Device, what: number): void {
@@ -411,6 +424,6 @@ export class Devices {
 
   #newPage(): Page {
     this.#pages += 1;
-    return { id: this.#pages, devices: new Set(), dirtyMs: undefined };
+    return { id: this.#pages, devices: new Set(), dirtyMs: undefined, storedBytes: 0 };
   }
 }

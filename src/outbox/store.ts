@@ -12,7 +12,8 @@ import { alarmFrame, ownAlarm } from "./alarms.ts";
 import { BatchEnds } from "./batch-ends.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
 import { DeadLetters } from "./dead-letters.ts";
-import { DevicePages, pageBytes } from "./device-pages.ts";
+import { pageBytes } from "./device.ts";
+import { DevicePages } from "./device-pages.ts";
 import { Devices } from "./devices.ts";
 import { Discard } from "./discard.ts";
 import { EffectQueue, type PublishEffect } from "./effect-queue.ts";
@@ -287,8 +288,9 @@ export class Store {
     const { pages, gone } = this.devices.unstored(all ? Number.POSITIVE_INFINITY : DEVICE_PAGES, since);
     if (pages.length === 0 && gone.length === 0) return;
     const written = this.transaction(() => {
+      const grows = pages.reduce((sum, page) => sum + Math.max(0, pageBytes(page) - page.storedBytes), 0);
       // At a stop it takes what room there is. Before, the oldest samples go for it, but none that a policy keeps.
-      if (!all && !this.#room.make("host", pageBytes(pages))) return false;
+      if (!all && grows > 0 && !this.#room.make("host", grows)) return false;
       this.#devicePages.write(this.devices, pages, gone);
       return true;
     });

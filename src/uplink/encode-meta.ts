@@ -7,7 +7,8 @@ const KINDS: readonly string[] = Object.keys(Kind);
 
 /**
  * `{"v":1,"gateway":…,"labels":{…},"device":…,"source":…,"rule":…,"decoder":…,"model":…,"firstSeen":…,"lastSeen":…,"metrics":{"temp_c":
- * {"kind":"number","unit":"Cel","description":…}}}`, of the metrics that `passes` lets through.
+ * {"kind":"number","unit":"Cel","description":…}}}`, of the metrics that `passes` lets through, each once
+ * whatever its labels.
  */
 export function encodeAbout(
   { gateway, labels = {} }: { readonly gateway: string; readonly labels?: Readonly<Record<string, string>> },
@@ -16,18 +17,17 @@ export function encodeAbout(
 ): string {
   const { metrics: said = {}, ...rest } = about;
   const saying = Object.entries(said).map(([pattern, what]) => ({ fits: matcher([pattern]), what }));
-  const metrics = Object.fromEntries(
-    [...values]
-      .filter(([name]) => passes(name))
-      .map(([name, { type, unit }]) => {
-        const what: MetricAbout = saying.find(({ fits }) => fits(name))?.what ?? {};
-        const known = unit === "" ? what.unit : unit;
-        // What JSON.stringify finds undefined it leaves out.
-        const kind = type === Kind.null ? undefined : KINDS[type];
-        return [name, { kind, unit: known, description: what.description }];
-      }),
-  );
+  const metrics = new Map<string, MetricAbout & { readonly kind: string | undefined }>();
+  for (const [full, { type, unit }] of values) {
+    const [name = full] = full.split(";", 1);
+    const what: MetricAbout = saying.find(({ fits }) => fits(name))?.what ?? {};
+    if (metrics.get(name)?.kind !== undefined || !passes(name)) continue;
+    // What JSON.stringify finds undefined it leaves out.
+    const kind = type === Kind.null ? undefined : KINDS[type];
+    metrics.set(name, { kind, unit: unit === "" ? what.unit : unit, description: what.description });
+  }
   const shown = Object.keys(labels).length === 0 ? undefined : labels;
   const seen = { firstSeen: firstMs, lastSeen: lastMs };
-  return JSON.stringify({ v: 1, gateway, labels: shown, device, ...rest, ...seen, metrics });
+  const known = { v: 1, gateway, labels: shown, device, ...rest, ...seen };
+  return JSON.stringify({ ...known, metrics: Object.fromEntries(metrics) });
 }

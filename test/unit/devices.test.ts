@@ -171,7 +171,7 @@ describe("the latest values of a device", () => {
     const sent = world.sent();
     expect([...sent.keys()]).toEqual(["last/p", "meta/p"]);
     expect(sent.get("last/p")).toEqual({ "x;port=1": 1, _ts: T / 1000, _q: "good" });
-    expect(sent.get("meta/p")).toMatchObject({ metrics: { "x;port=1": { kind: "number" } } });
+    expect(sent.get("meta/p")).toMatchObject({ metrics: { x: { kind: "number" } } });
   });
 
   it.each([true, false])("are there after a start (orderly stop: %s), stale ones still stale", (close) => {
@@ -332,6 +332,27 @@ describe("what is known of a device", () => {
     expect(world.sent().get("meta/p")).toMatchObject({ source: "devices", model: "M1" });
     world.commit(["p", "temp_b", Kind.number, 0, 2]);
     expect(world.sent().get("meta/p")).toMatchObject({ metrics: { temp_b: { kind: "number" } } });
+  });
+
+  it("has each metric once, whatever its labels; labels that have gone are forgotten within two hours", () => {
+    const world = new World();
+    const rows = (from: number): Row[] =>
+      Array.from({ length: 50 }, (_, i): Row => ["p", `cpu;pid=${from + i}`, Kind.number, 0, i, T, "s"]);
+    world.commit(["p", "rare", Kind.number, 0, 1], ...rows(0));
+    expect(world.sent().get("meta/p")).toMatchObject({
+      metrics: { rare: { kind: "number" }, cpu: { kind: "number", unit: "s" } },
+    });
+    world.commit(...rows(50));
+    expect([...world.sent().keys()]).toEqual(["last/p"]);
+    expect(world.store.devices.get("p")?.values.size).toBe(101);
+    for (let hour = 0; hour < 2; hour++) {
+      world.nowMs += 3_600_001;
+      world.commit(...rows(100));
+      world.store.maintain(true);
+    }
+    const names = Object.keys(world.sent().get("last/p") ?? {});
+    expect(names.filter((name) => name.startsWith("cpu"))).toEqual(rows(100).map(([, name]) => name));
+    expect(names).toContain("rare");
   });
 
   it("is told once an hour as long as it sends, and emptied when it was silent for 30 days", () => {
