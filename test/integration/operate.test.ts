@@ -103,6 +103,22 @@ describe("what a running agent shows", () => {
     expect(checked.status).toBe(0);
   });
 
+  test("/metrics has the cost of each kernel probe that runs", async (context) => {
+    const probes = await folder.api.probes();
+    if (!probes.some(({ state, memoryBytes }) => state === "on" && memoryBytes !== undefined))
+      context.skip("no kernel probe runs here");
+    await until(
+      "the first count, some seconds after the start",
+      async () => {
+        const page = await (await fetch(`${base}/metrics`)).text();
+        return ["weir_probe_run_seconds", "weir_probe_cpu_ratio", "weir_probe_memory_bytes"].every((name) =>
+          new RegExp(`^${name}\\{probe="sched"\\} \\d`, "m").test(page),
+        );
+      },
+      30_000,
+    );
+  });
+
   test("health and readiness answer; /api/v1 is read-only and knows neither payloads nor bodies", async () => {
     expect(await (await fetch(`${base}/healthz`)).json()).toEqual({ status: "ok" });
     expect(await (await fetch(`${base}/readyz`)).json()).toMatchObject({ ready: true, reasons: [] });
