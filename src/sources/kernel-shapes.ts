@@ -1,8 +1,10 @@
-/** Rows of the probes whose histograms mean something of their own: block I/O by disk, software interrupts by vector, counters. */
-import { BUCKETS, type Counters, SLOT_WORDS } from "../addon/index.ts";
+/** What makes rows of each probe; and those of probes whose histograms mean something of their own: block I/O by disk, software interrupts by vector, counters. */
+import { BUCKETS, type Counters, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
 import { Kind, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
+import { HistogramRows } from "./kernel-rows.ts";
+import { SlotRows } from "./kernel-slots.ts";
 
 const GATEWAY = "_gateway";
 /** enum of include/linux/interrupt.h, the same since 2.6.37 */
@@ -114,4 +116,28 @@ export class EventRows {
       if (by > 0) into.add(device, into.metric(metric, unit), timeUs, Kind.integer, Status.good, by);
     }
   }
+}
+
+/** The metrics of each probe's histograms, in the order of its counters. */
+const METRICS: Readonly<Partial<Record<ProbeName, readonly string[]>>> = {
+  sched: ["system.cpu.run_queue.latency"],
+  tcp: ["tcp.connect.duration", "tcp.rtt"],
+  sockcalls: ["connect", "accept", "send", "receive"].map((call) =>
+    metricName("socket.call.duration", { call }),
+  ),
+  dns: ["dns.lookup.duration"],
+};
+
+/** Turns what a probe has counted since the last time into rows. */
+export interface Rows {
+  add(into: FrameBuilder, counters: Counters, timeUs: number): void;
+}
+
+/** What makes rows of a probe. Each remembers what it has counted: one set for each run of it. */
+export function rowsOf(name: ProbeName): readonly Rows[] {
+  const histograms = (METRICS[name] ?? []).map((metric, place) => new HistogramRows(place, metric));
+  if (name === "block") return [new BlockRows(), new SlotRows(name)];
+  if (name === "softirq") return [new SoftirqRows()];
+  if (name === "counters" || name === "hardware") return [new EventRows(name)];
+  return [...histograms, new SlotRows(name)];
 }

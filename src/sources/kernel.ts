@@ -5,9 +5,7 @@
  * every 2 to 200 ms, depending on how much was in it; its rows go out with the next second, or earlier when they
  * fill a chunk.
  */
-
 import {
-  type Counters,
   dropProbeCapabilities,
   ON_DEMAND_PROBES,
   openProbe,
@@ -17,7 +15,6 @@ import {
 } from "../addon/index.ts";
 import { WeirError } from "../core/errors.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
-import { metricName } from "../core/labels.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
 import { ConnectionRows } from "./kernel-connections.ts";
@@ -33,9 +30,8 @@ import {
 } from "./kernel-events.ts";
 import { Fallbacks } from "./kernel-fallbacks.ts";
 import { ProcessEvents } from "./kernel-process.ts";
-import { HistogramRows, MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
-import { BlockRows, EventRows, SoftirqRows } from "./kernel-shapes.ts";
-import { SlotRows } from "./kernel-slots.ts";
+import { MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
+import { type Rows, rowsOf } from "./kernel-shapes.ts";
 
 /** What `weir probe ls` shows. */
 export interface ProbeStatus {
@@ -71,16 +67,6 @@ export interface KernelSourceOptions {
   readonly sys?: string;
 }
 
-/** The metrics of each probe's histograms, in the order of its counters. */
-const METRICS: Readonly<Partial<Record<ProbeName, readonly string[]>>> = {
-  sched: ["system.cpu.run_queue.latency"],
-  tcp: ["tcp.connect.duration", "tcp.rtt"],
-  sockcalls: ["connect", "accept", "send", "receive"].map((call) =>
-    metricName("socket.call.duration", { call }),
-  ),
-  dns: ["dns.lookup.duration"],
-};
-
 const SHORTEST_DRAIN_MS = 2;
 /** A machine where nothing happens is not to be woken for it; 1,023 events in this time are 2,500 processes a second. */
 const LONGEST_DRAIN_MS = 200;
@@ -89,19 +75,6 @@ const READ_MS = 1000;
 const LONGEST_ON_DEMAND_MS = 3_600_000;
 /** Records of a file that is opened: the event and two parts of its path. */
 const RECORDS_OF_OPEN = 3;
-
-/** Turns what a probe has counted since the last time into rows. */
-interface Rows {
-  add(into: FrameBuilder, counters: Counters, timeUs: number): void;
-}
-
-function rowsOf(name: ProbeName): readonly Rows[] {
-  const histograms = (METRICS[name] ?? []).map((metric, place) => new HistogramRows(place, metric));
-  if (name === "block") return [new BlockRows(), new SlotRows(name)];
-  if (name === "softirq") return [new SoftirqRows()];
-  if (name === "counters" || name === "hardware") return [new EventRows(name)];
-  return [...histograms, new SlotRows(name)];
-}
 
 interface Running {
   readonly probe: Probe;

@@ -6,6 +6,7 @@ import { type Frame, validate } from "../../src/core/frame.ts";
 import { imbalance, Ledger } from "../../src/core/ledger.ts";
 import type { Intake } from "../../src/core/ports.ts";
 import { KernelSource } from "../../src/sources/kernel.ts";
+import { LARGEST_RING_BYTES } from "../../src/sources/kernel-events.ts";
 import { bpfHoldings, exchangeOverTcp, missing, open, PRESENT, type Row, rowsOf } from "./helpers.ts";
 
 /** Takes frames in, as the pipeline would. */
@@ -46,7 +47,7 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
   test("processes, connections and waits arrive as rows of the gateway", async () => {
     const ledger = new Ledger();
     const intake = new Collector();
-    const source = newSource({ intervalMs: 100, ledger, eventBudget: 1e6, ringBytes: 2 ** 22 });
+    const source = newSource({ intervalMs: 100, ledger, eventBudget: 1e6, ringBytes: LARGEST_RING_BYTES });
     expect(new Set(source.probes().map(({ state }) => state))).toEqual(new Set(["stopped"]));
     await source.start(intake, new AbortController().signal);
     expect(
