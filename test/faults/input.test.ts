@@ -4,7 +4,7 @@ import { connect } from "node:net";
 import type mqtt from "mqtt";
 import mqttPacket from "mqtt-packet";
 import { expect } from "vitest";
-import { fault, long } from "./harness/world.ts";
+import { fault, LONG, long } from "./harness/world.ts";
 
 const deep = (n: number): string => `${'{"a":'.repeat(n)}1${"}".repeat(n)}`;
 
@@ -144,7 +144,11 @@ fault("a subscriber that never reads", { load: { perSecond: 0 } }, async (world)
     mqttPacket.generate({ cmd: "subscribe", messageId: 1, subscriptions: [{ topic: "#", qos: 1 }] }),
   );
   socket.pause();
+  await world.acknowledged(long(20_000, 1_000), 240_000);
+  const began = world.rssMiB();
   await world.acknowledged(long(100_000, 3_000), 240_000);
+  const grown = world.rssMiB() - began;
+  if (LONG) expect(grown, "growth of RSS, in MiB").toBeLessThan(100);
   socket.destroy();
-  return undefined;
+  return `RSS ${grown >= 0 ? "+" : ""}${grown.toFixed(0)} MiB`;
 });

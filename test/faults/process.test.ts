@@ -26,6 +26,15 @@ fault(`kill -9 under load, ${long(50, 5)} times`, { load: { perSecond: 0 } }, as
   return `slowest start ${slowest.toFixed(1)} s`;
 });
 
+fault(`devices at mosquitto, kill -9 ${long(10, 2)} times`, { devicesAtMosquitto: true }, async (world) => {
+  for (let i = 0; i < long(10, 2); i++) {
+    await world.acknowledged(200);
+    await again(world, () => world.agent.kill());
+  }
+  // What was in flight at each kill, and committed, came again.
+  return `${world.load.acknowledged} acknowledged by mosquitto`;
+});
+
 fault("SIGTERM under load", { load: { perSecond: 0 } }, async (world) => {
   let ended = 0;
   await again(world, async () => {
