@@ -81,16 +81,19 @@ const script = `
   const loaded = performance.now();
   const { openProbe, PROBES } = await import(${JSON.stringify(source)});
   const ready = performance.now();
+  const cpu = process.threadCpuUsage();
   const on = PROBES.filter((name) => openProbe(name).on).length;
-  console.log(JSON.stringify({ load: loaded - start, attach: performance.now() - ready, on }));`;
+  const attach = performance.now() - ready;
+  const { user, system } = process.threadCpuUsage(cpu);
+  console.log(JSON.stringify({ load: loaded - start, attach, cpu: (user + system) / 1000, on }));`;
 const runs = Array.from({ length: ROUNDS }, () => {
   const { stdout } = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" });
-  const run: { load: number; attach: number; on: number } = JSON.parse(stdout);
+  const run: { load: number; attach: number; cpu: number; on: number } = JSON.parse(stdout);
   return run;
 });
 const median = (values: readonly number[]): string =>
   ([...values].sort((a, b) => a - b)[ROUNDS >> 1] ?? 0).toFixed(1);
 console.log(`\naddon: loads in ${median(runs.map(({ load }) => load))} ms (median of ${ROUNDS} processes)`);
 console.log(
-  `its ${runs[0]?.on} probes that this machine has attach in ${median(runs.map(({ attach }) => attach))} ms`,
+  `its ${runs[0]?.on} probes that this machine has attach in ${median(runs.map(({ attach }) => attach))} ms, ${median(runs.map(({ cpu }) => cpu))} ms of CPU`,
 );
