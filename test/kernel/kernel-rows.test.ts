@@ -5,6 +5,7 @@ import { Kind, validate } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { ProcessEvents } from "../../src/sources/kernel-process.ts";
 import { HistogramRows, MOST_EVENT_ROWS } from "../../src/sources/kernel-rows.ts";
+import { SoftirqRows } from "../../src/sources/kernel-shapes.ts";
 import { rowsOf } from "./helpers.ts";
 
 function counters(sumNs: bigint, counts: Readonly<Record<number, bigint>>): Counters {
@@ -54,6 +55,26 @@ test("counters that start again from zero give what they hold, never a negative 
     "tcp.rtt;le=0.000001024": 4,
     "tcp.rtt.count": 4,
     "tcp.rtt.sum": 2e-6,
+  });
+});
+
+test("runs of a software interrupt that were timed stand for those that were not", () => {
+  const [netTx, netRx] = [2, 3];
+  const rows = new SoftirqRows();
+  const builder = new FrameBuilder();
+  const found = (runs: bigint, ns: bigint, timed: bigint): Record<string, unknown> => {
+    const words = { [netTx]: 1n, [netRx]: runs, [16 + netRx]: ns, [32 + netRx]: timed };
+    rows.add(builder, counters(0n, words), 1_763_640_000_000_000);
+    return Object.fromEntries(rowsOf(builder.build()).map(({ metric, value }) => [metric, value]));
+  };
+  expect(found(100n, 30_000n, 10n)).toEqual({
+    "system.softirq.count;vector=net_tx": 1, // not timed yet: its time isn't known
+    "system.softirq.count;vector=net_rx": 100,
+    "system.softirq.time;vector=net_rx": expect.closeTo(300e-6, 9),
+  });
+  expect(found(104n, 34_000n, 12n)).toEqual({
+    "system.softirq.count;vector=net_rx": 4,
+    "system.softirq.time;vector=net_rx": expect.closeTo(8e-6, 9),
   });
 });
 
