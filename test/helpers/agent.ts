@@ -6,6 +6,8 @@ import { join, resolve } from "node:path";
 import mqtt, { type MqttClient } from "mqtt";
 import { stringify } from "yaml";
 import { ApiClient } from "../../src/api/client.ts";
+import { batchIn } from "../../src/batch-tools.ts";
+import type { SampleObject } from "../../src/consume/batch.ts";
 import { until } from "./until.ts";
 
 const WEIR = resolve("bin/weir");
@@ -93,6 +95,15 @@ export class Agent {
   /** A client of its broker, connected. */
   async client(): Promise<MqttClient> {
     return await mqtt.connectAsync(`mqtt://${await this.broker()}`, { reconnectPeriod: 0 });
+  }
+
+  /** Samples of stream `data` as a local subscriber gets them from now on: the list grows. */
+  async samples(): Promise<readonly SampleObject[]> {
+    const client = await this.client();
+    const samples: SampleObject[] = [];
+    client.on("message", (_topic, payload) => samples.push(...(batchIn(payload)?.samples ?? [])));
+    await client.subscribeAsync("weir/v1/gw/data", { qos: 1 });
+    return samples;
   }
 
   /** Ends it as a service manager does; resolves to the exit code. */

@@ -6,7 +6,6 @@ import { copyFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { family, memoryMiB } from "../../bench/tools/processes.ts";
-import { batchIn } from "../../src/batch-tools.ts";
 import type { SampleObject } from "../../src/consume/batch.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder } from "../helpers/agent.ts";
@@ -38,7 +37,7 @@ describe("hostile plugins in a whole agent", () => {
       ...Object.fromEntries(CASES.map(({ name }) => [name, { bind: { devices: [`${name}-*`] } }])),
     },
   });
-  const samples: SampleObject[] = [];
+  let samples: readonly SampleObject[];
   let agent: Agent;
   let pid = 0;
   /** memory of all its processes before anything misbehaved */
@@ -52,9 +51,7 @@ describe("hostile plugins in a whole agent", () => {
       copyFileSync(`test/fixtures/hostile/${name}.wasm`, join(plugins, `${name}.wasm`));
     agent = await Agent.start(folder);
     pid = (await folder.api.status()).pid;
-    const reader = await agent.client();
-    reader.on("message", (_topic, payload) => samples.push(...(batchIn(payload)?.samples ?? [])));
-    await reader.subscribeAsync("weir/v1/gw/data");
+    samples = await agent.samples();
     restMiB = memoryMiB(family(pid), "Rss");
   });
   afterAll(async () => {

@@ -13,8 +13,6 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { batchIn } from "../../src/batch-tools.ts";
-import type { Batch } from "../../src/consume/batch.ts";
 import { Agent, AgentFolder, hasProgram, NPM_UNREACHABLE } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
@@ -78,15 +76,10 @@ describe.skipIf(lacks !== undefined)(
       cpSync(join(prefix, "lib/node_modules/weir/plugins"), join(folder.dir, "plugins"), { recursive: true });
       const agent = await Agent.start(folder, [], installed);
       try {
+        const samples = await agent.samples();
         const client = await agent.client();
-        const batches: Batch[] = [];
-        client.on("message", (_, payload) => {
-          const batch = batchIn(payload);
-          if (batch !== undefined) batches.push(batch);
-        });
-        await client.subscribeAsync("weir/v1/gw/data");
         await client.publishAsync("devices/demo-1/telemetry", '{"temp_c":100}', { qos: 1 });
-        const sample = await until("a sample", () => batches[0]?.samples[0]);
+        const sample = await until("a sample", () => samples[0]);
         expect(sample).toMatchObject({ device: "demo-1", values: { temp_f: 212 } });
         await client.endAsync();
       } finally {

@@ -12,7 +12,6 @@ import { join } from "node:path";
 import type { MqttClient } from "mqtt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { stringify } from "yaml";
-import { batchIn } from "../../src/batch-tools.ts";
 import type { SampleObject } from "../../src/consume/batch.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder, weir } from "../helpers/agent.ts";
@@ -28,7 +27,7 @@ const fixture = (name: string): string => `test/fixtures/plugins/${name}.wasm`;
 describe("a plugins folder that changes under load", () => {
   const folder = new AgentFolder(config);
   const plugins = join(folder.dir, "plugins");
-  const samples: SampleObject[] = [];
+  let samples: readonly SampleObject[];
   let agent: Agent;
   let device: MqttClient;
   let n = 0;
@@ -67,9 +66,7 @@ describe("a plugins folder that changes under load", () => {
   beforeAll(async () => {
     mkdirSync(plugins);
     agent = await Agent.start(folder);
-    const reader = await agent.client();
-    reader.on("message", (_topic, payload) => samples.push(...(batchIn(payload)?.samples ?? [])));
-    await reader.subscribeAsync("weir/v1/gw/data", { qos: 1 });
+    samples = await agent.samples();
     device = await agent.client();
   });
   afterAll(async () => {

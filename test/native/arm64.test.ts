@@ -6,8 +6,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { addonState } from "../../src/addon/index.ts";
-import { batchIn } from "../../src/batch-tools.ts";
-import type { Batch } from "../../src/consume/batch.ts";
 import { Agent, AgentFolder, NPM_UNREACHABLE } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
@@ -65,15 +63,10 @@ describe.skipIf(lacks !== undefined)(
       const installed = { weir: join(weir, "dist/cli/main.js"), environment: process.env };
       const agent = await Agent.start(agentFolder, emulated, installed);
       try {
+        const samples = await agent.samples();
         const client = await agent.client();
-        const batches: Batch[] = [];
-        client.on("message", (_, payload) => {
-          const batch = batchIn(payload);
-          if (batch !== undefined) batches.push(batch);
-        });
-        await client.subscribeAsync("weir/v1/gw/data");
         await client.publishAsync("devices/pump-1/telemetry", '{"temp_c":71.2}', { qos: 1 });
-        const sample = await until("a sample", () => batches[0]?.samples[0], 60_000);
+        const sample = await until("a sample", () => samples[0], 60_000);
         expect(sample).toMatchObject({ device: "pump-1", values: { temp_c: 71.2 } });
         await client.endAsync();
         const probes = await agentFolder.api.probes();
