@@ -322,7 +322,7 @@ export class Agent {
     if (outbox === undefined) return;
     try {
       await this.#learnEpochs(outbox);
-      for (const [name, uplink] of this.#run.uplinks) {
+      for (const [name, { uplink }] of this.#run.uplinks) {
         const options = this.#run.config.uplinks[name];
         if (options !== undefined && uplink.connected)
           await uplink.publish(this.#run.statusMessage(options, true));

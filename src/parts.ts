@@ -4,10 +4,11 @@ import type { PartStatus, PluginStatus, ProbeStatus } from "./api/types.ts";
 import { hardwareId } from "./config/gateway.ts";
 import type { Config } from "./config/schema.ts";
 import type { LedgerLine } from "./core/ledger.ts";
-import type { Gap, OutboxCount, Outgoing, Uplink } from "./core/ports.ts";
+import type { Gap, OutboxCount, Outgoing } from "./core/ports.ts";
 import type { DataPaths } from "./outbox/data-folder.ts";
 import type { OutboxPlan } from "./outbox/plan.ts";
 import type { PluginInfo } from "./plugins/account.ts";
+import type { RunningUplink } from "./running.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
 import type { UplinkOptions } from "./uplink/options.ts";
 import { fillTopic } from "./uplink/topics.ts";
@@ -88,12 +89,26 @@ export function sourceStatus({ name, state, reason }: MqttSource): PartStatus {
 }
 
 /** An uplink, as a part of the agent. */
-export function uplinkStatus(uplink: Uplink): PartStatus {
-  const reason = uplink.connected ? undefined : (uplink.lastError ?? "connecting");
-  const remedy = uplink.connected
-    ? undefined
-    : "check the broker's address and the network; batches wait in the outbox";
-  return { name: `uplink ${uplink.name}`, state: uplink.connected ? "on" : "failed", reason, remedy };
+export function uplinkStatus({ uplink, forward }: RunningUplink): PartStatus {
+  const failed = (reason: string, remedy: string): PartStatus => ({
+    name: `uplink ${uplink.name}`,
+    state: "failed",
+    reason,
+    remedy,
+  });
+  if (!uplink.connected)
+    return failed(
+      uplink.lastError ?? "connecting",
+      "check the broker's address and the network; batches wait in the outbox",
+    );
+  if (forward.exhausted)
+    return failed(
+      "the month's bytes are used up, so that only alarms are sent",
+      "raise bytesPerMonth, or wait for the next month; batches wait in the outbox",
+    );
+  if (forward.trouble !== undefined)
+    return failed(forward.trouble, "it is tried again with one batch at a time; batches wait in the outbox");
+  return { name: `uplink ${uplink.name}`, state: "on", reason: undefined, remedy: undefined };
 }
 
 /** What the outbox is told of a configuration. An uplink whose broker does not run keeps its place: what it is to get waits. */

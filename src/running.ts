@@ -13,6 +13,7 @@ import type { Neighbour } from "./neighbour.ts";
 import type { WorkerOutbox } from "./outbox/outbox.ts";
 import { EarlyIntake } from "./pipeline/early-intake.ts";
 import type { Effects } from "./pipeline/effects.ts";
+import type { Forward } from "./pipeline/forward.ts";
 import type { Ingest } from "./pipeline/ingest.ts";
 import { correctTimes } from "./pipeline/known-time.ts";
 import { RejectedLog } from "./pipeline/rejected.ts";
@@ -31,6 +32,12 @@ import { type StatusFacts, statusMessage } from "./telemetry/status.ts";
 import { Vitals } from "./telemetry/vitals.ts";
 import type { UplinkOptions } from "./uplink/options.ts";
 import { fillTopic } from "./uplink/topics.ts";
+
+/** An uplink with its loop. */
+export interface RunningUplink {
+  readonly uplink: Uplink;
+  readonly forward: Forward;
+}
 
 /** The state of one agent. What is undefined does not run, or not yet. */
 export class Running {
@@ -65,7 +72,7 @@ export class Running {
   /** aborted when the agent ends */
   readonly controller: AbortController = new AbortController();
   readonly parts: Supervisor;
-  readonly uplinks: Map<string, Uplink> = new Map();
+  readonly uplinks: Map<string, RunningUplink> = new Map();
   /** sources at other brokers */
   readonly external: Map<string, MqttSource> = new Map();
   readonly reloads: { accepted: number; refused: number; lastGood: boolean } = {

@@ -131,7 +131,7 @@ function uplinkSpec(run: Running, name: string, options: UplinkOptions): PartSpe
       start: async () => {
         await uplink.start(run.controller.signal);
         forward.start();
-        run.uplinks.set(name, uplink);
+        run.uplinks.set(name, { uplink, forward });
       },
       stop: async () => {
         await forward.stop(SEND_MS);

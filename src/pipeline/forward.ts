@@ -59,6 +59,7 @@ export class Forward {
   readonly #late: number[] = [];
   /** a publish failed: send nothing until what is out has come back and the wait is over */
   #failed = false;
+  #lastError: string | undefined;
   /** failed rounds since the last acknowledgement */
   #attempts = 0;
   #gapsAt = 0;
@@ -86,6 +87,11 @@ export class Forward {
   /** How the last rounds went. */
   get circuit(): Circuit {
     return this.#failed ? "open" : this.#attempts > 0 ? "half-open" : "closed";
+  }
+
+  /** Why the last round failed; undefined while rounds go well. */
+  get trouble(): string | undefined {
+    return this.circuit === "closed" ? undefined : this.#lastError;
   }
 
   /** Batches that the broker has and the consumer has not confirmed. */
@@ -164,7 +170,7 @@ export class Forward {
         }
       } catch (thrown) {
         this.#parts.log("warn", `uplink ${uplink.name}: ${messageOf(thrown)}`);
-        this.#failed = true;
+        this.#fail(thrown);
       }
       if (this.#failed && this.#outstanding.size === 0) await this.#backOff();
       else await this.#wait(signal.promise);
@@ -255,7 +261,7 @@ export class Forward {
         }
         this.#released.push(batch.id);
         this.#note(batch.id);
-        this.#failed = true;
+        this.#fail(thrown);
         // It goes back to the outbox, and comes in again.
         this.#count.in -= 1;
         this.#count.note("retried", 1);
@@ -286,13 +292,19 @@ export class Forward {
     return final;
   }
 
+  /** This round has failed. */
+  #fail(thrown: unknown): void {
+    this.#failed = true;
+    this.#lastError = messageOf(thrown);
+  }
+
   /** Sets a batch aside; where the outbox can't take that now, it is sent once more and refused again. */
   async #reject({ id }: LeasedBatch, reason: string): Promise<void> {
     try {
       await this.#parts.outbox.reject(this.#parts.uplink.name, id, reason);
     } catch (thrown) {
       this.#released.push(id);
-      this.#failed = true;
+      this.#fail(thrown);
       throw thrown;
     }
   }

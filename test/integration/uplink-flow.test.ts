@@ -6,6 +6,7 @@ import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { Ledger } from "../../src/core/ledger.ts";
 import type { Stream } from "../../src/core/ports.ts";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
+import { uplinkStatus } from "../../src/parts.ts";
 import { Forward } from "../../src/pipeline/forward.ts";
 import { MqttUplink } from "../../src/uplink/mqtt.ts";
 import { type UplinkOptions, uplinkSchema } from "../../src/uplink/options.ts";
@@ -264,9 +265,11 @@ test("a broker that takes and never acknowledges is left; the batch comes again 
   for (let i = 0; i < 4; i++) await running.append(10 * i, 10 * i + 10);
   await until("a trial on a second connection", () => broker.connections.length >= 2 && came().length >= 20);
   expect(running.forward.circuit).not.toBe("closed");
+  expect(uplinkStatus(running)).toMatchObject({ state: "failed", reason: expect.stringMatching(/^up: /) });
   silent = false;
   await settled(running, 40);
   expect(running.forward.circuit).toBe("closed");
+  expect(uplinkStatus(running).state).toBe("on");
   const first = broker.batches.filter(({ properties }) => properties?.userProperties?.["seq"] === "0");
   expect(first.length).toBeGreaterThan(1);
   for (const { payload } of first) expect(payload).toEqual(first[0]?.payload);
@@ -310,6 +313,7 @@ describe("limits of the uplink's own", () => {
     const running = await run({ bytesPerMonth: 600 });
     await running.append(0, 10);
     await until("the budget to be used up", () => running.forward.exhausted);
+    expect(uplinkStatus(running).reason).toContain("the month's bytes are used up");
     await settled(running, 10);
     await running.append(10, 20);
     await running.append(0, 1, "alarm");
