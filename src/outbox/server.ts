@@ -3,12 +3,12 @@
  * leased batches are encoded after that, one at a time between transactions, so that commits never wait for them.
  */
 import { type MessagePort, receiveMessageOnPort, type Transferable } from "node:worker_threads";
-import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
+import { WeirError } from "../core/errors.ts";
 import { Frame } from "../core/frame.ts";
 import type { LeasedBatch } from "../core/ports.ts";
 import { isDamage } from "./blocks.ts";
 import type { Batch } from "./lanes.ts";
-import type { BatchEncoder, OutboxParts, OutboxPlan, Trouble } from "./plan.ts";
+import type { BatchEncoder, OutboxParts, OutboxPlan } from "./plan.ts";
 import {
   type Notice,
   type Op,
@@ -21,13 +21,12 @@ import {
 import { Retained } from "./retained.ts";
 import { storageError } from "./schema.ts";
 import { Store } from "./store.ts";
+import { TroubleWatch } from "./trouble.ts";
 
 /** Calls that share one transaction at most. */
 const MOST_CALLS = 512;
 /** How often the database is tidied up, in milliseconds. */
 const MAINTAIN_MS = 1_000;
-/** Looks at a database that can't be written to, {@link MAINTAIN_MS} apart, before it is opened anew. */
-const LOOKS = 3;
 /**
  * Least time between two notices that there is something to lease, in milliseconds: a lease and its acknowledgement are a
  * transaction each, and what comes in within it shares them.
@@ -85,9 +84,7 @@ class Server {
   #failed = false;
   /** what {@link Outbox.full} says */
   #full = false;
-  /** the database can't be written to */
-  #trouble: Trouble | undefined;
-  #looks = 0;
+  readonly #trouble: TroubleWatch;
   #carriers = 0;
   #timer: NodeJS.Timeout | undefined;
   #maintenance: NodeJS.Timeout | undefined;
@@ -100,6 +97,10 @@ class Server {
   constructor(port: MessagePort, store: Store, consumers: readonly Consumer[], available: string) {
     this.#port = port;
     this.#store = store;
+    this.#trouble = new TroubleWatch(store, {
+      tell: (trouble) => port.postMessage({ type: "trouble", trouble } satisfies Notice),
+      end: (error) => this.#end(error),
+    });
     this.#consumers = consumers;
     this.#available = available;
   }
@@ -145,7 +146,7 @@ class Server {
         if (error.code === "outbox.full") this.#setFull(true);
       }
       if (error.code === "outbox.corrupt") this.#damaged(error);
-      if (this.#isTrouble(error)) this.#setTrouble(error.message);
+      this.#trouble.note(error);
       return [refuse(request, error)];
     }
   }
@@ -165,49 +166,6 @@ class Server {
   #end(error: WeirError): void {
     this.#port.postMessage({ type: "failed", error: toWire(error) } satisfies Notice);
     setImmediate(() => process.exit(1));
-  }
-
-  /** What SQLite says of the file, and not of what was asked; its own limit is no trouble. */
-  #isTrouble({ code, cause }: WeirError): boolean {
-    const errno = errnoOf(cause) ?? "";
-    return (
-      code === "outbox.commit" &&
-      errno.startsWith("SQLITE_") &&
-      (errno !== "SQLITE_FULL" || this.#store.tight)
-    );
-  }
-
-  #setTrouble(message: string | undefined): void {
-    if (message === this.#trouble?.message) return;
-    const sinceMs = this.#trouble?.sinceMs ?? Date.now();
-    this.#trouble = message === undefined ? undefined : { sinceMs, message };
-    if (message === undefined) this.#looks = 0;
-    this.#port.postMessage({ type: "trouble", trouble: this.#trouble } satisfies Notice);
-  }
-
-  /**
-   * Whether the trouble is over. One that stays ends this worker: the next one opens the file anew, which may be on another
-   * file system by then. A full disk is waited for: the reserve says when there is room.
-   */
-  #look(): void {
-    const before = this.#trouble;
-    this.#looks += 1;
-    try {
-      this.#store.probe();
-      if (this.#store.tight) return;
-      if (this.#store.displaced)
-        this.#setTrouble(
-          "the file was removed or replaced while it was in use, and what is stored goes to the old one: restart Weir",
-        );
-      else if (before !== undefined) {
-        if (this.#looks > 1) this.#store.tellOfTrouble(before);
-        this.#setTrouble(undefined);
-      }
-    } catch (thrown) {
-      this.#setTrouble(before?.message ?? messageOf(thrown));
-      const locked = errnoOf(thrown)?.startsWith("SQLITE_BUSY") === true;
-      if (this.#looks >= LOOKS && !this.#store.tight && !locked) this.#end(storageError(thrown));
-    }
   }
 
   /** One call, inside a transaction. No reply: it comes later, from elsewhere. */
@@ -385,7 +343,7 @@ class Server {
     } catch {
       // Tidying up can wait, as while another connection reads or the disk is full; commits report their own errors.
     }
-    if (this.#trouble !== undefined || this.#store.displaced) this.#look();
+    this.#trouble.look();
     if (this.#full && this.#store.roomy) this.#setFull(false);
     this.#announce();
   }

@@ -16,6 +16,7 @@ import { pageBytes } from "./device.ts";
 import { DevicePages } from "./device-pages.ts";
 import { Devices } from "./devices.ts";
 import { Discard } from "./discard.ts";
+import { DiskGuard } from "./disk-guard.ts";
 import { EffectQueue, type PublishEffect } from "./effect-queue.ts";
 import { type EpochRange, Epochs } from "./epochs.ts";
 import { Gaps } from "./gaps.ts";
@@ -26,7 +27,7 @@ import type { OutboxPlan, Trouble } from "./plan.ts";
 import { markDamaged, type Salvage } from "./quarantine.ts";
 import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
-import { type Connection, openDatabase, WAL_PAGES } from "./schema.ts";
+import { type Connection, openDatabase } from "./schema.ts";
 import { Sealer } from "./sealing.ts";
 import { TraceBook } from "./trace-book.ts";
 
@@ -72,8 +73,6 @@ export interface StoreInfo {
 
 /** The reserve for a full disk: at most this, and a sixteenth of the database's limit. */
 const MOST_RESERVE_BYTES = 4 * 2 ** 20;
-/** Pages in the WAL before it is checkpointed on a full disk. */
-const TIGHT_WAL_PAGES = 64;
 /** What is known of devices is stored when it is this old, in milliseconds, and so many pages of it at a time (some 10 ms). */
 const DEVICES_EVERY_MS = 5_000;
 const DEVICE_PAGES = 32;
@@ -108,10 +107,7 @@ export class Store {
   #forgetting = false;
   readonly #expires: boolean;
   readonly #path: string;
-  readonly #reserve: Reserve;
-  #tight = false;
-  /** there is little left of the disk */
-  #low = false;
+  readonly #disk: DiskGuard;
   readonly #inode: number;
 
   /**
@@ -123,8 +119,6 @@ export class Store {
     this.quarantined = salvage?.movedTo;
     this.#db = db;
     this.#path = plan.path;
-    this.#reserve = new Reserve(plan.path, Math.min(MOST_RESERVE_BYTES, Math.floor(plan.maxBytes / 16)));
-    this.#reserve.make();
     this.#crc32c = crc32c;
     this.#now = now;
     this.#sql = statements(db);
@@ -132,8 +126,9 @@ export class Store {
     this.#lanes = new Lanes(db, plan.uplinks, this.#gaps);
     this.#leasing = new Leasing(this.#lanes, new Sealer(db));
     this.#discard = new Discard(db, this.#lanes, this.#gaps);
-    this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes, () => this.#watchDisk());
-    this.#watchDisk();
+    this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes, () => this.#disk.watch());
+    const reserve = new Reserve(plan.path, Math.min(MOST_RESERVE_BYTES, Math.floor(plan.maxBytes / 16)));
+    this.#disk = new DiskGuard(db, reserve, this.#room);
     this.#expires = plan.uplinks.some(({ ttlMs }) => ttlMs !== undefined);
     this.#traces = new TraceBook(plan.uplinks.some(({ traceparent }) => traceparent));
     this.#ends = new BatchEnds(db, {
@@ -213,35 +208,14 @@ export class Store {
       this.#fresh.length = fresh;
       this.#lanes.load();
       this.#room.reload();
-      if (this.#reserve.isDiskFull(thrown)) this.#squeeze(true);
+      this.#disk.failed(thrown);
       throw thrown;
     }
   }
 
-  /** On a full disk: the reserve goes, and the database makes do with the pages it has. And back, once there is room. */
-  #squeeze(tight: boolean): void {
-    if (tight) this.#reserve.release();
-    this.#tight = tight;
-    this.#room.hold(tight || this.#low);
-    this.#db.pragma(`wal_autocheckpoint = ${tight ? TIGHT_WAL_PAGES : WAL_PAGES}`);
-    try {
-      this.#db.pragma("wal_checkpoint(PASSIVE)");
-    } catch {
-      // Still no room: the next try, or the next second, brings it.
-    }
-  }
-
-  /** Before the disk is full, the database stops growing: other programs need it, too. */
-  #watchDisk(): void {
-    const low = this.#reserve.isLow(this.#room.size().fileBytes, this.#low);
-    if (low === this.#low) return;
-    this.#low = low;
-    this.#room.hold(this.#tight || low);
-  }
-
   /** The disk is full, and the database makes do with the pages it has. */
   get tight(): boolean {
-    return this.#tight;
+    return this.#disk.tight;
   }
 
   /** Writes the time, which nobody reads: throws as a commit would. (SQLite writes no page that stays the same.) */
@@ -530,11 +504,7 @@ export class Store {
    * @returns whether there is more to do
    */
   maintain(idle: boolean): boolean {
-    this.#watchDisk();
-    if (!this.#reserve.held) {
-      this.#reserve.make();
-      if (this.#reserve.held) this.#squeeze(false);
-    }
+    this.#disk.maintain();
     let more = false;
     if (this.#expires)
       this.transaction(() => {
