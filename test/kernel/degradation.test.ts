@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
 import { PROBES, type ProbeName } from "../../src/addon/index.ts";
 import { explain } from "../../src/addon/support.ts";
 import { SlotRows } from "../../src/sources/kernel-slots.ts";
-import { bpfHoldings, changedAddon, missing, PRESENT, slotRows } from "./helpers.ts";
+import { bpfHoldings, changedAddon, missing, ownPort, PRESENT, slotRows } from "./helpers.ts";
 
 const root = join(import.meta.dirname, "..", "..");
 const lacking = missing !== "" ? missing : process.getuid?.() !== 0 ? "not root" : "";
@@ -180,13 +180,15 @@ describe.skipIf(lacking !== "")(
       };
       const refused = "for i in 1 2 3; do echo > /dev/tcp/127.0.0.1/1; done; echo x > /dev/udp/127.0.0.1/9";
       expect(spawnSync("bash", ["-c", refused], { encoding: "utf8" }).status).not.toBe(null);
-      const served = `require("node:net").createServer().listen(18475, "127.0.0.1", () => process.exit())`;
+      const port = ownPort(0);
+      const served = `require("node:net").createServer().listen(${port}, "127.0.0.1", () => process.exit())`;
       expect(spawnSync(process.execPath, ["-e", served]).status).toBe(0);
       expect(
         sum("tcploss", /^tcp\.resets;network\.io\.direction=receive.*address=127\.0\.0\.1/),
       ).toBeGreaterThanOrEqual(3);
       expect(sum("drops", /interface\.name=lo;reason=no_socket$/)).toBeGreaterThanOrEqual(1);
-      expect(sum("coldstart", /startup\.count;network\.local\.port=18475;phase=listen/)).toBe(1);
+      const listening = new RegExp(`startup\\.count;network\\.local\\.port=${port};phase=listen`);
+      expect(sum("coldstart", listening)).toBe(1);
       expect(
         sum("exec", /^process\.exits;outcome=success;process\.executable\.name=bash/),
       ).toBeGreaterThanOrEqual(1);

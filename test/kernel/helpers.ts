@@ -36,6 +36,9 @@ export const PRESENT: readonly ProbeName[] = PROBES.filter((name) => {
   return result.on || !result.reason.startsWith("this machine shows no such counters");
 });
 
+/** A port below those that the kernel gives out: two runs of a test on one machine have different ones. */
+export const ownPort = (place: number): number => 20_000 + ((process.pid * 4 + place) % 10_000);
+
 /** Opens a probe or fails the test with the reason. */
 export function open(name: ProbeName, ringBytes?: number): Probe {
   const result = openProbe(name, ringBytes);
