@@ -324,30 +324,9 @@ export class Lanes {
   flush(): void {
     for (const lane of this.#lanes) {
       if (!lane.dirty) continue;
-      const {
-        cursor,
-        pendingSamples,
-        pendingBytes,
-        committed,
-        acked,
-        dropped,
-        rejected,
-        lost,
-        uplink,
-        stream,
-      } = lane;
-      this.#update.run(
-        cursor,
-        pendingSamples,
-        pendingBytes,
-        committed,
-        acked,
-        dropped,
-        rejected,
-        lost,
-        uplink,
-        stream,
-      );
+      const { uplink, stream, cursor, committed, acked, dropped, rejected, lost } = lane;
+      const pending = [lane.pendingSamples, lane.pendingBytes] as const;
+      this.#update.run(cursor, ...pending, committed, acked, dropped, rejected, lost, uplink, stream);
       lane.dirty = false;
       if (!lane.backlogDirty) continue;
       this.#clearBacklog.run(uplink, stream);

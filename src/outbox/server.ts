@@ -82,7 +82,7 @@ class Server {
   readonly #jobs: Job[] = [];
   /** an append failed: the ones after it are refused until `resume` */
   #failed = false;
-  /** what {@link Outbox.full} says */
+  /** what `Outbox.full` (core/ports.ts) says */
   #full = false;
   readonly #trouble: TroubleWatch;
   #carriers = 0;

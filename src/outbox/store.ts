@@ -38,7 +38,7 @@ export interface StoredChunk {
   readonly state: Iterable<StateChange>;
   readonly effects: readonly Effect[];
   readonly traces?: Traces | undefined;
-  /** see {@link Outbox.append} */
+  /** see `Outbox.append` (core/ports.ts) */
   readonly ticket?: number | undefined;
 }
 

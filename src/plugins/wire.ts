@@ -15,7 +15,7 @@
  *
  * | worker answers | meta | block |
  * | --- | --- | --- |
- * | ready | | |
+ * | ready (id 0: it waits for open; else it is open) | | |
  * | result | state changes, effects, rejections | the frame |
  * | failure | u8 (0 `err`, 1 trap), reason | |
  * | log (any time) | level u8, text | |

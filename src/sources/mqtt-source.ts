@@ -13,7 +13,7 @@ import { Router } from "./router.ts";
 import { type Arrived, type Ending, MqttSession, type Received } from "./session.ts";
 import { TopicPattern } from "./topic-pattern.ts";
 
-/** Back-off between tries, in milliseconds: doubled from the first to the last, with full jitter. */
+/** Back-off between tries, in milliseconds: doubled from the first to the last, with jitter. */
 const FIRST_BACKOFF_MS = 500;
 const LAST_BACKOFF_MS = 60_000;
 /** A connection that lasted so long ends a row of failures, in milliseconds. */
