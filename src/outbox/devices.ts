@@ -1,6 +1,6 @@
 /**
  * What is known of every device, in memory: the latest value of each of its metrics, and what it is. It is what the retained
- * `last` and `meta` messages are made of (retained.ts), and is kept in the database (device-pages.ts). Bounded, whatever comes in:
+ * `last` and `meta` messages are made of (retained.ts), and is kept in the database (device-keeper.ts). Bounded, whatever comes in:
  * what finds no room is counted.
  */
 import {
@@ -21,10 +21,10 @@ import {
   isValue,
   own,
   type Page,
-  pageBytes,
   type Value,
 } from "./device.ts";
 import { LastRows } from "./last-rows.ts";
+import { Pages } from "./pages.ts";
 
 /** What is kept at most: devices, values, and characters of names, texts and what is known of devices. */
 const MOST_DEVICES = 10_000;
@@ -33,8 +33,6 @@ const MOST_CHARACTERS = 16 * 2 ** 20;
 /** Of one device. */
 const MOST_METRICS = 4_096;
 const MOST_DEVICE_CHARACTERS = 2 ** 20;
-/** Devices on a page, see {@link Page}. */
-const PAGE_DEVICES = 64;
 /** News of devices of which no sample has come yet. */
 const MOST_AWAITED = 10_000;
 
@@ -73,12 +71,8 @@ export class Devices {
   readonly #lastRows = new LastRows();
   readonly #mostCharacters: number;
   readonly #mostValues: number;
-  /** pages that differ from their rows, the longest first */
-  readonly #dirty: Page[] = [];
-  /** pages that have room */
-  readonly #roomy = new Set<Page>();
-  #pages = 0;
-  #forgotten: string[] = [];
+  /** where they are stored */
+  readonly pages: Pages = new Pages();
   #characters = 0;
   #values = 0;
   #sweptMs: number;
@@ -218,69 +212,29 @@ export class Devices {
   // ------------------------------------------------------------------------------------------------------- on disk
 
   /** Takes in what an earlier run has stored: before anything else. */
-  load(rows: Iterable<DeviceRow>, pages: readonly StoredPage[], nowMs: number): void {
+  load(rows: Iterable<DeviceRow>, stored: readonly StoredPage[], nowMs: number): void {
     const pageOf = new Map<string, Page>();
-    for (const { id, frame } of pages) {
-      const page: Page = { id, devices: new Set(), dirtyMs: undefined, storedBytes: 0 };
-      this.#pages = Math.max(this.#pages, id);
+    const pages = stored.map(({ id, frame }) => {
+      const page = this.pages.known(id);
       for (const name of frame.devices) pageOf.set(name, page);
-    }
+      return { page, devices: frame.devices.length };
+    });
     for (const row of rows) {
       const characters = charactersOf(row.device, row.about);
       if (this.#devices.size >= MOST_DEVICES || this.#characters + characters > this.#mostCharacters) {
-        this.#forgotten.push(row.device);
+        this.pages.forget(row.device);
         continue;
       }
-      const device = this.#add(row, pageOf.get(row.device));
-      device.dirty = false;
+      this.#add(row, pageOf.get(row.device)).dirty = false;
     }
-    for (const { frame } of pages) {
+    for (const { frame } of stored) {
       for (let row = 0; row < frame.rows; row++) {
         const device = this.#devices.get(frame.devices[frame.device[row] ?? 0] ?? "");
         if (device !== undefined) this.#set(device, frame, row, frame.status[row] ?? 0, nowMs);
       }
     }
-    for (const page of this.#dirty.splice(0)) {
-      page.dirtyMs = undefined;
-      page.storedBytes = pageBytes(page);
-    }
-    // A page whose devices are not all there any more.
-    for (const { frame } of pages) {
-      const page = pageOf.get(frame.devices[0] ?? "");
-      if (page === undefined) continue;
-      if (page.devices.size < PAGE_DEVICES) this.#roomy.add(page);
-      if (page.devices.size < frame.devices.length) this.#soil(page);
-    }
+    this.pages.loaded(pages);
     this.unkept = 0;
-  }
-
-  /** Pages that have differed from their rows since before `sinceMs` (monotonic), the longest first, and devices that are gone. */
-  unstored(
-    most: number,
-    sinceMs: number,
-  ): { readonly pages: readonly Page[]; readonly gone: readonly string[] } {
-    const end = this.#dirty.findIndex(({ dirtyMs = 0 }, i) => i === most || dirtyMs > sinceMs);
-    return { pages: end < 0 ? [...this.#dirty] : this.#dirty.slice(0, end), gone: this.#forgotten };
-  }
-
-  /** What {@link unstored} gave is stored. */
-  stored(pages: readonly Page[]): void {
-    this.#dirty.splice(0, pages.length);
-    for (const page of pages) {
-      page.dirtyMs = undefined;
-      page.storedBytes = pageBytes(page);
-      for (const device of page.devices) device.dirty = false;
-    }
-    this.#forgotten = [];
-  }
-
-  /** Puts a device on a page of its own: the one that it is on is full. */
-  move(device: Device): void {
-    device.page.devices.delete(device);
-    device.page = this.#newPage();
-    device.page.devices.add(device);
-    device.dirty = true;
-    this.#soil(device.page);
   }
 
   // --------------------------------------------------------------------------------------------------------- parts
@@ -295,13 +249,7 @@ export class Devices {
     return this.#add({ device: own(name), stream, firstMs: nowMs, lastMs: nowMs, about });
   }
 
-  #add(row: DeviceRow, given?: Page): Device {
-    let page = given;
-    if (page === undefined) {
-      [page = this.#newPage()] = this.#roomy;
-      if (page.devices.size < PAGE_DEVICES - 1) this.#roomy.add(page);
-      else this.#roomy.delete(page);
-    }
+  #add(row: DeviceRow, page: Page = this.pages.place()): Device {
     const device = new Device(row, page);
     page.devices.add(device);
     this.#characters += device.characters;
@@ -331,10 +279,7 @@ export class Devices {
     this.#devices.delete(device.device);
     this.#characters -= device.characters;
     this.#values -= device.values.size;
-    device.page.devices.delete(device);
-    this.#roomy.add(device.page);
-    this.#soil(device.page);
-    this.#forgotten.push(device.device);
+    this.pages.leave(device);
     for (const watcher of this.#watchers) watcher.changed(device, Change.gone);
   }
 
@@ -412,18 +357,7 @@ export class Devices {
   }
 
   #touch(device: Device, what: number): void {
-    this.#soil(device.page);
+    this.pages.soil(device.page);
     for (const watcher of this.#watchers) watcher.changed(device, what);
-  }
-
-  #soil(page: Page): void {
-    if (page.dirtyMs !== undefined) return;
-    page.dirtyMs = performance.now();
-    this.#dirty.push(page);
-  }
-
-  #newPage(): Page {
-    this.#pages += 1;
-    return { id: this.#pages, devices: new Set(), dirtyMs: undefined, storedBytes: 0 };
   }
 }

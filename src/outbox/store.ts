@@ -12,9 +12,8 @@ import { alarmFrame, ownAlarm } from "./alarms.ts";
 import { BatchEnds } from "./batch-ends.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
 import { DeadLetters } from "./dead-letters.ts";
-import { pageBytes } from "./device.ts";
-import { DevicePages } from "./device-pages.ts";
-import { Devices } from "./devices.ts";
+import { DeviceKeeper } from "./device-keeper.ts";
+import type { Devices } from "./devices.ts";
 import { Discard } from "./discard.ts";
 import { DiskGuard } from "./disk-guard.ts";
 import { EffectQueue, type PublishEffect } from "./effect-queue.ts";
@@ -73,9 +72,6 @@ export interface StoreInfo {
 
 /** The reserve for a full disk: at most this, and a sixteenth of the database's limit. */
 const MOST_RESERVE_BYTES = 4 * 2 ** 20;
-/** What is known of devices is stored when it is this old, in milliseconds, and so many pages of it at a time (some 10 ms). */
-const DEVICES_EVERY_MS = 5_000;
-const DEVICE_PAGES = 32;
 
 /** The outbox's database, open. */
 export class Store {
@@ -83,11 +79,7 @@ export class Store {
   readonly quarantined: string | undefined;
   /** why the database was found to be a copy at this start */
   readonly copied: string | undefined;
-  /** what is known of devices, as of the last {@link absorb} */
-  readonly devices: Devices;
-  readonly #devicePages: DevicePages;
-  /** committed by this transaction, not absorbed yet */
-  #fresh: { readonly stream: Stream; readonly frame: Frame }[] = [];
+  readonly #keeper: DeviceKeeper;
   readonly #db: Connection;
   readonly #crc32c: Crc32c;
   readonly #now: () => number;
@@ -142,8 +134,7 @@ export class Store {
     this.#effects = new EffectQueue(db);
     this.#kept = new Keepsakes(db);
     this.#epochs = new Epochs(db);
-    this.devices = new Devices(plan.maxBytes, now());
-    this.#devicePages = new DevicePages(db, crc32c);
+    this.#keeper = new DeviceKeeper(db, crc32c, plan.maxBytes, now());
     this.#inode = statSync(plan.path).ino;
     try {
       db.transaction(() => {
@@ -151,7 +142,7 @@ export class Store {
         if (salvage !== undefined) this.#takeOver(salvage);
         this.#epochs.begin(db, plan.reopened !== undefined);
         this.#lanes.reconcile(db);
-        this.#devicePages.load(this.devices, now());
+        this.#keeper.load(now());
       })();
       this.#lastChunk = lastChunk(db);
       this.#lanes.load();
@@ -188,7 +179,7 @@ export class Store {
     const handed = new Set(this.#gaps.handed);
     const numbers = this.#epochs.numbers;
     const lastChunk = this.#lastChunk;
-    const fresh = this.#fresh.length;
+    const { waiting } = this.#keeper;
     try {
       this.#sql.begin.run();
       const result = work();
@@ -205,7 +196,7 @@ export class Store {
       this.#gaps.handed = handed;
       this.#epochs.restore(numbers);
       this.#lastChunk = lastChunk;
-      this.#fresh.length = fresh;
+      this.#keeper.rollBack(waiting);
       this.#lanes.load();
       this.#room.reload();
       this.#disk.failed(thrown);
@@ -243,33 +234,34 @@ export class Store {
     const alarms = chunk.effects.filter((effect) => effect.type === "alarm");
     this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
     this.#put(chunk.stream, chunk.frame, chunk.traces);
-    if (chunk.stream !== "alarm" && chunk.frame.rows > 0) this.#fresh.push(chunk);
+    this.#keeper.add(chunk.stream, chunk.frame);
     this.#epochs.mark(chunk.stream, chunk.ticket ?? 0);
     if (alarms.length > 0) this.#put("alarm", alarmFrame(alarms, this.#now()), chunk.traces);
     this.#kept.change(chunk.state);
   }
 
+  /** What is known of devices, as of the last {@link absorb}. */
+  get devices(): Devices {
+    return this.#keeper.devices;
+  }
+
   /** Takes what was committed since the last call into {@link devices}: it need not be waited for. */
   absorb(): void {
-    const nowMs = this.#now();
-    for (const { stream, frame } of this.#fresh) this.devices.update(stream, frame, nowMs);
-    this.#fresh = [];
+    this.#keeper.absorb(this.#now());
   }
 
   /** Stores what is known of devices: some of what is old enough, or all. */
   storeDevices(all: boolean): void {
-    const since = performance.now() - (all ? 0 : DEVICES_EVERY_MS);
-    const { pages, gone } = this.devices.unstored(all ? Number.POSITIVE_INFINITY : DEVICE_PAGES, since);
-    if (pages.length === 0 && gone.length === 0) return;
+    const due = this.#keeper.due(all);
+    if (due === undefined) return;
     const written = this.transaction(() => {
-      const grows = pages.reduce((sum, page) => sum + Math.max(0, pageBytes(page) - page.storedBytes), 0);
       // At a stop it takes what room there is. Before, the oldest samples go for it, but none that a policy keeps.
-      if (!all && grows > 0 && !this.#room.make("host", grows)) return false;
-      this.#devicePages.write(this.devices, pages, gone);
+      if (!all && due.grows > 0 && !this.#room.make("host", due.grows)) return false;
+      this.#keeper.write(due);
       return true;
     });
     if (!written) return;
-    this.devices.stored(pages);
+    this.#keeper.written(due);
     // A page that was parted has left some of its devices.
     if (all) this.storeDevices(true);
   }
