@@ -82,7 +82,10 @@ export interface CaseResult {
  * @throws WeirError `plugin.refused` when the folder is no plugin, or has no cases
  */
 export async function runCases(dir: string): Promise<CaseResult[]> {
-  const manifest = parseManifest(readText(join(dir, "plugin.yaml")));
+  const manifestFile = join(dir, "plugin.yaml");
+  if (!existsSync(manifestFile))
+    throw new WeirError("plugin.refused", `${dir}: no plugin's folder: it has no plugin.yaml`);
+  const manifest = parseManifest(readText(manifestFile));
   const cases = join(dir, "testcases");
   const names = existsSync(cases) ? readdirSync(cases).sort() : [];
   if (names.length === 0) throw new WeirError("plugin.refused", `${dir}: no testcases/<case>/ folder`);

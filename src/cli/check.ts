@@ -1,19 +1,29 @@
 import { examine } from "../doctor.ts";
 import type { Invocation } from "./commands.ts";
 import { chosenConfigOf } from "./context.ts";
-import { dim, green, line, printJson, red, yellow } from "./output.ts";
+import { dim, green, hanging, printable, printJson, red, yellow } from "./output.ts";
 
 const MARKS = { good: green("ok  "), warn: yellow("warn"), bad: red("bad ") } as const;
+
+/** Characters of the first column. */
+const WIDEST_SUBJECT = 24;
 
 /** `weir check`: exit code 1 when something keeps the agent from running. */
 export async function check(invocation: Invocation): Promise<number> {
   const findings = await examine(chosenConfigOf(invocation));
   if (invocation.values["json"] === true) printJson(findings);
   else {
-    const width = Math.max(...findings.map(({ subject }) => subject.length));
+    // A subject that lists many probes has a line to itself.
+    const widths = findings.map(({ subject }) => subject.length).filter((one) => one <= WIDEST_SUBJECT);
+    const width = Math.max(0, ...widths);
     for (const { subject, state, what, remedy } of findings) {
-      line(`${MARKS[state]} ${subject.padEnd(width)}  ${what}`);
-      if (remedy !== undefined) line(`     ${" ".repeat(width)}  ${dim(`→ ${remedy}`)}`);
+      const first = `${MARKS[state]} ${subject.padEnd(width)}`;
+      if (subject.length <= width) hanging(`${first}  `, printable(what), width + 7);
+      else {
+        hanging(`${MARKS[state]} `, subject, 5);
+        hanging(" ".repeat(width + 7), printable(what));
+      }
+      if (remedy !== undefined) hanging(`${" ".repeat(width + 7)}${dim("→")} `, remedy, width + 9, dim);
     }
   }
   return findings.some(({ state }) => state === "bad") ? 1 : 0;

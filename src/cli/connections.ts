@@ -1,7 +1,7 @@
 /** `weir probe connections`: the TCP connections of this machine, as ss(8) has them. */
 import { readConnections } from "../connection-tools.ts";
 import type { Invocation } from "./commands.ts";
-import { dim, printJson, table } from "./output.ts";
+import { note, printJson, table } from "./output.ts";
 
 /** One look, by this program itself: no agent has to run. Those that listen first, then by peer. */
 export function connections(invocation: Invocation): Promise<number> {
@@ -32,7 +32,7 @@ export function connections(invocation: Invocation): Promise<number> {
     new Set(["RECEIVE-Q", "SEND-Q", "RTT", "SENT AGAIN", "USER"]),
   );
   if (seen > found.length) process.stderr.write(`${seen - found.length} more are not shown\n`);
-  if (why !== undefined) process.stderr.write(dim(`read through sock_diag: ${why.reason}; ${why.remedy}\n`));
+  if (why !== undefined) note(`read through sock_diag: ${why.reason}; ${why.remedy}`);
   return Promise.resolve(0);
 }
 

@@ -1,7 +1,9 @@
+import { writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { ApiClient } from "../api/client.ts";
 import { type Chosen, loadOrLastGood } from "../config/last-good.ts";
 import { type LoadedConfig, loadConfig } from "../config/load.ts";
+import { messageOf, WeirError } from "../core/errors.ts";
 import type { Invocation } from "./commands.ts";
 
 /** The value of an option that takes one. */
@@ -30,4 +32,13 @@ function withDataDir(invocation: Invocation, loaded: LoadedConfig): LoadedConfig
 /** The running agent of that data folder. */
 export function agentOf(invocation: Invocation): ApiClient {
   return new ApiClient(join(chosenConfigOf(invocation).loaded.config.data.dir, "weir.sock"));
+}
+
+/** Writes a file that an option names, for its owner alone where `mode` says so. */
+export function writeOut(path: string, contents: string | Uint8Array, mode = 0o666): void {
+  try {
+    writeFileSync(path, contents, { mode });
+  } catch (thrown) {
+    throw new WeirError("cli.usage", `can't write ${path}: ${messageOf(thrown)}`, { cause: thrown });
+  }
 }

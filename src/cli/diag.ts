@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { lstatSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { lstatSync, readdirSync, readFileSync } from "node:fs";
 import { cpus, freemem, loadavg, release, totalmem, uptime } from "node:os";
 import { join } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -10,7 +10,7 @@ import { messageOf } from "../core/errors.ts";
 import { formatSize } from "../core/units.ts";
 import { examine } from "../doctor.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, chosenConfigOf, option } from "./context.ts";
+import { agentOf, chosenConfigOf, option, writeOut } from "./context.ts";
 import { dim, line } from "./output.ts";
 import { tar } from "./tar.ts";
 import { version } from "./version.ts";
@@ -37,7 +37,7 @@ export async function diag(invocation: Invocation): Promise<number> {
   const bytes = gzipSync(tar(files, Date.now() / 1000));
   const stamp = new Date().toISOString().replace(/[-:]|\..*/g, "");
   const path = option(invocation, "out") ?? `weir-diag-${loaded.config.gateway.name}-${stamp}.tar.gz`;
-  writeFileSync(path, bytes, { mode: 0o600 });
+  writeOut(path, bytes, 0o600);
   line(`${path}: ${formatSize(bytes.byteLength)}`);
   for (const name of files.keys()) line(dim(`  ${name}`));
   line("no secrets and no payloads of devices are in it; names of devices and topics may be");

@@ -1,8 +1,9 @@
 /** The command line: `bin/weir` starts this file. Exit codes: 0 good, 1 failed, 2 wrong usage or configuration. */
 import { parseArgs } from "node:util";
+import { didYouMean } from "../core/did-you-mean.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { COMMANDS, type Command, findCommand, type Invocation } from "./commands.ts";
-import { commandHelp, mainHelp } from "./help.ts";
+import { commandHelp, groupHelp, mainHelp, suggestion } from "./help.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
@@ -24,8 +25,20 @@ function parse(command: Command, args: readonly string[]): Invocation {
     return { values, positionals };
   } catch (thrown) {
     if (thrown instanceof WeirError) throw thrown;
-    throw usage(messageOf(thrown));
+    throw usage(explain(thrown, command));
   }
+}
+
+/** Node's words for a wrong option, without its advice on arguments that begin with a dash; and what may have been meant. */
+function explain(thrown: unknown, command: Command): string {
+  const [first = ""] = messageOf(thrown).split(". ");
+  const [, unknown] = /^Unknown option '(?:--?)([^']+)'/.exec(first) ?? [];
+  return unknown === undefined
+    ? first
+    : `${first}${didYouMean(
+        `--${unknown}`,
+        Object.keys(command.options).map((name) => `--${name}`),
+      )}`;
 }
 
 async function run(args: readonly string[]): Promise<number> {
@@ -39,7 +52,14 @@ async function run(args: readonly string[]): Promise<number> {
     return 0;
   }
   const found = findCommand(args);
-  if (found === undefined) throw usage(`no such command: ${args.slice(0, 2).join(" ")}`);
+  if (found === undefined) {
+    const group = groupHelp(COMMANDS, first);
+    const [, second] = args;
+    if (group === undefined || (second !== undefined && second !== "--help" && second !== "-h"))
+      throw usage(`no such command: ${args.slice(0, 2).join(" ")}${suggestion(COMMANDS, args)}`);
+    process.stdout.write(group);
+    return second === undefined ? EXIT_USAGE : 0;
+  }
   const invocation = parse(found.command, found.rest);
   if (invocation.values["help"] === true) {
     process.stdout.write(commandHelp(found.command));
@@ -48,10 +68,13 @@ async function run(args: readonly string[]): Promise<number> {
   return await found.command.run(invocation);
 }
 
-function report(thrown: unknown): number {
+function report(args: readonly string[], thrown: unknown): number {
   process.stderr.write(`weir: ${messageOf(thrown)}\n`);
   if (!(thrown instanceof WeirError)) return EXIT_FAILED;
-  process.stderr.write(`  (${thrown.code}) ${thrown.remedy}\n`);
+  const command = findCommand(args)?.command.name;
+  const remedy =
+    thrown.code === "cli.usage" && command !== undefined ? `See \`weir ${command} --help\`.` : thrown.remedy;
+  process.stderr.write(`  (${thrown.code}) ${remedy}\n`);
   return thrown.code === "cli.usage" || thrown.code === "config.invalid" ? EXIT_USAGE : EXIT_FAILED;
 }
 
@@ -61,4 +84,5 @@ process.stdout.on("error", (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-process.exitCode = await run(process.argv.slice(2)).catch(report);
+const args = process.argv.slice(2);
+process.exitCode = await run(args).catch((thrown: unknown) => report(args, thrown));

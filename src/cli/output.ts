@@ -21,6 +21,11 @@ export const printable = (text: string): string =>
     (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`,
   );
 
+/** Prints what is said beside the output, on standard error. */
+export function note(text: string): void {
+  process.stderr.write(`${process.stderr.isTTY === true ? dim(text) : text}\n`);
+}
+
 /** Prints one line. */
 export function line(text = ""): void {
   process.stdout.write(`${text}\n`);
@@ -31,20 +36,101 @@ export function printJson(value: unknown): void {
   line(JSON.stringify(value, null, process.stdout.isTTY ? 2 : undefined));
 }
 
-/** Prints rows under a heading, columns aligned; `right` names the columns of numbers. */
+/** Columns of the terminal; what goes to a file or a pipe is never folded. */
+const columns = (): number =>
+  process.stdout.isTTY ? process.stdout.columns || 80 : Number.POSITIVE_INFINITY;
+
+/** The least that a text is folded to. */
+const LEAST_COLUMN = 12;
+/** Longer words are cut where they don't fit. */
+const LONGEST_WORD = 48;
+
+/** A text in lines of at most `width`, broken at spaces; a word that is longer is cut. */
+function fold(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let current = "";
+  for (let word of text.split(" ")) {
+    if (current !== "" && current.length + 1 + word.length <= width) current += ` ${word}`;
+    else {
+      if (current !== "") lines.push(current);
+      for (; word.length > width; word = word.slice(width)) lines.push(word.slice(0, width));
+      current = word;
+    }
+  }
+  return [...lines, current];
+}
+
+/** Prints `first` and a text behind it, which is folded under itself where the terminal ends. `first` may have colour: `width` is how wide it shows. */
+export function hanging(
+  first: string,
+  text: string,
+  width = first.length,
+  paint: (text: string) => string = (plain) => plain,
+): void {
+  for (const [i, part] of hang(text, width).entries())
+    line(`${i === 0 ? first : " ".repeat(width)}${paint(part)}`);
+}
+
+/** A text as lines that fit the terminal behind an indentation. */
+export const hang = (text: string, indent: number): string[] =>
+  columns() - indent < LEAST_COLUMN ? [text] : fold(text, columns() - indent);
+
+const longest = (texts: readonly string[]): number =>
+  texts.reduce((most, text) => Math.max(most, text.length), 0);
+
+/**
+ * Rows under a heading as lines of at most `width`. What is wider than that loses its empty columns and the second space between them; then
+ * the widest columns of text are folded, as far as they can be. `right` names the columns of numbers. The first line is the heading.
+ */
+export function tableLines(
+  head: readonly string[],
+  rows: readonly (readonly string[])[],
+  right: ReadonlySet<string>,
+  width: number,
+): string[] {
+  let columns = head.map((title, i) => {
+    const cells = rows.map((row) => printable(row[i] ?? ""));
+    const words = Math.min(LONGEST_WORD, longest(cells.flatMap((cell) => cell.split(" "))));
+    const least = Math.max(LEAST_COLUMN, title.length, words);
+    return { title, cells, text: !right.has(title), width: longest([title, ...cells]), least };
+  });
+  let gap = "  ";
+  const excess = (): number =>
+    columns.reduce((sum, column) => sum + column.width + gap.length, -gap.length) - width;
+  if (excess() > 0) {
+    columns = columns.filter(({ cells }) => cells.some((cell) => cell !== ""));
+    gap = " ";
+  }
+  while (excess() > 0) {
+    const [widest] = columns
+      .filter((column) => column.text && column.width > column.least)
+      .sort((a, b) => b.width - a.width);
+    if (widest === undefined) break;
+    widest.width -= 1;
+  }
+  return [undefined, ...rows.keys()].flatMap((at) => {
+    const folded = columns.map((column) =>
+      fold(at === undefined ? column.title : (column.cells[at] ?? ""), column.width),
+    );
+    return Array.from({ length: Math.max(...folded.map((cell) => cell.length)) }, (_, part) =>
+      columns
+        .map((column, i) => {
+          const text = folded[i]?.[part] ?? "";
+          return column.text ? text.padEnd(column.width) : text.padStart(column.width);
+        })
+        .join(gap)
+        .trimEnd(),
+    );
+  });
+}
+
+/** Prints rows under a heading, columns aligned; on a terminal they are folded to its width. `right` names the columns of numbers. */
 export function table(
   head: readonly string[],
   rows: readonly (readonly string[])[],
   right: ReadonlySet<string> = new Set(),
 ): void {
-  const widths = head.map((title, i) => Math.max(title.length, ...rows.map((row) => (row[i] ?? "").length)));
-  const cells = (row: readonly string[]): string =>
-    row
-      .map((cell, i) =>
-        right.has(head[i] ?? "") ? cell.padStart(widths[i] ?? 0) : cell.padEnd(widths[i] ?? 0),
-      )
-      .join("  ")
-      .trimEnd();
-  line(dim(cells(head)));
-  for (const row of rows) line(cells(row));
+  const [title = "", ...lines] = tableLines(head, rows, right, columns());
+  line(dim(title));
+  for (const one of lines) line(one);
 }

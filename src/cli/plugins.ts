@@ -39,6 +39,7 @@ export async function logs(invocation: Invocation): Promise<number> {
     printJson(entries);
     return 0;
   }
+  if (entries.length === 0) line(dim("nothing was logged"));
   for (const { ts, level, message } of entries) {
     line(`${dim(new Date(ts).toISOString().slice(11, 23))} ${level.padEnd(5)} ${printable(message)}`);
   }
@@ -49,7 +50,8 @@ export async function logs(invocation: Invocation): Promise<number> {
 export async function inspect(invocation: Invocation): Promise<number> {
   const name = nameOf(invocation);
   const json = invocation.values["json"] === true;
-  if (name.endsWith(".wasm") && existsSync(name)) {
+  if (name.endsWith(".wasm")) {
+    if (!existsSync(name)) throw new WeirError("cli.usage", `${name}: no such file`);
     const verdict = await inspectFile(name);
     if (json) printJson(verdict);
     else {

@@ -1,9 +1,8 @@
-import { writeFileSync } from "node:fs";
 import { WeirError } from "../core/errors.ts";
 import { formatSize } from "../core/units.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, option } from "./context.ts";
-import { dim, line, printJson } from "./output.ts";
+import { agentOf, option, writeOut } from "./context.ts";
+import { line, note, printJson } from "./output.ts";
 
 /** `weir profile --self`: a CPU profile of the running agent's main thread; with `--heap` what its heap holds. */
 export async function profileSelf(invocation: Invocation, forMs: number): Promise<number> {
@@ -15,9 +14,9 @@ export async function profileSelf(invocation: Invocation, forMs: number): Promis
   const seconds = forMs / 1000;
   if (seconds < 1 || seconds > 60) throw new WeirError("cli.usage", "--for takes 1s to 60s with --self");
   const file = option(invocation, "out") ?? `weir-${Date.now()}.cpuprofile`;
-  process.stderr.write(dim(`watching the agent for ${seconds} s\n`));
+  note(`watching the agent for ${seconds} s`);
   const text = JSON.stringify(await agent.profile(seconds));
-  writeFileSync(file, text, { mode: 0o600 });
+  writeOut(file, text, 0o600);
   line(
     `${file}: ${formatSize(text.length)}; open it in Chrome's developer tools (Performance) or in speedscope`,
   );

@@ -1,10 +1,10 @@
 /** `weir profile`: what the processors do, as folded stacks and as a flame graph; with --self what the agent does. */
-import { writeFileSync } from "node:fs";
-import { messageOf, WeirError } from "../core/errors.ts";
+import { existsSync } from "node:fs";
+import { WeirError } from "../core/errors.ts";
 import { parseDuration } from "../core/units.ts";
 import { recordProfile } from "../profile-tools.ts";
 import type { Invocation } from "./commands.ts";
-import { option } from "./context.ts";
+import { option, writeOut } from "./context.ts";
 import { flameGraph } from "./flame-graph.ts";
 import { profileSelf } from "./profile-self.ts";
 
@@ -15,6 +15,8 @@ export async function profile(invocation: Invocation): Promise<number> {
     throw new WeirError("cli.usage", "--for takes a time from 100ms to 10m");
   if (invocation.values["self"] === true) return await profileSelf(invocation, forMs);
   const pid = wholeOption(invocation, "pid", 1, 4_194_304);
+  if (pid !== undefined && !existsSync(`/proc/${pid}`))
+    throw new WeirError("cli.usage", `--pid ${pid}: no such process`);
   const perSecond = wholeOption(invocation, "frequency", 1, 10_000) ?? 99;
   const [svg, folded] = [option(invocation, "svg"), option(invocation, "folded")];
   const controller = new AbortController();
@@ -27,8 +29,8 @@ export async function profile(invocation: Invocation): Promise<number> {
 
   const lines = [...stacks].sort(([, a], [, b]) => b - a).map(([stack, count]) => `${stack} ${count}\n`);
   const whose = pid === undefined ? "all processes" : `process ${pid}`;
-  if (svg !== undefined) write(svg, flameGraph(stacks, `${whose}: ${samples} samples at ${perSecond} Hz`));
-  if (folded !== undefined) write(folded, lines.join(""));
+  if (svg !== undefined) writeOut(svg, flameGraph(stacks, `${whose}: ${samples} samples at ${perSecond} Hz`));
+  if (folded !== undefined) writeOut(folded, lines.join(""));
   if (svg === undefined && folded === undefined) process.stdout.write(lines.join(""));
   const hidden = kernelKnown
     ? ""
@@ -42,12 +44,4 @@ function wholeOption(invocation: Invocation, name: string, least: number, most: 
   const value = text === undefined ? undefined : Number(text);
   if (value === undefined || (Number.isInteger(value) && value >= least && value <= most)) return value;
   throw new WeirError("cli.usage", `--${name} takes a whole number from ${least} to ${most}, not ${text}`);
-}
-
-function write(path: string, text: string): void {
-  try {
-    writeFileSync(path, text);
-  } catch (thrown) {
-    throw new WeirError("cli.usage", `can't write ${path}: ${messageOf(thrown)}`, { cause: thrown });
-  }
 }

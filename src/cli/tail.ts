@@ -8,7 +8,7 @@ import { messageOf, WeirError } from "../core/errors.ts";
 import type { Invocation } from "./commands.ts";
 import { agentOf, option } from "./context.ts";
 import { nameFilter } from "./filter.ts";
-import { bold, dim, line, printable, yellow } from "./output.ts";
+import { bold, dim, line, note, printable, yellow } from "./output.ts";
 
 /** How often `--rejected` asks for news, in milliseconds. */
 const REJECTED_EVERY_MS = 1_000;
@@ -67,7 +67,7 @@ async function tailTopic(
     client.on("connect", () => {
       client.subscribe(topics, { qos: 0 }, (error) => {
         if (error) ended.reject(Reflect.has(error, "packet") ? notLetIn(error) : error);
-        else process.stderr.write(dim(`listening to ${topics.join(", ")}; Ctrl-C ends\n`));
+        else note(`listening to ${topics.join(", ")}; Ctrl-C ends`);
       });
     });
     await ended.promise;
@@ -106,8 +106,7 @@ function isNew(payload: Buffer, deduper: Deduper): boolean {
   if (span === undefined) return true;
   try {
     const verdict = deduper.take(span);
-    if (verdict === "overlap")
-      process.stderr.write(yellow(`numbers that came before: ${span.stream} ${span.seq} + ${span.span}\n`));
+    if (verdict === "overlap") note(`numbers that came before: ${span.stream} ${span.seq} + ${span.span}`);
     return verdict !== "duplicate";
   } catch {
     return true;

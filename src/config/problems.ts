@@ -1,5 +1,6 @@
 /** What a schema has against a configuration, in lines that a person can act on. */
 import type { z } from "zod";
+import { didYouMean } from "../core/did-you-mean.ts";
 import { knownKeys } from "./json-schema.ts";
 
 /** One thing that is wrong, and where. */
@@ -36,26 +37,3 @@ function flatten(issue: z.core.$ZodIssue, before: readonly PropertyKey[], input:
 
 const depth = (issues: readonly z.core.$ZodIssue[]): number =>
   Math.max(0, ...issues.map((issue) => issue.path.length));
-
-/** `; did you mean "x"?` for something close to what exists. */
-function didYouMean(given: string, known: readonly string[]): string {
-  const close = known
-    .map((name) => ({ name, far: distance(name.toLowerCase(), given.toLowerCase()) }))
-    .filter(({ far, name }) => far <= Math.min(2, Math.floor(name.length / 2)))
-    .sort((a, b) => a.far - b.far)[0];
-  return close === undefined ? "" : `; did you mean "${close.name}"?`;
-}
-
-/** Levenshtein's distance. */
-function distance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const change = (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(change, (row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1));
-    }
-    row = next;
-  }
-  return row[b.length] ?? 0;
-}
