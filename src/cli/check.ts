@@ -17,11 +17,12 @@ export async function check(invocation: Invocation): Promise<number> {
     const widths = findings.map(({ subject }) => subject.length).filter((one) => one <= WIDEST_SUBJECT);
     const width = Math.max(0, ...widths);
     for (const { subject, state, what, remedy } of findings) {
+      const said = what.split("\n").map(printable).join("\n");
       const first = `${MARKS[state]} ${subject.padEnd(width)}`;
-      if (subject.length <= width) hanging(`${first}  `, printable(what), width + 7);
+      if (subject.length <= width) hanging(`${first}  `, said, width + 7);
       else {
         hanging(`${MARKS[state]} `, subject, 5);
-        hanging(" ".repeat(width + 7), printable(what));
+        hanging(" ".repeat(width + 7), said);
       }
       if (remedy !== undefined) hanging(`${" ".repeat(width + 7)}${dim("→")} `, remedy, width + 9, dim);
     }

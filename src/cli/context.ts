@@ -12,9 +12,9 @@ export function option(invocation: Invocation, name: string): string | undefined
   return typeof value === "string" ? value : undefined;
 }
 
-/** The configuration that the options name, with `--data-dir` applied. */
-export function configOf(invocation: Invocation): LoadedConfig {
-  return withDataDir(invocation, loadConfig(option(invocation, "config"), process.env));
+/** The configuration that the options name, with `--data-dir` applied; where they name none, `file`, or what there is. */
+export function configOf(invocation: Invocation, file?: string): LoadedConfig {
+  return withDataDir(invocation, loadConfig(option(invocation, "config") ?? file, process.env));
 }
 
 /** The same, or the last good one when the files are broken: for commands that are to work all the same. */

@@ -71,9 +71,11 @@ export function hanging(
     line(`${i === 0 ? first : " ".repeat(width)}${paint(part)}`);
 }
 
-/** A text as lines that fit the terminal behind an indentation. */
+/** The lines of a text, so that they fit the terminal behind an indentation. */
 export const hang = (text: string, indent: number): string[] =>
-  columns() - indent < LEAST_COLUMN ? [text] : fold(text, columns() - indent);
+  text
+    .split("\n")
+    .flatMap((one) => (columns() - indent < LEAST_COLUMN ? [one] : fold(one, columns() - indent)));
 
 const longest = (texts: readonly string[]): number =>
   texts.reduce((most, text) => Math.max(most, text.length), 0);

@@ -1,6 +1,8 @@
 /** `weir run`: the agent in the foreground, until SIGINT or SIGTERM. */
 
 import type { AgentStatus } from "../api/types.ts";
+import { mainFilePlaces } from "../config/files.ts";
+import type { LoadedConfig } from "../config/load.ts";
 import { WeirError } from "../core/errors.ts";
 import { Agent } from "../main.ts";
 import { ConfigWatch } from "../reload.ts";
@@ -19,7 +21,14 @@ export async function run(invocation: Invocation): Promise<number> {
   if (!LEVELS.includes(level)) throw new WeirError("cli.usage", `--log-level takes ${LEVELS.join(", ")}`);
   const { loaded, fallback } = chosenConfigOf(invocation);
   const log = { level, terminal: process.stderr.isTTY === true };
-  const agent = new Agent(loaded, version(), log, () => configOf(invocation));
+  // A file that counted once and is gone is an error: without it uplinks would go, and with them what they hold.
+  let { file } = loaded;
+  const load = (): LoadedConfig => {
+    const next = configOf(invocation, file);
+    file = next.file;
+    return next;
+  };
+  const agent = new Agent(loaded, version(), log, load);
   const stopped = Promise.withResolvers<string>();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stopped.resolve(signal));
 
@@ -34,7 +43,8 @@ export async function run(invocation: Invocation): Promise<number> {
   if (fallback === undefined) agent.keepConfig();
   // What is refused is in the log, and in the answer of `weir reload`.
   const reload = (): void => void agent.reload().catch(() => {});
-  const watch = new ConfigWatch(() => agent.configFiles, reload);
+  // Without a file, the first one that appears counts.
+  const watch = new ConfigWatch(() => (file === undefined ? mainFilePlaces() : agent.configFiles), reload);
   watch.start();
   process.on("SIGHUP", reload);
   const why = await Promise.race([stopped.promise, agent.failed]);

@@ -35,10 +35,12 @@ export interface ConfigFiles {
   placeOf(keys: readonly PropertyKey[]): string;
 }
 
+/** Where the main file is looked for when nothing names one, absolute. */
+export const mainFilePlaces = (): readonly string[] => [resolve("weir.yaml"), SERVICE_FILE];
+
 /** The file that counts: the one named, `./weir.yaml`, or the service's. */
 export function mainFile(named: string | undefined): string | undefined {
-  if (named !== undefined) return resolve(named);
-  return [resolve("weir.yaml"), SERVICE_FILE].find((path) => existsSync(path));
+  return named === undefined ? mainFilePlaces().find((path) => existsSync(path)) : resolve(named);
 }
 
 /** Reads the main file and its conf.d. Never throws: what is wrong is in `problems`. */
@@ -55,7 +57,8 @@ export function readConfigFiles(file: string | undefined): ConfigFiles {
     const document = parseDocument(text, { lineCounter: lines });
     for (const error of document.errors) {
       const line = lines.linePos(error.pos[0]).line;
-      problems.push(`${path}:${line}: ${error.message.split("\n", 1)[0]}`);
+      const [message = ""] = error.message.split("\n", 1);
+      problems.push(`${path}:${line}: ${message.replace(/ at line \d+, column \d+:$/, "")}`);
     }
     parsed.push({ path, document, lines });
   }

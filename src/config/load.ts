@@ -61,8 +61,11 @@ export function resolveConfig(read: ConfigFiles, environment: Environment): Load
   return { config: parsed.data, file, files: [...read.files, ...files], raw, secrets: hidden, empty };
 }
 
+/** Line 9 comes before line 10. */
+const byLine = new Intl.Collator("en", { numeric: true });
+
 const invalid = (problems: readonly string[]): WeirError =>
-  new WeirError("config.invalid", problems.join("\n"));
+  new WeirError("config.invalid", problems.toSorted(byLine.compare).join("\n"));
 
 /** The configuration of an empty file. */
 export const defaults = (): Config => configSchema.parse({});
