@@ -1,7 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import mqtt from "mqtt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { batchIn } from "../../src/batch-tools.ts";
@@ -244,6 +244,38 @@ describe("a configuration that changes while the agent runs", () => {
     rmSync(extra);
   });
 });
+
+test("a file that appears beside an agent that started without one takes effect; when it goes, what runs stays", async () => {
+  const folder = new AgentFolder();
+  rmSync(folder.config);
+  const environment = {
+    ...process.env,
+    WEIR__DATA__DIR: join(folder.dir, "data"),
+    WEIR__BROKER__PORT: "0",
+    WEIR__HTTP__PORT: "0",
+    WEIR__SOURCES__KERNEL__ENABLED: "false",
+  };
+  // As in a clone: the file is not named, but found in the working folder.
+  const agent = await Agent.start(folder, ["sh", "-c", `exec "$0" run`], {
+    weir: resolve("bin/weir"),
+    environment,
+  });
+  try {
+    const uplinks = async () => new Set((await folder.api.outbox()).counts.map(({ uplink }) => uplink));
+    expect(await uplinks()).toEqual(new Set(["local"]));
+    writeFileSync(
+      folder.config,
+      'uplinks: { local: { url: embedded }, cloud: { url: "mqtt://127.0.0.1:9" } }\n',
+    );
+    await until("the new uplink", async () => (await uplinks()).has("cloud"));
+    rmSync(folder.config);
+    await until("the refusal", () => agent.output.includes("no such file"));
+    expect((await uplinks()).has("cloud")).toBe(true);
+  } finally {
+    await agent.kill();
+    folder.remove();
+  }
+}, 60_000);
 
 test("a port that is taken is tried again until it is free; the rest of the agent runs meanwhile", async () => {
   const { port, server } = await freePort();
