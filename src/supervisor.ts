@@ -98,11 +98,6 @@ export class Supervisor {
     );
   }
 
-  /** Whether a part runs. */
-  runs(name: string): boolean {
-    return this.#kept.get(name)?.running ?? false;
-  }
-
   #inTurn<T>(work: () => Promise<T>): Promise<T> {
     const turn = this.#work.then(work);
     this.#work = turn.catch(() => {});

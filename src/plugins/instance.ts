@@ -1,14 +1,13 @@
 /**
- * One running instance of a plugin, from the agent's side: its calls, their deadlines, and the checks of all it answers.
+ * One running instance of a plugin, from the agent's side: its calls and their deadlines. What it answers passes answer-guard.ts.
  * Calls are answered in order. The first failure ends the instance: it, and every call after it, fails.
  */
 
-import { deviceProblem } from "../core/dictionary.ts";
 import { messageOf } from "../core/errors.ts";
 import { Frame, type SliceHash } from "../core/frame.ts";
-import { topicMatches } from "../core/glob.ts";
 import type { Messages } from "../core/messages.ts";
 import type { StateEntry } from "../core/ports.ts";
+import { AnswerGuard } from "./answer-guard.ts";
 import type { Slot } from "./host.ts";
 import type { LanePlace } from "./lane-of.ts";
 import type { PluginLimits } from "./manifest.ts";
@@ -27,19 +26,13 @@ import {
   MOST_EFFECT_BYTES,
   MOST_TEXT,
   type OpenRequest,
-  ownsScope,
   type ResultFields,
-  STATE_ENTRY_BYTES,
   Wire,
   type WireMessage,
 } from "./wire.ts";
 
 /** JS heap of a worker: generated code, and frames as they pass through. */
 const HEAP_MIB = 64;
-/** Log lines beyond the limit that a worker may send before it is taken for broken: it drops them itself, by its own clock. */
-const LOG_SLACK = 100;
-const MINUTE_MS = 60_000;
-
 /** What an instance is made from. */
 export interface InstanceSpec {
   readonly vetted: Pick<Vetted, "dir" | "exports" | "files" | "memories">;
@@ -105,8 +98,7 @@ export class Instance {
   readonly #reader: MessageReader;
   /** unanswered, oldest first */
   readonly #calls: Call[] = [];
-  readonly #stateSizes = new Map<string, number>();
-  #stateBytes = 0;
+  readonly #guard: AnswerGuard;
   #nextId = 1;
   #headSinceMs = 0;
   #busyMs = 0;
@@ -115,12 +107,11 @@ export class Instance {
   #failure: InstanceFailure | undefined;
   #gone: Promise<void> | undefined;
   #memory: InstanceMemory = { wasmBytes: 0, heapBytes: 0 };
-  #logMinute = 0;
-  #logLines = 0;
 
   constructor(slot: Slot, spec: InstanceSpec) {
     this.#slot = slot;
     this.#spec = spec;
+    this.#guard = new AnswerGuard(spec);
     this.#reader = new MessageReader({
       metaBytes:
         2 * spec.limits.stateBytes + 2 * MOST_EFFECT_BYTES + 1024 * spec.limits.effectsPerBatch + 1024 * 1024,
@@ -140,7 +131,7 @@ export class Instance {
 
   /** Bytes of state that it keeps. */
   get stateBytes(): number {
-    return this.#stateBytes;
+    return this.#guard.stateBytes;
   }
 
   /** What it said it holds, when it was last called; nothing once it has ended. */
@@ -175,7 +166,7 @@ export class Instance {
     limitMs: number = this.#spec.startMs,
   ): Promise<InstanceResult | InstanceFailure> {
     const { config, grants, lane, limits } = this.#spec;
-    for (const { scope, key, value } of state) this.#account(scope, key, value.byteLength);
+    this.#guard.give(state);
     return this.#ask(
       Wire.open,
       encodeOpen({ config, grants, limits, ...(lane === undefined ? {} : { lane }) }, state),
@@ -305,7 +296,7 @@ export class Instance {
     const opens = call.id === 1;
     if (message.type !== (opens ? Wire.ready : Wire.result)) throw brokenWire("an answer of another kind");
     const result = decodeResult(message.meta);
-    this.#check(result, call.messages);
+    this.#guard.check(result, call.messages);
     const frame = opens ? Frame.empty() : Frame.fromRaw(message.block, this.#spec.hashSlices);
     if (frame.rows > this.#spec.limits.outputRows) throw brokenWire("more rows than its limit");
     this.#calls.shift();
@@ -322,44 +313,8 @@ export class Instance {
     call.resolve({ ok: true, frame, ...result });
   }
 
-  /** The worker keeps to all this by itself; one that was taken over might not. */
-  #check({ state, effects, rejected }: ResultFields, messages: number): void {
-    const { limits, grants } = this.#spec;
-    if (state.length > 0 && !grants.state) throw brokenWire("state without a grant");
-    for (const { scope, key, value } of state) {
-      if (!ownsScope(this.#spec, scope)) throw brokenWire("state that is not its lane's");
-      this.#account(scope, key, value?.byteLength);
-    }
-    if (this.#stateBytes > limits.stateBytes) throw brokenWire("more state than its limit");
-    if (effects.length > limits.effectsPerBatch) throw brokenWire("more effects than its limit");
-    for (const effect of effects) {
-      if (effect.type === "publish") {
-        if (/[+#\0]/.test(effect.topic) || !topicMatches(grants.publish, effect.topic)) {
-          throw brokenWire("a publish without a grant");
-        }
-      } else {
-        if (!grants.alarm) throw brokenWire("an alarm without a grant");
-        const wrong = deviceProblem(effect.device) ?? deviceProblem(effect.code);
-        if (wrong !== undefined) throw brokenWire(`an alarm whose device or code ${wrong}`);
-      }
-    }
-    for (const { index } of rejected)
-      if (index >= messages) throw brokenWire("refused a message that it was not given");
-  }
-
-  #account(scope: string, key: string, bytes: number | undefined): void {
-    const id = `${scope}\0${key}`;
-    this.#stateBytes -= this.#stateSizes.get(id) ?? 0;
-    if (bytes === undefined) this.#stateSizes.delete(id);
-    else {
-      const size = STATE_ENTRY_BYTES + Buffer.byteLength(scope) + Buffer.byteLength(key) + bytes;
-      this.#stateSizes.set(id, size);
-      this.#stateBytes += size;
-    }
-  }
-
   #log({ meta }: WireMessage): void {
-    this.#countLine();
+    this.#guard.countLine();
     const fields = new FieldReader(meta);
     const level = LOG_LEVELS[fields.u8()];
     if (level === undefined) throw brokenWire("an unknown log level");
@@ -367,24 +322,12 @@ export class Instance {
   }
 
   #remember({ meta }: WireMessage): void {
-    this.#countLine();
+    this.#guard.countLine();
     const fields = new FieldReader(meta);
     const memory = { wasmBytes: fields.f64(), heapBytes: fields.f64() };
     for (const bytes of Object.values(memory))
       if (!Number.isSafeInteger(bytes) || bytes < 0) throw brokenWire("a memory that can't be");
     this.#memory = memory;
-  }
-
-  /** What comes unasked is bounded: log lines, and what it holds, which are few. */
-  #countLine(): void {
-    const minute = Math.floor(performance.now() / MINUTE_MS);
-    if (minute !== this.#logMinute) {
-      this.#logMinute = minute;
-      this.#logLines = 0;
-    }
-    this.#logLines += 1;
-    if (this.#logLines > 2 * this.#spec.limits.logPerMin + LOG_SLACK)
-      throw brokenWire("more log lines than its limit");
   }
 
   /** The other end is closed: the thread or its process has ended. */
