@@ -26,9 +26,10 @@ export class Retained implements DeviceWatcher {
   #sentBefore = new Map<string, number>();
   #turnedMs = 0;
   #nextMs = 0;
-  /** when everything is to be sent again */
-  #allMs: number | undefined = 0;
+  /** when everything is to be sent, once at first; a broker that is lost soon after gets it again at once */
+  #allMs: number | undefined = Number.NEGATIVE_INFINITY;
   #lastAllMs = Number.NEGATIVE_INFINITY;
+  #started = false;
 
   constructor(devices: Devices, encoder: DeviceEncoder) {
     this.#devices = devices;
@@ -67,8 +68,9 @@ export class Retained implements DeviceWatcher {
   /** The messages of devices that have changed; none within a second of the last. */
   take(nowMs: number): Outgoing[] {
     if (this.#allMs !== undefined && nowMs >= this.#allMs) {
+      if (this.#started) this.#lastAllMs = nowMs;
+      this.#started = true;
       this.#allMs = undefined;
-      this.#lastAllMs = nowMs;
       for (const device of this.#devices.all()) this.changed(device, Change.latest | Change.about);
     }
     if (this.#changed.size === 0 || nowMs < this.#nextMs) return [];

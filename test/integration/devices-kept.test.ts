@@ -188,3 +188,42 @@ test.skipIf(!hasProgram("mosquitto"))(
     await until("its source", () => retained.get("meta/a")?.["source"] === "mqtt/plant");
   },
 );
+
+test.skipIf(!hasProgram("mosquitto"))(
+  "a broker that has lost what it had kept gets it again (needs mosquitto)",
+  async () => {
+    const broker = await Mosquitto.start();
+    const { port } = broker;
+    const folder = new AgentFolder({
+      sources: quiet,
+      uplinks: { cloud: { url: `mqtt://127.0.0.1:${port}`, last: true, batch: { ageMs: 20 } } },
+    });
+    cleanups.push(() => folder.remove());
+    const agent = await started(folder);
+    const device = await agent.client();
+    await device.publishAsync("devices/pump/t", '{"n":1}', { qos: 1 });
+    /** What the broker keeps for who comes now. */
+    const kept = async (): Promise<Map<string, string>> => {
+      const found = new Map<string, string>();
+      const client = await mqtt.connectAsync(`mqtt://127.0.0.1:${port}`, { reconnectPeriod: 0 });
+      client.on("message", (topic, payload, { retain }) => retain && found.set(topic, payload.toString()));
+      await client.subscribeAsync("weir/v1/gw/+/pump", { qos: 1 });
+      // What is retained has come when an answer to something later has.
+      await client.subscribeAsync("elsewhere", { qos: 1 });
+      await client.endAsync();
+      return found;
+    };
+    const both = async () => {
+      const found = await kept();
+      return found.size === 2 && found.get("weir/v1/gw/meta/pump")?.includes('"rule"');
+    };
+    await until("both to be kept", both, 30_000);
+    const before = await kept();
+    await broker.remove();
+    // Another one in its place, which has nothing.
+    const next = await Mosquitto.start({ port });
+    cleanups.push(() => next.remove());
+    await until("both to be kept again", both, 60_000);
+    expect(await kept()).toEqual(before);
+  },
+);

@@ -153,10 +153,12 @@ describe("the latest values of a device", () => {
     world.view.released();
     expect(world.round(7000)).toHaveLength(4);
     world.view.connected();
+    expect(world.round(8000)).toHaveLength(4);
     // A connection that comes and goes gets them once a minute.
-    expect(world.view.dueMs).toBe(65_000);
-    expect(world.round(64_999)).toEqual([]);
-    expect(world.round(65_000)).toHaveLength(4);
+    world.view.connected();
+    expect(world.view.dueMs).toBe(68_000);
+    expect(world.round(67_999)).toEqual([]);
+    expect(world.round(68_000)).toHaveLength(4);
   });
 
   it("are what the uplink's streams and filter leave of them", () => {
