@@ -172,7 +172,7 @@ export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
     : { on: false, ...why };
 }
 
-/** Has the kernel count what BPF programs take, which itself takes some 20 ns a run. False when it refuses: it takes CAP_SYS_ADMIN. */
+/** Has the kernel count what BPF programs take, which itself takes some 60 ns a run. False when it refuses: it takes CAP_SYS_ADMIN. */
 export function countRuns(on: boolean): boolean {
   const addon = addonState();
   return addon.ok && addon.native.countRuns(on) === 0;
