@@ -2,7 +2,6 @@
  * The outbox over its database: every operation, synchronous, for the one thread that owns the connection.
  * Operations run inside {@link Store.transaction}, several in one; what they answer holds once that returns.
  */
-import { statSync } from "node:fs";
 import type { Crc32c } from "../core/block.ts";
 import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
@@ -19,6 +18,7 @@ import { DiskGuard } from "./disk-guard.ts";
 import { EffectQueue, type PublishEffect } from "./effect-queue.ts";
 import { type EpochRange, Epochs } from "./epochs.ts";
 import { Gaps } from "./gaps.ts";
+import { Home } from "./home.ts";
 import { Keepsakes } from "./keepsakes.ts";
 import { type Batch, Lanes, lastChunk, type OldestChunk } from "./lanes.ts";
 import { Leasing, type Moment } from "./leasing.ts";
@@ -100,7 +100,7 @@ export class Store {
   readonly #expires: boolean;
   readonly #path: string;
   readonly #disk: DiskGuard;
-  readonly #inode: number;
+  readonly #home: Home;
 
   /**
    * Opens the database, or makes it, and fits it to the plan. A damaged one is set aside.
@@ -135,7 +135,7 @@ export class Store {
     this.#kept = new Keepsakes(db);
     this.#epochs = new Epochs(db);
     this.#keeper = new DeviceKeeper(db, crc32c, plan.maxBytes, now());
-    this.#inode = statSync(plan.path).ino;
+    this.#home = new Home(plan.path);
     try {
       db.transaction(() => {
         this.#sql.setMeta.run("clean", 0);
@@ -148,7 +148,7 @@ export class Store {
       this.#lanes.load();
       const sealed = new Set(this.#lanes.all.flatMap(({ batches }) => batches.map(({ id }) => id)));
       this.#lanes.leased = new Set((plan.leased ?? []).filter((id) => sealed.has(id)));
-      this.copied = this.#settleIn(plan.machine);
+      this.copied = this.transaction(() => this.#home.settleIn(this.#kept, plan.machine));
       const damage = salvage && `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
       this.#tell("outbox-corrupt", "alarm", damage);
       this.#tell("outbox-copied", "copied", this.copied);
@@ -216,7 +216,7 @@ export class Store {
 
   /** Whether the file at the database's path is another one than the one that is open, or none. */
   get displaced(): boolean {
-    return statSync(this.#path, { throwIfNoEntry: false })?.ino !== this.#inode;
+    return this.#home.isElsewhere;
   }
 
   /** Whether a chunk would find room now. */
@@ -305,21 +305,6 @@ export class Store {
     for (const { epoch, stream, next } of epochs) this.#epochs.remember(epoch, stream, next);
     for (const { uplink, epoch, stream, from, to } of ranges)
       this.#gaps.add(uplink, epoch, stream, from, to, "corrupt");
-  }
-
-  /** Notes where the database lives; why it is a copy, if it lived elsewhere before. */
-  #settleIn(machine: string): string | undefined {
-    // An inode's number is given out again as soon as it is free; when it was made is not.
-    const { ino, birthtimeNs } = statSync(this.#path, { bigint: true });
-    const home = { machine, file: `${ino}/${birthtimeNs}` };
-    const text = this.#kept.setting("home");
-    const before: Partial<typeof home> | undefined = text === undefined ? undefined : JSON.parse(text);
-    if (before?.machine === machine && before.file === home.file) return undefined;
-    this.transaction(() => this.#kept.setSetting("home", JSON.stringify(home)));
-    if (before === undefined) return undefined;
-    return before.machine === machine
-      ? "the database is another file than the one that was used last: restored from a backup, or copied"
-      : "the database was used last on another machine: the data folder was copied with it, or the disk moved";
   }
 
   /** An alarm of the gateway's own that begins with the start that found its reason, and ends with the next one. `key` of `meta`: 1 while raised. */
