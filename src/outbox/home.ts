@@ -23,15 +23,18 @@ export class Home {
     return statSync(this.#path, { throwIfNoEntry: false })?.ino !== this.#inode;
   }
 
-  /** Notes where the database lives, inside the caller's transaction. Answers why it is a copy, if it lived elsewhere before. */
-  settleIn(kept: Keepsakes, machine: string): string | undefined {
+  /**
+   * Notes where the database lives, in a transaction, if that is new.
+   * @returns why it is a copy, if it lived elsewhere before
+   */
+  settleIn(kept: Keepsakes, machine: string, transaction: (work: () => void) => void): string | undefined {
     // An inode's number is given out again as soon as it is free; when it was made is not.
     const { ino, birthtimeNs } = statSync(this.#path, { bigint: true });
     const here: Noted = { machine, file: `${ino}/${birthtimeNs}` };
     const text = kept.setting("home");
     const before: Partial<Noted> | undefined = text === undefined ? undefined : JSON.parse(text);
     if (before?.machine === machine && before.file === here.file) return undefined;
-    kept.setSetting("home", JSON.stringify(here));
+    transaction(() => kept.setSetting("home", JSON.stringify(here)));
     if (before === undefined) return undefined;
     return before.machine === machine
       ? "the database is another file than the one that was used last: restored from a backup, or copied"

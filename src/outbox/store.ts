@@ -148,7 +148,7 @@ export class Store {
       this.#lanes.load();
       const sealed = new Set(this.#lanes.all.flatMap(({ batches }) => batches.map(({ id }) => id)));
       this.#lanes.leased = new Set((plan.leased ?? []).filter((id) => sealed.has(id)));
-      this.copied = this.transaction(() => this.#home.settleIn(this.#kept, plan.machine));
+      this.copied = this.#home.settleIn(this.#kept, plan.machine, (work) => this.transaction(work));
       const damage = salvage && `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
       this.#tell("outbox-corrupt", "alarm", damage);
       this.#tell("outbox-copied", "copied", this.copied);
