@@ -97,10 +97,10 @@ export class UplinkEncoder {
       if (frame !== undefined) sink.tooLarge.push({ seq: key.seq, bytes: payload?.byteLength ?? 0, frame });
       return 0;
     }
-    const half = key.span >> 1;
-    const [left, right] = divide(frames, half);
-    const first = { ...key, span: half };
-    const second = { ...key, seq: key.seq + half, span: key.span - half };
+    const middle = middleOf(frames, key.span);
+    const [left, right] = divide(frames, middle);
+    const first = { ...key, span: middle };
+    const second = { ...key, seq: key.seq + middle, span: key.span - middle };
     return this.#part(first, left, mostBytes, sink) + this.#part(second, right, mostBytes, sink);
   }
 
@@ -188,6 +188,31 @@ const retained = (topic: string, body: string): Outgoing => ({
   contentType: body === "" ? undefined : "application/json",
   userProperties: undefined,
 });
+
+/** The row nearest to the middle that begins a sample object, so that what a device said at once stays together; else the middle. */
+function middleOf(frames: readonly Frame[], rows: number): number {
+  const half = rows >> 1;
+  let nearest = rows;
+  let before = 0;
+  for (const { device, metric, time, status, rows: count } of frames) {
+    // The rule of encode-json.ts: rows share an object while device, time and status are the same, and no metric comes twice.
+    const metrics = new Set<number | undefined>();
+    for (let row = 0; row < count; row++) {
+      const same =
+        row > 0 &&
+        device[row] === device[row - 1] &&
+        time[row] === time[row - 1] &&
+        status[row] === status[row - 1] &&
+        !metrics.has(metric[row]);
+      if (!same) metrics.clear();
+      metrics.add(metric[row]);
+      const at = before + row;
+      if (at > 0 && !same && Math.abs(at - half) < Math.abs(nearest - half)) nearest = at;
+    }
+    before += count;
+  }
+  return nearest === rows ? half : nearest;
+}
 
 /** The first `rows` rows of some frames, and the others. */
 function divide(frames: readonly Frame[], rows: number): [Frame[], Frame[]] {

@@ -289,6 +289,21 @@ describe("an uplink's encoder", () => {
     },
   );
 
+  it("divides between sample objects, so that what a device said at once stays together", () => {
+    const rows = Array.from({ length: 30 }, (_, n) =>
+      // Several at once, too.
+      ["a", "b", "c"].map(
+        (name) => ["d", name, T + (n >> 4) * 1000, Kind.number, Status.gatewayTime, n] as const,
+      ),
+    ).flat();
+    const frame = frameOf(...rows);
+    const { messages } = encoderOf({}).encode(key(frame), [frame], 400);
+    expect(messages.length).toBeGreaterThan(3);
+    for (const { payload } of messages)
+      for (const { values } of batchIn(payload)?.samples ?? [])
+        expect(Object.keys(values)).toEqual(["a", "b", "c"]);
+  });
+
   it("sets aside a row that is too large alone, and sends the others", () => {
     const frame = frameOf(
       ["d", "a", T, Kind.number, Status.gatewayTime, 1],
