@@ -1,10 +1,12 @@
 /** `weir check`: looks at the machine, the configuration and the running agent. Every finding that is not good has a remedy. */
+
 import { accessSync, constants, existsSync, readFileSync, statfsSync, statSync } from "node:fs";
 import { connect } from "node:net";
 import { totalmem } from "node:os";
 import { dirname, extname, join } from "node:path";
 import { addonState, crc32cImplementation, kernelSupport, PROBES } from "./addon/index.ts";
 import { ApiClient } from "./api/client.ts";
+import { brokerRemedy } from "./broker-remedy.ts";
 import type { Chosen } from "./config/last-good.ts";
 import type { LoadedConfig } from "./config/load.ts";
 import { formatSize } from "./core/units.ts";
@@ -221,16 +223,15 @@ async function httpPort({ enabled, host, port: at }: LoadedConfig["config"]["htt
   );
 }
 
+const DEFAULT_PORTS: Readonly<Record<string, number>> = { "mqtts:": 8883, "ws:": 80, "wss:": 443 };
+
 async function reach(name: string, url: string): Promise<Finding> {
   if (url === "embedded") return good(`uplink ${name}`, "the embedded broker");
   const { hostname, port: given, protocol } = new URL(url);
-  const problem = await answers(hostname, Number(given) || (protocol === "mqtts:" ? 8883 : 1883));
-  if (problem === undefined) return good(`uplink ${name}`, `${url} answers`);
-  return warn(
-    `uplink ${name}`,
-    `${url}: ${problem}`,
-    "check its address and the network; batches wait in the outbox",
-  );
+  const problem = await answers(hostname, Number(given) || (DEFAULT_PORTS[protocol] ?? 1883));
+  // Credentials and certificates are the running agent's to try.
+  if (problem === undefined) return good(`uplink ${name}`, `something answers at ${url}`);
+  return warn(`uplink ${name}`, `${url}: ${problem}`, `${brokerRemedy(problem)}; batches wait in the outbox`);
 }
 
 /** Starts an empty program in the jail, to see which layers stand here. */

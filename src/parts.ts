@@ -1,6 +1,8 @@
 /** The agent's parts in the words of each other, of the command line and of `weir check`. */
+
 import { createHash } from "node:crypto";
 import type { PartStatus, PluginStatus, ProbeStatus } from "./api/types.ts";
+import { brokerRemedy } from "./broker-remedy.ts";
 import { hardwareId } from "./config/gateway.ts";
 import type { Config } from "./config/schema.ts";
 import type { LedgerLine } from "./core/ledger.ts";
@@ -79,7 +81,7 @@ export function sourceStatus({ name, state, reason }: MqttSource): PartStatus {
       ? undefined
       : state === "stopped"
         ? "give each client a clientId of its own, then restart"
-        : "check the broker's address, permissions and the network; it keeps what is not acknowledged";
+        : `${brokerRemedy(reason)}; the broker keeps what is not acknowledged`;
   return {
     name: `source ${name}`,
     state: state === "on" && reason === undefined ? "on" : "failed",
@@ -99,7 +101,7 @@ export function uplinkStatus({ uplink, forward }: RunningUplink): PartStatus {
   if (!uplink.connected)
     return failed(
       uplink.lastError ?? "connecting",
-      "check the broker's address and the network; batches wait in the outbox",
+      `${brokerRemedy(uplink.lastError ?? "")}; batches wait in the outbox`,
     );
   if (forward.exhausted)
     return failed(
