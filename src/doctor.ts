@@ -159,6 +159,8 @@ function dataFolder(dir: string, maxBytes: number): Finding {
   while (!existsSync(folder)) folder = dirname(folder);
   const remedy = "`chown -R` it to the user that Weir runs as, mount it writable, or set data.dir";
   try {
+    if (!statSync(folder).isDirectory())
+      return bad("data folder", `${folder}: there is a file in the place of a folder`, remedy);
     accessSync(folder, constants.W_OK | constants.X_OK);
     const [problem] = exists ? folderProblems(folder) : [];
     if (problem !== undefined) return bad("data folder", problem, remedy);

@@ -17,9 +17,9 @@ export interface Surroundings {
   readonly found: readonly string[];
 }
 
-/** Looks for brokers, networks, capabilities and room; changes nothing. */
-export async function lookAround(): Promise<Surroundings> {
-  const taken = await answers(MQTT);
+/** Looks for brokers, networks, capabilities and room; changes nothing. `own`: where the broker of a running agent listens, whose port is free for it. */
+export async function lookAround(own: string | undefined): Promise<Surroundings> {
+  const taken = own !== `127.0.0.1:${MQTT}` && (await answers(MQTT));
   const secure = await answers(8883);
   const addresses = Object.entries(networkInterfaces()).flatMap(([name, list]) =>
     (list ?? []).flatMap(({ address, family, internal }) =>

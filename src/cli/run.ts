@@ -39,7 +39,7 @@ export async function run(invocation: Invocation): Promise<number> {
     await agent.stop();
     throw thrown;
   }
-  greet(agent.status(), loaded.file);
+  greet(agent.status(), fallback === undefined ? loaded.file : "the last good configuration");
   if (fallback === undefined) agent.keepConfig();
   // What is refused is in the log, and in the answer of `weir reload`.
   const reload = (): void => void agent.reload().catch(() => {});

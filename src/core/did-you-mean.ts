@@ -1,10 +1,17 @@
+/** What a name that isn't known may have been meant to be. */
+
+/** Characters of a name's beginning that are enough to suggest the whole. */
+const LEAST_BEGINNING = 4;
+
 /** `; did you mean "x"?` for something close to what exists, else an empty text. */
 export function didYouMean(given: string, known: readonly string[]): string {
   const close = known
     .map((name) => ({ name, far: distance(name.toLowerCase(), given.toLowerCase()) }))
     .filter(({ far, name }) => far <= Math.min(2, Math.floor(name.length / 2)))
     .sort((a, b) => a.far - b.far)[0];
-  return close === undefined ? "" : `; did you mean "${close.name}"?`;
+  const name =
+    close?.name ?? (given.length < LEAST_BEGINNING ? undefined : known.find((one) => one.startsWith(given)));
+  return name === undefined ? "" : `; did you mean "${name}"?`;
 }
 
 /** Levenshtein's distance. */

@@ -60,7 +60,7 @@ export function holdDataFolder(dir: string): HeldDataFolder {
   const paths = dataPaths(dir);
   try {
     // 0711: the jail's user passes through to the cache, and lists nothing.
-    mkdirSync(paths.dir, { recursive: true, mode: 0o711 });
+    makeFolder(paths.dir);
     accessSync(paths.dir, constants.R_OK | constants.W_OK | constants.X_OK);
     mkdirSync(paths.cache, { recursive: true, mode: 0o755 });
     if ((statSync(paths.cache).mode & 0o777) !== 0o755) chmodSync(paths.cache, 0o755);
@@ -79,6 +79,19 @@ export function holdDataFolder(dir: string): HeldDataFolder {
     lock = take(path);
   };
   return { paths, renew, release: () => lock.close() };
+}
+
+/** Makes a folder and those above it. Node's own way never ends where none can be made, as in /proc. */
+function makeFolder(path: string): void {
+  try {
+    mkdirSync(path, { mode: 0o711 });
+  } catch (thrown) {
+    const code = errnoOf(thrown);
+    if (code === "EEXIST" && statSync(path).isDirectory()) return;
+    if (code !== "ENOENT" || existsSync(dirname(path))) throw thrown;
+    makeFolder(dirname(path));
+    mkdirSync(path, { mode: 0o711 });
+  }
 }
 
 function take(path: string): Database.Database {

@@ -12,9 +12,11 @@ import {
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { parse } from "yaml";
 import { defaultGatewayName } from "../../src/config/gateway.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { hashPassword } from "../../src/core/password.ts";
+import { lookAround } from "../../src/machine.ts";
 import { Agent, AgentFolder, weir } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
@@ -232,6 +234,12 @@ describe("init", () => {
       rmSync(dir, { recursive: true });
     },
   );
+
+  test("leaves the port to the broker of an agent that runs here", async () => {
+    const { text } = await lookAround("127.0.0.1:1883");
+    expect(parse(text)).toMatchObject({ broker: { port: 1883 } });
+    expect(text).not.toContain("mqtt://");
+  });
 
   test("writes a valid configuration with comments, and never overwrites", () => {
     const dir = mkdtempSync(join(tmpdir(), "weir-init-"));
