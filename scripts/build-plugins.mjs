@@ -1,8 +1,10 @@
 /**
- * Builds the sample plugins' components, `plugins/<name>/<name>.wasm`, from their sources.
+ * Builds plugins' components: those of the samples, `plugins/<name>/<name>.wasm`, from their sources.
  *
  *   node scripts/build-plugins.mjs [--check] [--out <folder>] [name…]
+ *   node scripts/build-plugins.mjs <file.c|file.js> [--world <world>]
  *
+ * The second form builds any other plugin: the component goes beside its source, for a world of wit/weir.wit (transform-plugin).
  * `--check` writes nothing and fails when a committed component is not what its source makes: C byte for byte (the same
  * compiler gives the same bytes); JavaScript by the digest of its inputs, which every build records in the component,
  * because a snapshot of the QuickJS engine contains random hash seeds. `--out` writes `<folder>/<name>.wasm` instead.
@@ -12,7 +14,7 @@
  */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -121,9 +123,28 @@ function customSection(name, content) {
 }
 
 /** Builds one sample plugin; returns the component's bytes. */
-async function build({ name, source, world }) {
-  const path = join(root, "plugins", name, source);
-  return source.endsWith(".c") ? componentOf(compileC(path), world) : componentOfJs(path, world);
+const build = ({ name, source, world }) => buildSource(join(root, "plugins", name, source), world);
+
+async function buildSource(path, world) {
+  return path.endsWith(".c") ? componentOf(compileC(path), world) : componentOfJs(path, world);
+}
+
+/** Builds somebody's own plugin, beside its source. */
+async function buildOwn(source, world) {
+  const target = source.replace(/\.(?:c|js)$/, ".wasm");
+  try {
+    const bytes = await buildSource(source, world);
+    writeFileSync(target, bytes);
+    console.log(`${target}: ${bytes.length} bytes`);
+    return 0;
+  } catch (error) {
+    // What the compiler has against it stands above already.
+    const missing = error instanceof MissingTool;
+    console.error(
+      missing ? `${source}: ${error.message}` : `${source}: not built: ${error.message ?? error}`,
+    );
+    return missing ? 3 : 1;
+  }
 }
 
 /** Whether a committed component is what its source makes now. */
@@ -136,12 +157,17 @@ async function isCurrent(plugin) {
 
 async function main(args) {
   const out = args.includes("--out") ? args.splice(args.indexOf("--out"), 2)[1] : undefined;
+  const world = args.includes("--world") ? args.splice(args.indexOf("--world"), 2)[1] : "transform-plugin";
+  const [own] = args;
+  if (args.length === 1 && /\.(?:c|js)$/.test(own) && existsSync(own) && world !== undefined)
+    return await buildOwn(own, world);
   const check = args.includes("--check");
   const names = args.filter((arg) => arg !== "--check");
   const unknown = names.find((name) => !plugins.some((plugin) => plugin.name === name));
   if (unknown !== undefined || (out === undefined && process.argv.includes("--out"))) {
     console.error(
-      `usage: build-plugins.mjs [--check] [--out <folder>] [${plugins.map(({ name }) => name).join("|")}…]`,
+      `usage: build-plugins.mjs [--check] [--out <folder>] [${plugins.map(({ name }) => name).join("|")}…]\n` +
+        "       build-plugins.mjs <file.c|file.js> [--world <world of wit/weir.wit>]",
     );
     return 2;
   }

@@ -18,6 +18,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   "useradd --system": "deploy/debian/postinst does the same, and is run by deb.test.ts",
   "mosquitto_sub -h 127.0.0.1 -t 'weir/v1/+/data'": "recipes.test.ts",
   "sqlite3 -readonly": "recipes.test.ts",
+  "node scripts/build-plugins.mjs tenth.c": "plugins-rebuild.test.ts",
 };
 
 const pages = [

@@ -164,6 +164,23 @@ describe.each(samples)("%s", (name) => {
   });
 });
 
+it.for(["c", "js"])(
+  "the first plugin of docs/plugins.md in %s is built and does what it says",
+  async (language, context) => {
+    const page = readFileSync(join(root, "docs/plugins.md"), "utf8");
+    const [, source = ""] = new RegExp(`^\`\`\`${language}\\n(.*?)^\`\`\``, "ms").exec(page) ?? [];
+    const file = join(work, `tenth.${language}`);
+    writeFileSync(file, source);
+    build(context, "scripts/build-plugins.mjs", file);
+    const { lifecycle, transform } = await instantiate(join(work, "tenth.wasm"));
+    lifecycle.configure("{}");
+    const sample = { device: "demo-1", ts: 1763640000000, values: { temp: 712, on: true } };
+    expect(toSamples(transform.transform(toColumns([sample])))).toEqual([
+      { ...sample, values: { temp: 71.2, on: true } },
+    ]);
+  },
+);
+
 it("deadband refuses a configuration that it doesn't understand, and says what it expected", async () => {
   const { lifecycle } = await instantiate(join(root, "plugins/deadband/deadband.wasm"));
   const problem = (config: string): unknown => {
