@@ -68,7 +68,11 @@ export async function purge(invocation: Invocation): Promise<number> {
   const stream = streamOf(invocation);
   if (uplink === undefined && stream === undefined && age === undefined && invocation.values["all"] !== true)
     throw new WeirError("cli.usage", "say what: --uplink, --stream, --older-than, or --all");
-  const dropped = await agentOf(invocation).purge({ uplink, stream, olderThanMs });
+  const agent = agentOf(invocation);
+  const uplinks = [...new Set((await agent.outbox()).counts.map((one) => one.uplink))];
+  if (uplink !== undefined && !uplinks.includes(uplink))
+    throw new WeirError("cli.usage", `no uplink ${uplink}; there are ${uplinks.join(", ")}`);
+  const dropped = await agent.purge({ uplink, stream, olderThanMs });
   if (invocation.values["json"] === true) printJson({ dropped });
   else line(`${dropped} samples dropped (each counts at every uplink that held it)`);
   return 0;

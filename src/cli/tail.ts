@@ -42,9 +42,10 @@ async function tailTopic(
 ): Promise<number> {
   const status = await agentOf(invocation).status();
   if (status.broker === undefined) {
+    const why = status.parts.find(({ name }) => name === "broker")?.reason ?? "off in its configuration";
     throw new WeirError(
       "uplink.unavailable",
-      "the agent runs without its embedded broker: subscribe at its uplink's broker instead",
+      `the agent runs without its embedded broker (${why}): subscribe at an uplink's broker instead`,
     );
   }
   const [topic] = invocation.positionals;

@@ -82,6 +82,10 @@ describe("beside a running agent", () => {
 
   test("purge wants to be told what, and drops that alone", () => {
     expect(outbox("purge")).toMatchObject({ status: 2 });
+    expect(outbox("purge", "--uplink", "c")).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining("a, b"),
+    });
     expect(outbox("purge", "--uplink", "a", "--older-than", "soon")).toMatchObject({ status: 2 });
     expect(JSON.parse(outbox("purge", "--uplink", "a", "--older-than", "1h", "--json").stdout)).toEqual({
       dropped: 0,
