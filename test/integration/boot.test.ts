@@ -1,15 +1,18 @@
 import {
   cpSync,
+  existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
+  rmdirSync,
   rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import { defaultGatewayName, hardwareId } from "../../src/config/gateway.ts";
 import { imbalance } from "../../src/core/ledger.ts";
@@ -28,6 +31,35 @@ async function boot(wrap: readonly string[], folder: AgentFolder): Promise<Agent
   cleanups.push(() => agent.kill());
   return agent;
 }
+
+/** A memory cgroup with this limit; undefined where none can be made. */
+function memoryGroup(bytes: number): string | undefined {
+  for (const limit of ["memory/weir-test-PID/memory.limit_in_bytes", "weir-test-PID/memory.max"]) {
+    const file = join("/sys/fs/cgroup", limit);
+    const group = dirname(file);
+    try {
+      mkdirSync(group);
+      if (existsSync(file)) {
+        writeFileSync(file, String(bytes));
+        return group;
+      }
+      rmSync(group, { recursive: true });
+    } catch {
+      // No hierarchy, or not ours.
+    }
+  }
+  return undefined;
+}
+
+function removed(group: string | undefined): boolean {
+  try {
+    rmdirSync(group ?? "");
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const quick = () => new AgentFolder({ sources: { kernel: { enabled: false }, system: { intervalMs: 200 } } });
 
 /** Telemetry of the gateway itself goes all the way, and the plugin runs. */
@@ -86,6 +118,16 @@ describe("boots", () => {
       await works(folder);
     },
   );
+
+  const group = memoryGroup(160 * 2 ** 20);
+  test.skipIf(group === undefined)("with little memory: its heap is collected sooner", async () => {
+    const folder = quick();
+    const agent = await boot(["sh", "-c", `echo $$ >${group}/cgroup.procs; exec "$@"`, "sh"], folder);
+    expect(readFileSync(`/proc/${agent.child.pid}/cmdline`, "utf8")).toContain("--optimize-for-size");
+    await works(folder);
+    await agent.stop();
+    await until("the group to be empty", () => removed(group));
+  });
 
   test("and makes a data folder that only its user can read, but for what the jail needs", async () => {
     const folder = quick();
