@@ -184,6 +184,20 @@ function guarded<T>(call: () => T): T {
   }
 }
 
+/** Buffers below this size are left to the collector: they are part of its heap, or not worth a call. */
+const WORTH_BYTES = 512;
+
+/**
+ * Frees buffers now. A collection comes after a thousand calls or more, by the number of objects, and would find megabytes of them.
+ * One that is larger than its view is the component's memory, or not ours alone.
+ */
+function letGo(arrays: readonly ArrayBufferView[]): void {
+  for (const { buffer, byteLength } of arrays) {
+    if (byteLength >= WORTH_BYTES && buffer.byteLength === byteLength && buffer instanceof ArrayBuffer)
+      buffer.transfer(0);
+  }
+}
+
 /** What the vetted files give before there is an instance. */
 interface Prepared {
   readonly modules: ReadonlyMap<string, WebAssembly.Module>;
@@ -351,6 +365,7 @@ for (;;) {
     const out = layOut(frame, { rows, bytes });
     tellMemory();
     send(Wire.result, id, encodeResult({ ...guest.take(), rejected }), out);
+    letGo([block, out, frame.device, frame.metric, frame.time, frame.kind, frame.status, frame.value]);
   } catch (thrown) {
     sendFailure(id, thrown);
     process.exit(0); // what it holds now is nobody's business: the agent starts a fresh one
