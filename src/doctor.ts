@@ -6,10 +6,12 @@ import { totalmem } from "node:os";
 import { dirname, extname, join } from "node:path";
 import { addonState, crc32cImplementation, kernelSupport, PROBES } from "./addon/index.ts";
 import { ApiClient } from "./api/client.ts";
+import type { AgentStatus } from "./api/types.ts";
 import { brokerRemedy } from "./broker-remedy.ts";
 import type { Chosen } from "./config/last-good.ts";
 import type { LoadedConfig } from "./config/load.ts";
 import { formatSize } from "./core/units.ts";
+import { NEIGHBOUR } from "./neighbour-name.ts";
 import { dataPaths, folderProblems, whyUnusable } from "./outbox/data-folder.ts";
 import { jailLayers, spawnJailed } from "./plugins/jail.ts";
 import { DEFAULT_LIMITS } from "./plugins/manifest.ts";
@@ -73,9 +75,7 @@ export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> 
       ? warn("agent", `none runs on ${dataPaths(config.data.dir).dir}`, "start it with `weir run`")
       : good("agent", `pid ${agent.pid}, gateway ${agent.gateway}, epoch ${agent.epoch}`),
     ...(await Promise.all([
-      agent === undefined
-        ? port(config.broker)
-        : Promise.resolve(good("broker", agent.broker === undefined ? "off" : `listens on ${agent.broker}`)),
+      agent === undefined ? port(config.broker) : Promise.resolve(good("broker", brokerOf(agent))),
       agent === undefined
         ? httpPort(config.http)
         : Promise.resolve(good("http", agent.http === undefined ? "off" : `listens on ${agent.http}`)),
@@ -192,6 +192,13 @@ function clock(): Finding {
     );
   }
   return good("clock", now.toISOString());
+}
+
+/** What stands for the embedded broker of a running agent; one that failed has a finding of its own. */
+function brokerOf({ broker, parts }: AgentStatus): string {
+  const neighbour = parts.some(({ name }) => name === `source mqtt/${NEIGHBOUR}`);
+  if (broker === undefined) return "the embedded one does not run";
+  return neighbour ? `another program's on ${broker}, in the embedded one's place` : `listens on ${broker}`;
 }
 
 /** Whether something answers at a TCP address. */

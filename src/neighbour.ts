@@ -4,13 +4,12 @@
  * published there.
  */
 import type { Intake, LocalPublisher, Outgoing } from "./core/ports.ts";
+import { NEIGHBOUR } from "./neighbour-name.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
 import { type MqttSourcesParts, mqttSource } from "./sources/mqtt-sources.ts";
 import { type DeviceRule, mqttSourceSchema } from "./sources/options.ts";
 import type { UplinkOptions } from "./uplink/options.ts";
 
-/** Its place among the sources: no configured one can have it, for their names begin with a letter or digit. */
-export const NEIGHBOUR = "_neighbour";
 /** Longest that it may take to let Weir in, in milliseconds. */
 const CONNECT_MS = 3_000;
 /** How often that is looked at. */

@@ -7,6 +7,7 @@ import { hardwareId } from "./config/gateway.ts";
 import type { Config } from "./config/schema.ts";
 import type { LedgerLine } from "./core/ledger.ts";
 import type { Gap, OutboxCount, Outgoing } from "./core/ports.ts";
+import { NEIGHBOUR } from "./neighbour-name.ts";
 import type { DataPaths } from "./outbox/data-folder.ts";
 import type { OutboxPlan } from "./outbox/plan.ts";
 import type { PluginInfo } from "./plugins/account.ts";
@@ -81,7 +82,9 @@ export function sourceStatus({ name, state, reason }: MqttSource): PartStatus {
       ? undefined
       : state === "stopped"
         ? "give each client a clientId of its own, then restart"
-        : `${brokerRemedy(reason)}; the broker keeps what is not acknowledged`;
+        : name === `mqtt/${NEIGHBOUR}`
+          ? `${brokerRemedy(reason)}; or restart Weir: where that broker is gone, its own takes the port`
+          : `${brokerRemedy(reason)}; the broker keeps what is not acknowledged`;
   return {
     name: `source ${name}`,
     state: state === "on" && reason === undefined ? "on" : "failed",

@@ -25,7 +25,8 @@ export function* exportChunks(
   stream: Stream | undefined,
   crc32c: Crc32c,
 ): Generator<ExportedChunk, void, undefined> {
-  if (!existsSync(path)) throw new WeirError("data.unusable", `${path}: no such file`);
+  if (!existsSync(path))
+    throw new WeirError("cli.usage", `${path}: no such file; name the data folder with --data-dir`);
   let db: Database.Database;
   try {
     db = new Database(path, { readonly: true, timeout: 5000 });

@@ -6,7 +6,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import mqtt from "mqtt";
 import { afterEach, expect, test } from "vitest";
-import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
+import { Agent, AgentFolder, hasProgram, weir } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -69,6 +69,9 @@ test.skipIf(!hasProgram("mosquitto"))(
     const { lines } = await folder.api.ledger();
     const source = lines.find(({ stage, name }) => stage === "source" && name === "mqtt/_neighbour");
     expect(source).toMatchObject({ in: 1, out: 1 });
+    expect(weir("check", "--config", folder.config).stdout).toContain(
+      `another program's on 127.0.0.1:${port}`,
+    );
     expect(await agent.stop()).toBe(0);
   },
 );
