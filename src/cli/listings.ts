@@ -4,7 +4,7 @@ import { imbalance, type LedgerLine } from "../core/ledger.ts";
 import { formatSize, parseDuration } from "../core/units.ts";
 import type { Invocation } from "./commands.ts";
 import { agentOf, option } from "./context.ts";
-import { dim, line, printJson, red, table } from "./output.ts";
+import { dim, hang, line, printJson, red, table } from "./output.ts";
 
 /** `weir plugin ls` */
 export async function pluginLs(invocation: Invocation): Promise<number> {
@@ -55,7 +55,10 @@ export async function probeLs(invocation: Invocation): Promise<number> {
     ]),
     new Set(["MEMORY"]),
   );
-  for (const { name, remedy } of probes) if (remedy !== undefined) line(dim(`${name}: ${remedy}`));
+  for (const [remedy, group] of Map.groupBy(probes, (probe) => probe.remedy)) {
+    if (remedy === undefined) continue;
+    for (const part of hang(`${group.map(({ name }) => name).join(", ")}: ${remedy}`, 0)) line(dim(part));
+  }
   return 0;
 }
 
