@@ -59,6 +59,9 @@ class Answered {
 const { fd, dir, exports, files }: WorkerData = workerData;
 const NOTHING = new Uint8Array(0);
 process.permission?.drop("worker");
+// Generated code asks the environment a dozen times a call whether it is to be debugged, and Node asks the system each time:
+// measured, 4.5 → 2.4 µs for each function of ours that a component calls.
+Object.defineProperty(process, "env", { value: Object.freeze({}) });
 
 function read(length: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(length);
