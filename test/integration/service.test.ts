@@ -1,6 +1,6 @@
 /** Weir as a service of systemd: what it tells the manager, and what the unit's walls leave it. */
 import { spawn, spawnSync } from "node:child_process";
-import { cpSync, readFileSync } from "node:fs";
+import { cpSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, describe, expect, test } from "vitest";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
@@ -138,8 +138,10 @@ describe.skipIf(!hasAnalyze)(`the unit${hasAnalyze ? "" : " (skipped: no systemd
       const folder = new AgentFolder();
       cleanups.push(() => folder.remove());
       cpSync("plugins", join(folder.dir, "plugins"), { recursive: true });
+      // Beside the configuration it would wake the agent, which looks for changes there, with every line.
+      mkdirSync(join(folder.dir, "trace"));
       spawnSync("chown", ["-R", "65534:65534", folder.dir]);
-      const log = join(folder.dir, "calls");
+      const log = join(folder.dir, "trace", "calls");
       const capabilities = (settings("CapabilityBoundingSet")[0] ?? "")
         .split(" ")
         .map((name) => `+${name.toLowerCase().replace("cap_", "")}`)
