@@ -12,7 +12,6 @@ import { keepLastGood } from "./config/last-good.ts";
 import type { LoadedConfig } from "./config/load.ts";
 import type { Config } from "./config/schema.ts";
 import { messageOf, WeirError } from "./core/errors.ts";
-import type { Outgoing } from "./core/ports.ts";
 import { dataPaths, type HeldDataFolder, holdDataFolder } from "./outbox/data-folder.ts";
 import { WorkerOutbox } from "./outbox/outbox.ts";
 import type { Trouble } from "./outbox/plan.ts";
@@ -29,6 +28,8 @@ import type { Logger, LogOptions } from "./telemetry/log.ts";
 
 /** At a stop: time to commit what was taken in. With what is sent then, all of it is to be over in ten seconds. */
 const COMMIT_MS = 4_000;
+/** And for plugins' publish effects that are under way: those that are not done come with the next start. */
+const EFFECTS_MS = 500;
 
 /** A running agent. */
 export class Agent {
@@ -171,10 +172,7 @@ export class Agent {
 
   async #startLoops(manager: PluginManager, outbox: WorkerOutbox): Promise<void> {
     const effectsCount = this.#run.ledger.stage("effects", "publish", "messages");
-    const publisher = () =>
-      this.#run.config.broker.enabled
-        ? { publish: (message: Outgoing): Promise<void> => this.#run.publish(message) }
-        : undefined;
+    const publisher = () => (this.#run.config.broker.enabled ? this.#run.local : undefined);
     const effects = new Effects(outbox, publisher, effectsCount, (message) =>
       this.#run.write("warn", message),
     );
@@ -218,7 +216,8 @@ export class Agent {
     // Without a database the loops would wait for it.
     if (this.#run.outbox?.away === true) await this.#run.outbox.stop();
     await this.#run.parts.stop((name) => name.startsWith("source "));
-    await this.#run.effects?.idle();
+    const late = new Promise((resolve) => setTimeout(resolve, EFFECTS_MS).unref());
+    await Promise.race([this.#run.effects?.idle(), late]);
     await this.#run.parts.stop((name) => name.startsWith("uplink "));
     this.#run.controller.abort();
     await this.#run.plugins?.stop();
@@ -311,9 +310,15 @@ export class Agent {
     return [...changed, ...parts];
   }
 
-  /** Only the latest: a consumer that was away longer reads gaps. */
+  /** The latest epochs (a consumer that was away longer reads gaps), and what went with uplinks that are gone. */
   async #learnEpochs(outbox: WorkerOutbox): Promise<void> {
-    this.#run.epochs = (await outbox.info()).epochs.slice(-8);
+    const { epochs, removed } = await outbox.info();
+    this.#run.epochs = epochs.slice(-8);
+    for (const { uplink, stream, dropped } of removed)
+      this.#run.write(
+        "warn",
+        `outbox: ${dropped} samples of ${stream} were dropped: uplink ${uplink}, which had not sent them, does not take ${stream} any more`,
+      );
   }
 
   /** Consumers learn a new epoch from the status. */

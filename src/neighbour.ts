@@ -1,9 +1,9 @@
 /**
  * The broker that has the embedded one's port already, as a mosquitto that was here before. It takes the embedded one's place until
- * Weir restarts or its configuration changes: devices are read from it, by the same rules, and what is for local applications is
- * published there.
+ * it has been gone for a while, Weir restarts or its configuration changes: devices are read from it, by the same rules, and what is
+ * for local applications is published there.
  */
-import type { Intake, LocalPublisher, Outgoing } from "./core/ports.ts";
+import type { Intake, LocalBroker, Outgoing } from "./core/ports.ts";
 import { NEIGHBOUR } from "./neighbour-name.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
 import { type MqttSourcesParts, mqttSource } from "./sources/mqtt-sources.ts";
@@ -14,6 +14,8 @@ import type { UplinkOptions } from "./uplink/options.ts";
 const CONNECT_MS = 3_000;
 /** How often that is looked at. */
 const LOOK_MS = 20;
+/** A neighbour that can't be reached for so long has left its place, in milliseconds: longer than its own restart or upgrade takes. */
+const AWAY_MS = 60_000;
 
 /** What the neighbour is used for, and how. */
 export interface NeighbourParts extends MqttSourcesParts {
@@ -27,10 +29,12 @@ export interface NeighbourParts extends MqttSourcesParts {
   readonly status: (online: boolean) => Outgoing;
   readonly intake: Intake;
   readonly signal: AbortSignal;
+  /** it has been gone for a minute */
+  readonly gone: () => void;
 }
 
 /** A broker in the embedded one's place. */
-export interface Neighbour extends LocalPublisher {
+export interface Neighbour extends LocalBroker {
   readonly source: MqttSource | undefined;
   readonly address: { readonly host: string; readonly port: number };
   /** Ends in the order of the embedded broker: reads no more, has what it read settled, says goodbye. */
@@ -66,11 +70,22 @@ export async function findNeighbour(parts: NeighbourParts): Promise<Neighbour | 
     "warn",
     `${host}:${port} is another broker's: devices are read from it, and local applications served there`,
   );
+  let away: NodeJS.Timeout | undefined;
+  const unhear = uplink.onChange(() => {
+    clearTimeout(away);
+    if (!uplink.connected) away = setTimeout(parts.gone, AWAY_MS);
+  });
   return {
     source,
     address: { host, port },
+    get connected() {
+      return uplink.connected;
+    },
+    onChange: (listener) => uplink.onChange(listener),
     publish: (message) => uplink.publish(message),
     stop: async (settled) => {
+      unhear();
+      clearTimeout(away);
       await source?.stop();
       await settled();
       await source?.close();

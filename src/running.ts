@@ -8,7 +8,7 @@ import { GatewayClock } from "./core/clock.ts";
 import { messageOf, WeirError } from "./core/errors.ts";
 import type { Frame } from "./core/frame.ts";
 import { Ledger } from "./core/ledger.ts";
-import type { MessageDecoder, Outgoing, Route, Uplink } from "./core/ports.ts";
+import type { LocalBroker, MessageDecoder, Outgoing, Route, Uplink } from "./core/ports.ts";
 import type { Neighbour } from "./neighbour.ts";
 import type { WorkerOutbox } from "./outbox/outbox.ts";
 import { EarlyIntake } from "./pipeline/early-intake.ts";
@@ -96,6 +96,7 @@ export class Running {
   socketRenewals = 0;
   /** why the database was found to be a copy */
   copied: string | undefined;
+  readonly #localListeners = new Set<() => void>();
   readonly #rules = new RuleTable();
   #decoder = new RuleDecoder([]);
   #loaded: LoadedConfig;
@@ -158,11 +159,31 @@ export class Running {
   }
 
   /** To local subscribers, through whichever broker there is. */
-  async publish(message: Outgoing): Promise<void> {
-    const broker = this.broker ?? this.neighbour;
-    if (broker === undefined) throw new WeirError("uplink.unavailable", "the embedded broker is not running");
-    await broker.publish(message);
+  readonly local: LocalBroker = this.#localBroker();
+
+  #localBroker(): LocalBroker {
+    const run = this;
+    return {
+      get connected() {
+        return run.broker !== undefined || run.neighbour?.connected === true;
+      },
+      onChange: (listener) => {
+        this.#localListeners.add(listener);
+        return () => this.#localListeners.delete(listener);
+      },
+      publish: async (message) => {
+        const broker = this.broker ?? this.neighbour;
+        if (broker === undefined)
+          throw new WeirError("uplink.unavailable", "the embedded broker is not running");
+        await broker.publish(message);
+      },
+    };
   }
+
+  /** The local broker has come, gone or changed. */
+  readonly localChanged = (): void => {
+    for (const listener of this.#localListeners) listener();
+  };
 
   /** What an uplink's status topic says. */
   statusMessage({ topics }: UplinkOptions, online: boolean): Outgoing {

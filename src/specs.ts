@@ -60,7 +60,9 @@ export function brokerSpec(run: Running, places: ReadonlyMap<string, number>): P
           if (run.neighbour === undefined) throw thrown;
           const { source } = run.neighbour;
           if (source !== undefined) run.external.set(NEIGHBOUR, source);
+          run.neighbour.onChange(run.localChanged);
         }
+        run.localChanged();
         run.effects?.run();
       },
       stop: async () => {
@@ -72,6 +74,7 @@ export function brokerSpec(run: Running, places: ReadonlyMap<string, number>): P
         await run.settled();
         await embedded.close();
         if (run.broker === embedded) run.broker = undefined;
+        run.localChanged();
       },
     };
   };
@@ -94,6 +97,13 @@ async function neighbourOf(run: Running, firstRule: number): Promise<Neighbour |
     status: (online) => run.statusMessage(uplink, online),
     intake: run.presence,
     signal: run.controller.signal,
+    gone: () => {
+      run.write(
+        "warn",
+        `${broker.host}:${broker.port}: the other broker has been gone for a minute: Weir listens there itself`,
+      );
+      void run.parts.renew("broker");
+    },
     gateway: gateway.name,
     templates: Object.values(uplinks).flatMap(({ topics }) => Object.values(topics)),
     decoder: run.decoder,
@@ -230,8 +240,7 @@ function serverSpecs(run: Running, answers: ApiHandlers): PartSpec[] {
 async function makeUplink(run: Running, name: string, options: UplinkOptions): Promise<Uplink> {
   const gateway = run.config.gateway.name;
   const status = (online: boolean): Outgoing => run.statusMessage(options, online);
-  if (options.url === "embedded")
-    return new LocalUplink(name, options, { publish: (message) => run.publish(message) }, status);
+  if (options.url === "embedded") return new LocalUplink(name, options, run.local, status);
   // Loaded only where it is used: mqtt.js takes 8 MB.
   const { MqttUplink } = await import("./uplink/mqtt.ts");
   return new MqttUplink(name, options, { gateway, status, log: run.write });

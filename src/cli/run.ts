@@ -2,6 +2,7 @@
 
 import type { AgentStatus } from "../api/types.ts";
 import { mainFilePlaces } from "../config/files.ts";
+import { refuseWithout } from "../config/last-good.ts";
 import type { LoadedConfig } from "../config/load.ts";
 import { WeirError } from "../core/errors.ts";
 import { Agent } from "../main.ts";
@@ -20,6 +21,7 @@ export async function run(invocation: Invocation): Promise<number> {
   const level = option(invocation, "log-level") ?? "info";
   if (!LEVELS.includes(level)) throw new WeirError("cli.usage", `--log-level takes ${LEVELS.join(", ")}`);
   const { loaded, fallback } = chosenConfigOf(invocation);
+  refuseWithout(loaded);
   const log = { level, terminal: process.stderr.isTTY === true };
   // A file that counted once and is gone is an error: without it uplinks would go, and with them what they hold.
   let { file } = loaded;

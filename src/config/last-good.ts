@@ -3,7 +3,7 @@
  * as after a half-written edit or on a full disk. References stay as they stand in the text, so no secret is copied that
  * was not in the files themselves.
  */
-import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { WeirError } from "../core/errors.ts";
 import { mainFile, readConfigFiles } from "./files.ts";
@@ -88,6 +88,20 @@ export function loadOrLastGood(
     // A reference that no longer resolves: the files' own errors say more.
     throw why;
   }
+}
+
+/**
+ * Refuses a start without a file in a data folder where one counted that is gone: by the defaults, what its uplinks still hold
+ * would be dropped.
+ * @throws WeirError `config.invalid`
+ */
+export function refuseWithout({ file, config }: LoadedConfig): void {
+  const kept = file === undefined ? readKept(config.data.dir) : undefined;
+  if (kept === undefined || isNothing(kept.raw) || existsSync(kept.file)) return;
+  throw new WeirError(
+    "config.invalid",
+    `${kept.file}: no such file, and until now it was in force with the data in ${config.data.dir}: what its uplinks hold there would be dropped. Put it back, or name another with --config; one with a comment alone means defaults`,
+  );
 }
 
 const isNothing = (raw: unknown): boolean =>

@@ -371,3 +371,11 @@ export interface Uplink {
 export interface LocalPublisher {
   publish(message: Outgoing): Promise<void>;
 }
+
+/** The broker that local applications use: the embedded one, or another in its place. */
+export interface LocalBroker extends LocalPublisher {
+  /** whether what is published now gets anywhere */
+  readonly connected: boolean;
+  /** Calls `listener` when `connected` may have changed, or another broker has come. Returns how to stop it. */
+  onChange(listener: () => void): () => void;
+}

@@ -1,17 +1,23 @@
-/** Where the database lives. A copy of it, a backup that came back, and a file that was moved away while it was open are found out. */
-import { statSync } from "node:fs";
+/**
+ * Where the database lives, and how often it was used. A copy of it, a backup that came back, and a file that was moved away while
+ * it was open are found out.
+ */
+import { closeSync, constants, openSync, readFileSync, statSync, writeSync } from "node:fs";
 import type { Keepsakes } from "./keepsakes.ts";
 
 /** What is noted in the database. */
 interface Noted {
   readonly machine: string;
   readonly file: string;
+  /** counts starts and orderly stops: so does a file beside the database, which a restored one has fallen behind */
+  readonly count: number;
 }
 
 /** The home of an open database. */
 export class Home {
   readonly #path: string;
   readonly #inode: number;
+  #noted: Noted | undefined;
 
   constructor(path: string) {
     this.#path = path;
@@ -24,20 +30,73 @@ export class Home {
   }
 
   /**
-   * Notes where the database lives, in a transaction, if that is new.
+   * Notes where the database lives. `durably` runs it as a transaction that is on the disk when it returns.
    * @returns why it is a copy, if it lived elsewhere before
    */
-  settleIn(kept: Keepsakes, machine: string, transaction: (work: () => void) => void): string | undefined {
+  settleIn(kept: Keepsakes, machine: string, durably: (work: () => void) => void): string | undefined {
     // An inode's number is given out again as soon as it is free; when it was made is not.
     const { ino, birthtimeNs } = statSync(this.#path, { bigint: true });
-    const here: Noted = { machine, file: `${ino}/${birthtimeNs}` };
     const text = kept.setting("home");
     const before: Partial<Noted> | undefined = text === undefined ? undefined : JSON.parse(text);
-    if (before?.machine === machine && before.file === here.file) return undefined;
-    transaction(() => kept.setSetting("home", JSON.stringify(here)));
+    const [inside, beside] = [before?.count ?? 0, readCount(this.#path)];
+    const here: Noted = { machine, file: `${ino}/${birthtimeNs}`, count: Math.max(inside, beside) + 1 };
+    durably(() => this.#note(kept, here));
+    // Only now: a power cut may take what the database has back, and never leaves it behind the file.
+    writeCount(this.#path, here.count);
     if (before === undefined) return undefined;
-    return before.machine === machine
-      ? "the database is another file than the one that was used last: restored from a backup, or copied"
-      : "the database was used last on another machine: the data folder was copied with it, or the disk moved";
+    if (before.machine !== machine)
+      return "the database was used last on another machine: the data folder was copied with it, or the disk moved";
+    if (before.file !== here.file)
+      return "the database is another file than the one that was used last: restored from a backup, or copied";
+    return inside < beside
+      ? "the database is older than the one that was used last: restored from a backup"
+      : undefined;
+  }
+
+  /** The last thing that an orderly stop writes to the database; `close` closes it. */
+  leave(kept: Keepsakes, close: () => void): void {
+    const here = this.#noted;
+    let count: number | undefined;
+    try {
+      if (here !== undefined) {
+        this.#note(kept, { ...here, count: here.count + 1 });
+        count = here.count + 1;
+      }
+    } finally {
+      close();
+    }
+    if (count !== undefined) writeCount(this.#path, count);
+  }
+
+  #note(kept: Keepsakes, here: Noted): void {
+    kept.setSetting("home", JSON.stringify(here));
+    this.#noted = here;
+  }
+}
+
+const countFile = (path: string): string => `${path}-count`;
+/** In place, and always as long: there is no moment without it. */
+const WIDTH = 16;
+
+function readCount(path: string): number {
+  try {
+    const count = Number(readFileSync(countFile(path), "latin1"));
+    return Number.isSafeInteger(count) ? count : 0;
+  } catch {
+    // A first start, or the file is gone: then nothing can be told.
+    return 0;
+  }
+}
+
+function writeCount(path: string, count: number): void {
+  try {
+    const file = openSync(countFile(path), constants.O_WRONLY | constants.O_CREAT, 0o600);
+    try {
+      writeSync(file, String(count).padStart(WIDTH), 0);
+    } finally {
+      closeSync(file);
+    }
+  } catch {
+    // On a full disk, as one: a copy from before may go unnoticed.
   }
 }

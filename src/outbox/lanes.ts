@@ -187,6 +187,14 @@ export const lastChunk = (db: Connection): number =>
     .pluck()
     .get() ?? 0;
 
+/** A lane that is not configured any more, and held something. */
+export interface RemovedLane {
+  readonly uplink: string;
+  readonly stream: Stream;
+  /** samples */
+  readonly dropped: number;
+}
+
 /** The oldest chunk that a lane holds. */
 export interface OldestChunk {
   readonly uplink: string;
@@ -242,13 +250,17 @@ export class Lanes {
     this.#addBacklog = db.prepare("INSERT INTO backlog VALUES (?, ?, ?, ?, ?, ?)");
   }
 
-  /** Makes the rows agree with the configuration. Called once, before {@link load}. */
-  reconcile(db: Connection): void {
+  /** Makes the rows agree with the configuration; gives what that drops. Called once, before {@link load}. */
+  reconcile(db: Connection): RemovedLane[] {
     const wanted = new Set(
       this.#plans.flatMap(({ name, streams }) => streams.map((stream) => `${name}/${stream}`)),
     );
     const rows = new Map(this.#select.all().map((row) => [`${row.uplink}/${row.stream}`, row]));
-    for (const [key, row] of rows) if (row.active === 1 && !wanted.has(key)) this.#remove(db, row);
+    const removed: RemovedLane[] = [];
+    for (const [key, row] of rows) {
+      const dropped = row.active === 1 && !wanted.has(key) ? this.#remove(db, row) : 0;
+      if (dropped > 0) removed.push({ uplink: row.uplink, stream: row.stream, dropped });
+    }
     const present = lastChunk(db);
     const add = db.prepare(
       `INSERT INTO lane (uplink, stream, active, cursor) VALUES (?, ?, 1, ?)
@@ -259,10 +271,11 @@ export class Lanes {
         if (rows.get(`${name}/${stream}`)?.active !== 1) add.run(name, stream, present);
       }
     }
+    return removed;
   }
 
   /** What a removed lane held is dropped; its counts stay. */
-  #remove(db: Connection, { uplink, stream, cursor }: LaneRow): void {
+  #remove(db: Connection, { uplink, stream, cursor }: LaneRow): number {
     const chunks = `SELECT id, epoch, seq, samples, seq - sum(samples) OVER (PARTITION BY epoch ORDER BY id) + samples AS run
          FROM chunk WHERE stream = :stream AND (id > :cursor OR EXISTS (SELECT 1 FROM backlog
            WHERE uplink = :uplink AND stream = :stream AND chunk.id BETWEEN first AND last))`;
@@ -291,6 +304,7 @@ export class Lanes {
       `UPDATE lane SET active = 0, pending_samples = 0, pending_bytes = 0, dropped = dropped + ?
        WHERE uplink = ? AND stream = ?`,
     ).run(dropped, uplink, stream);
+    return dropped;
   }
 
   /** Reads every lane from its row. */

@@ -9,7 +9,7 @@ import { STEPS, type Step } from "./steps.ts";
 
 /** "WEIR" */
 const APPLICATION_ID = 0x57454952;
-/** A database up to this size is checked after a stop that was not clean: some 100 ms. */
+/** A database up to this size is checked before it is used after a stop that was not clean: some 100 ms. */
 const CHECK_BYTES = 64 * 2 ** 20;
 /** Pages in the WAL before it is checkpointed. */
 export const WAL_PAGES = 2000;
@@ -21,16 +21,16 @@ export type Connection = Database.Database;
 
 /**
  * Opens the database of a plan. A damaged one is set aside, and a new one made.
- * @returns the connection, and what was saved of a damaged database
+ * @returns the connection, what was saved of a damaged database, and whether a check is still to be made
  * @throws WeirError `outbox.newer-schema` or `data.unusable` (fatal)
  */
 export function openDatabase(
   plan: OutboxPlan,
   nowMs: number,
-): { db: Connection; salvage: Salvage | undefined } {
+): { db: Connection; salvage: Salvage | undefined; unchecked: boolean } {
   try {
     refuseMarked(plan.path);
-    return { db: open(plan), salvage: undefined };
+    return { ...open(plan), salvage: undefined };
   } catch (thrown) {
     if (!(thrown instanceof WeirError) || thrown.code !== "outbox.corrupt") throw thrown;
     let salvage: Salvage;
@@ -41,7 +41,7 @@ export function openDatabase(
         cause,
       });
     }
-    return { db: open(plan), salvage };
+    return { ...open(plan), salvage };
   }
 }
 
@@ -54,7 +54,7 @@ function refuseMarked(path: string): void {
     throw new WeirError("outbox.corrupt", `${path} is empty, and its WAL is not`);
 }
 
-function open(plan: OutboxPlan): Connection {
+function open(plan: OutboxPlan): { db: Connection; unchecked: boolean } {
   try {
     // Made here, for the mode; SQLite gives the same one to the WAL.
     if (plan.reopened !== undefined && !existsSync(plan.path))
@@ -67,8 +67,7 @@ function open(plan: OutboxPlan): Connection {
   let db: Connection | undefined;
   try {
     db = new Database(plan.path, { timeout: 1000 });
-    prepare(db, plan);
-    return db;
+    return { db, unchecked: prepare(db, plan) };
   } catch (thrown) {
     db?.close();
     if (thrown instanceof WeirError) throw thrown;
@@ -78,7 +77,8 @@ function open(plan: OutboxPlan): Connection {
   }
 }
 
-function prepare(db: Connection, plan: OutboxPlan): void {
+/** @returns whether a check is still to be made */
+function prepare(db: Connection, plan: OutboxPlan): boolean {
   const pragma = (text: string): unknown => db.pragma(text, { simple: true });
   const application = pragma("application_id");
   const version = Number(pragma("user_version"));
@@ -105,9 +105,11 @@ function prepare(db: Connection, plan: OutboxPlan): void {
   // A file that is larger already (the limit was lowered) keeps its pages; dropping brings it under the limit.
   pragma(`max_page_count = ${Math.floor(plan.maxBytes / PAGE_BYTES)}`);
   // Before the steps: they are not to be taken on damaged pages.
-  if (!fresh && db.prepare("SELECT value FROM meta WHERE key = 'clean'").pluck().get() !== 1)
-    check(db, plan.path);
+  const clean = fresh || db.prepare("SELECT value FROM meta WHERE key = 'clean'").pluck().get() === 1;
+  const large = statSync(plan.path).size > CHECK_BYTES;
+  if (!clean && !large) check(db, plan.path);
   migrate(db, STEPS);
+  return !clean && large;
 }
 
 /**
@@ -127,9 +129,8 @@ export function migrate(db: Connection, steps: readonly Step[]): void {
   }).immediate();
 }
 
-/** Finds damaged pages where that is quick; else damage shows when a page is read. */
+/** Finds damaged pages; of a database too large for that, {@link LateCheck} does. */
 function check(db: Connection, path: string): void {
-  if (statSync(path).size > CHECK_BYTES) return;
   const found = db.pragma("quick_check(1)", { simple: true });
   if (found !== "ok") throw new WeirError("outbox.corrupt", `${path}: ${String(found)}`);
 }

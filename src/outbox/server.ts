@@ -8,6 +8,7 @@ import { Frame } from "../core/frame.ts";
 import type { LeasedBatch } from "../core/ports.ts";
 import { isDamage } from "./blocks.ts";
 import type { Batch } from "./lanes.ts";
+import { LateCheck } from "./late-check.ts";
 import type { BatchEncoder, OutboxParts, OutboxPlan } from "./plan.ts";
 import {
   type Notice,
@@ -66,7 +67,7 @@ export function serveOutbox(port: MessagePort, plan: OutboxPlan, parts: OutboxPa
       const retained = encoder.devices && new Retained(store.devices, encoder.devices);
       return { name: uplink.name, encoder, retained, hungry: true };
     });
-    new Server(port, store, consumers, parts.available).start();
+    new Server(port, store, consumers, parts.available).start(plan.path);
     notify({ type: "started", epoch: store.epoch });
   } catch (thrown) {
     notify({ type: "failed", error: toWire(thrown instanceof WeirError ? thrown : storageError(thrown)) });
@@ -85,6 +86,7 @@ class Server {
   /** what `Outbox.full` (core/ports.ts) says */
   #full = false;
   readonly #trouble: TroubleWatch;
+  #lateCheck: LateCheck | undefined;
   #carriers = 0;
   #timer: NodeJS.Timeout | undefined;
   #maintenance: NodeJS.Timeout | undefined;
@@ -105,9 +107,13 @@ class Server {
     this.#available = available;
   }
 
-  start(): void {
+  start(path: string): void {
     this.#port.on("message", (first: Request) => this.#receive(first));
     this.#maintenance = setInterval(() => this.#maintain(), MAINTAIN_MS);
+    if (this.#store.unchecked)
+      this.#lateCheck = new LateCheck(path, (what) =>
+        this.#damaged(new WeirError("outbox.corrupt", `${path}: ${what}`)),
+      );
   }
 
   #receive(first: Request): void {
@@ -124,7 +130,7 @@ class Server {
     // At once: at full rate, what waits for the collector would be tens of megabytes.
     for (const request of requests) if (request.op === "append") request.args.frame.transfer(0);
     if (this.#full && this.#store.roomy) this.#setFull(false);
-    if (stop !== undefined) this.#stop(stop.id);
+    if (stop !== undefined) void this.#stop(stop.id);
     else this.#announce();
   }
 
@@ -349,10 +355,12 @@ class Server {
   }
 
   /** The last call: leases that are not answered get nothing, their batches come out after the next start. */
-  #stop(id: number): void {
+  async #stop(id: number): Promise<void> {
     clearTimeout(this.#timer);
     clearInterval(this.#maintenance);
     for (const job of this.#jobs.splice(0)) this.#reply([{ id: job.id, op: "lease", ok: true, value: [] }]);
+    // The last connection that closes leaves no WAL.
+    await this.#lateCheck?.stop();
     this.#store.close();
     this.#reply([{ id, op: "stop", ok: true, value: undefined }]);
     this.#port.close();

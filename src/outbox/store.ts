@@ -20,7 +20,7 @@ import { type EpochRange, Epochs } from "./epochs.ts";
 import { Gaps } from "./gaps.ts";
 import { Home } from "./home.ts";
 import { Keepsakes } from "./keepsakes.ts";
-import { type Batch, Lanes, lastChunk, type OldestChunk } from "./lanes.ts";
+import { type Batch, Lanes, lastChunk, type OldestChunk, type RemovedLane } from "./lanes.ts";
 import { Leasing, type Moment } from "./leasing.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
 import { markDamaged, type Salvage } from "./quarantine.ts";
@@ -66,6 +66,8 @@ export interface StoreInfo {
   readonly quarantined: string | undefined;
   /** why the database was found to be a copy at this start */
   readonly copied: string | undefined;
+  /** what was dropped at this start because its uplink or stream is not configured any more */
+  readonly removed: readonly RemovedLane[];
   /** when the oldest chunk that each lane holds was stored */
   readonly oldest: readonly OldestChunk[];
 }
@@ -79,6 +81,8 @@ export class Store {
   readonly quarantined: string | undefined;
   /** why the database was found to be a copy at this start */
   readonly copied: string | undefined;
+  /** it was not closed in order, and is too large to be checked before it is used: {@link LateCheck} */
+  readonly unchecked: boolean;
   readonly #keeper: DeviceKeeper;
   readonly #db: Connection;
   readonly #crc32c: Crc32c;
@@ -97,6 +101,7 @@ export class Store {
   #lastChunk: number;
   readonly #discard: Discard;
   #forgetting = false;
+  #removed: readonly RemovedLane[] = [];
   readonly #expires: boolean;
   readonly #path: string;
   readonly #disk: DiskGuard;
@@ -107,8 +112,9 @@ export class Store {
    * @throws WeirError `outbox.newer-schema` or `data.unusable` (fatal)
    */
   constructor(plan: OutboxPlan, crc32c: Crc32c, now: () => number = Date.now) {
-    const { db, salvage } = openDatabase(plan, now());
+    const { db, salvage, unchecked } = openDatabase(plan, now());
     this.quarantined = salvage?.movedTo;
+    this.unchecked = unchecked;
     this.#db = db;
     this.#path = plan.path;
     this.#crc32c = crc32c;
@@ -141,14 +147,17 @@ export class Store {
         this.#sql.setMeta.run("clean", 0);
         if (salvage !== undefined) this.#takeOver(salvage);
         this.#epochs.begin(db, plan.reopened !== undefined);
-        this.#lanes.reconcile(db);
+        this.#removed = this.#lanes.reconcile(db);
         this.#keeper.load(now());
       })();
       this.#lastChunk = lastChunk(db);
       this.#lanes.load();
       const sealed = new Set(this.#lanes.all.flatMap(({ batches }) => batches.map(({ id }) => id)));
       this.#lanes.leased = new Set((plan.leased ?? []).filter((id) => sealed.has(id)));
-      this.copied = this.#home.settleIn(this.#kept, plan.machine, (work) => this.transaction(work));
+      this.copied = this.#home.settleIn(this.#kept, plan.machine, (work) => {
+        db.transaction(work)();
+        this.#harden(plan.reopened?.trouble !== undefined);
+      });
       const damage = salvage && `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
       this.#tell("outbox-corrupt", "alarm", damage);
       this.#tell("outbox-copied", "copied", this.copied);
@@ -202,6 +211,19 @@ export class Store {
       this.#disk.failed(thrown);
       throw thrown;
     }
+  }
+
+  /**
+   * Puts everything that is in the WAL where it belongs, on the disk. `all`: after trouble, all of it or nothing is trusted: what an
+   * fsync has failed for may be read as if it were there, and never be written.
+   */
+  #harden(all: boolean): void {
+    const { log, checkpointed } = this.#sql.checkpoint.get() ?? { log: 0, checkpointed: 0 };
+    if (all && checkpointed < log)
+      throw new WeirError(
+        "outbox.commit",
+        "another program reads the database, and what is in its WAL can't be secured",
+      );
   }
 
   /** The disk is full, and the database makes do with the pages it has. */
@@ -468,6 +490,7 @@ export class Store {
       epochs: this.#epochs.earlier(),
       quarantined: this.quarantined,
       copied: this.copied,
+      removed: this.#removed,
       oldest: this.#lanes.oldest(),
       effectsDropped: this.#effects.dropped,
       devices: this.devices.size,
@@ -506,7 +529,7 @@ export class Store {
     } catch {
       // On a full disk, as one: the next start then checks the database, and is a little slower.
     }
-    this.#db.close();
+    this.#home.leave(this.#kept, () => this.#db.close());
   }
 }
 
@@ -515,6 +538,7 @@ function statements(db: Connection) {
     begin: db.prepare<[]>("BEGIN IMMEDIATE"),
     commit: db.prepare<[]>("COMMIT"),
     rollback: db.prepare<[]>("ROLLBACK"),
+    checkpoint: db.prepare<[], { log: number; checkpointed: number }>("PRAGMA wal_checkpoint(PASSIVE)"),
     getMeta: db.prepare<[string], number>("SELECT value FROM meta WHERE key = ?").pluck(),
     setMeta: db.prepare<[string, number]>(
       "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",

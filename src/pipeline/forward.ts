@@ -375,7 +375,8 @@ export class Forward {
     const most = Math.min(MOST_BACKOFF_MS, 250 * 2 ** Math.min(this.#attempts, 10));
     await sleepOr(
       most / 2 + Math.random() * (most / 2),
-      () => this.#stopping && !this.#flushing,
+      // What is due gets one more try.
+      () => this.#stopping,
       this.#signal.promise,
     );
     this.#failed = false;

@@ -26,6 +26,7 @@ import { Decoding, type DecodingParts } from "./decoding.ts";
 import { blame, frameInput, type Input, isEmpty, timerInput } from "./input.ts";
 import { correctTimes, flagGiven, given, type KnownTime, withKnownTime } from "./known-time.ts";
 import { OpenChunk } from "./open-chunk.ts";
+import { RecentCommits } from "./recent-commits.ts";
 import { Settlement, type SettlementParts } from "./settlement.ts";
 
 /** Sizes and times of the loop; all have defaults in the configuration. */
@@ -108,6 +109,7 @@ export class Ingest implements Intake {
   #wake: (() => void) | undefined;
   #backoffMs = 0;
   #stopped = false;
+  readonly #recent = new RecentCommits();
 
   constructor(parts: IngestParts) {
     this.#parts = parts;
@@ -332,6 +334,7 @@ export class Ingest implements Intake {
         this.#heldSamples[stream] -= rows;
       }
       count.out += rows;
+      this.#recent.note({ ticket: input.ticket, count, rows });
       this.#commitSeconds.observe((performance.now() - sentMs) / 1000);
     } else if (this.#commits.size > 0 && (await Promise.all(this.#commits)).includes(false)) {
       // Nothing to store; but it is done only when what came before it is.
@@ -389,6 +392,7 @@ export class Ingest implements Intake {
     let stored = 0;
     try {
       stored = await this.#parts.outbox.resume();
+      this.#countLost(stored);
     } catch (thrown) {
       this.#parts.log("error", `restart after a failure: ${messageOf(thrown)}`);
     }
@@ -404,6 +408,16 @@ export class Ingest implements Intake {
     this.#recovering = false;
     this.#pump();
     this.#checkIdle();
+  }
+
+  /** What was committed and is not there any more. */
+  #countLost(stored: number): void {
+    const lost = this.#recent.after(stored);
+    if (lost > 0)
+      this.#parts.log(
+        "error",
+        `${lost} samples that were committed and acknowledged are gone from the outbox: the disk lost what it had said was stored`,
+      );
   }
 
   /** Its commit failed, and was done nevertheless. */

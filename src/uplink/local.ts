@@ -1,32 +1,41 @@
-/** The uplink to the agent's own broker: a function call away, always connected while the broker runs. */
-import type { LocalPublisher, Outgoing, Uplink } from "../core/ports.ts";
+/** The uplink to the agent's own broker: a function call away, connected while the broker runs, or the one in its place can be reached. */
+import type { LocalBroker, Outgoing, Uplink } from "../core/ports.ts";
 import type { UplinkOptions } from "./options.ts";
+
+/** Time to say goodbye in, in milliseconds: a broker in the embedded one's place may never answer. */
+const GOODBYE_MS = 1_000;
 
 /** Publishes on the embedded broker. `status` makes the retained status message. */
 export class LocalUplink implements Uplink {
   readonly name: string;
   readonly window: number;
-  readonly lastError: undefined;
   readonly mostPayloadBytes: undefined;
-  readonly #publisher: LocalPublisher;
+  readonly #broker: LocalBroker;
   readonly #status: (online: boolean) => Outgoing;
   readonly #listeners = new Set<() => void>();
-  #connected = false;
+  #unhear: () => void = () => {};
+  #started = false;
+  /** said hello since the broker was reached last */
+  #greeted = false;
 
   constructor(
     name: string,
     options: UplinkOptions,
-    publisher: LocalPublisher,
+    broker: LocalBroker,
     status: (online: boolean) => Outgoing,
   ) {
     this.name = name;
     this.window = options.window;
-    this.#publisher = publisher;
+    this.#broker = broker;
     this.#status = status;
   }
 
   get connected(): boolean {
-    return this.#connected;
+    return this.#greeted && this.#broker.connected;
+  }
+
+  get lastError(): string | undefined {
+    return this.connected ? undefined : "the broker in the embedded one's place can't be reached";
   }
 
   onChange(listener: () => void): () => void {
@@ -40,19 +49,44 @@ export class LocalUplink implements Uplink {
   }
 
   async start(): Promise<void> {
-    await this.#publisher.publish(this.#status(true));
-    this.#connected = true;
-    for (const listener of this.#listeners) listener();
+    await this.#greet();
+    this.#started = true;
+    this.#unhear = this.#broker.onChange(() => this.#changed());
+    this.#tell();
   }
 
   async publish(message: Outgoing): Promise<void> {
-    await this.#publisher.publish(message);
+    await this.#broker.publish(message);
   }
 
   async stop(): Promise<void> {
-    if (!this.#connected) return;
-    this.#connected = false;
+    const { connected } = this;
+    this.#started = this.#greeted = false;
+    this.#unhear();
+    if (!connected) return;
     // The broker is closing too: a failure here has nobody left to tell.
-    await this.#publisher.publish(this.#status(false)).catch(() => {});
+    const goodbye = this.#broker.publish(this.#status(false)).catch(() => {});
+    await Promise.race([goodbye, new Promise((resolve) => setTimeout(resolve, GOODBYE_MS).unref())]);
+  }
+
+  /** A broker that has come back, or another one, is told that the gateway is there before anything else. */
+  #changed(): void {
+    this.#greeted = false;
+    if (!this.#broker.connected) this.#tell();
+    // It is gone again: it says so.
+    else
+      void this.#greet().then(
+        () => this.#tell(),
+        () => {},
+      );
+  }
+
+  async #greet(): Promise<void> {
+    await this.#broker.publish(this.#status(true));
+    this.#greeted = true;
+  }
+
+  #tell(): void {
+    if (this.#started) for (const listener of this.#listeners) listener();
   }
 }

@@ -174,12 +174,10 @@ export class MqttUplink implements Uplink {
     this.#connecting?.end(true);
     const client = this.#session?.client;
     if (client === undefined) return;
-    const goodbye = this.publish(this.#parts.status(false)).catch(() => {});
+    const goodbye = this.publish(this.#parts.status(false))
+      .catch(() => {})
+      .then(() => client.endAsync());
     await Promise.race([goodbye, new Promise((resolve) => setTimeout(resolve, GOODBYE_MS).unref())]);
-    await Promise.race([
-      client.endAsync(),
-      new Promise((resolve) => setTimeout(resolve, GOODBYE_MS).unref()),
-    ]);
     client.end(true);
   }
 

@@ -1,3 +1,4 @@
+import { once } from "node:events";
 import {
   existsSync,
   mkdtempSync,
@@ -9,11 +10,13 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { Worker } from "node:worker_threads";
 import Database from "better-sqlite3";
 import { afterAll, describe, expect, it } from "vitest";
 import { crc32c } from "../../src/addon/index.ts";
+import { WorkerOutbox } from "../../src/outbox/outbox.ts";
 import { Store } from "../../src/outbox/store.ts";
-import { frameOf, planFor, range } from "../helpers/outbox.ts";
+import { frameOf, planFor, range, workerUrl } from "../helpers/outbox.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "weir-damage-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -113,6 +116,48 @@ describe("a damaged database", () => {
     expect(() => store.read(batch)).toThrow();
     store.close();
     expect(existsSync(join(dirname(path), "quarantine"))).toBe(false);
+  });
+
+  const large = ["whole", "with a page of its chunks zeroed", "with a chunk that its index lacks"] as const;
+  it.each(large)("too large to be checked before it is used is checked while it is: %s", async (state) => {
+    const { path } = damaged(() => {});
+    const db = new Database(path);
+    const add = `INSERT INTO chunk SELECT i, 'host', '', i, 1, 1, 1, randomblob(15000) FROM n`;
+    db.exec(`WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 5500) ${add}`);
+    const leaf = Number(
+      db
+        .prepare(
+          "SELECT pageno FROM dbstat WHERE name = 'chunk' AND pagetype = 'leaf' ORDER BY path DESC LIMIT 1 OFFSET 9",
+        )
+        .pluck()
+        .get(),
+    );
+    if (state === large[2]) {
+      db.unsafeMode();
+      const row = db.prepare("SELECT * FROM sqlite_schema WHERE name = 'chunk_stream'").raw().get();
+      db.exec(
+        "PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'chunk_stream'; PRAGMA writable_schema = RESET",
+      );
+      db.exec(`WITH n(i) AS (SELECT 6000) ${add}`);
+      db.exec("PRAGMA writable_schema = ON");
+      db.prepare("INSERT INTO sqlite_schema VALUES (?, ?, ?, ?, ?)").run(row);
+    }
+    db.close();
+    if (state === large[1]) change(path, (bytes) => bytes.fill(0, (leaf - 1) * 4096, leaf * 4096));
+    const plan = planFor(path, { maxBytes: 2 ** 30 });
+    if (state === large[0]) {
+      const thread = new Worker(new URL("../../src/outbox/late-check-thread.ts", import.meta.url), {
+        workerData: { path },
+      });
+      expect(await once(thread, "message")).toEqual([undefined]);
+      return;
+    }
+    const outbox = new WorkerOutbox(workerUrl, plan);
+    await outbox.start();
+    expect(await outbox.ended).toMatchObject({ code: "outbox.corrupt" });
+    const store = new Store(plan, crc32c);
+    expect(store.quarantined).toBeDefined();
+    store.close();
   });
 
   it("cut in its WAL keeps everything before the cut", () => {

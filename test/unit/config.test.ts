@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { configJsonSchema } from "../../src/config/json-schema.ts";
-import { keepLastGood, loadOrLastGood } from "../../src/config/last-good.ts";
+import { keepLastGood, loadOrLastGood, refuseWithout } from "../../src/config/last-good.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { redactor, withoutSecrets } from "../../src/config/secrets.ts";
 
@@ -124,6 +124,16 @@ describe("the last good configuration", () => {
     expect(loadOrLastGood(file(), {}, dir).loaded.config.broker.port).toBe(1885);
     write("weir.yaml", "# defaults\n");
     expect(loadOrLastGood(file(), {}, dir)).toMatchObject({ fallback: undefined });
+  });
+
+  test("is missed at a start without a file, which would drop what its uplinks hold; a comment alone means defaults", () => {
+    write("weir.yaml", `data: { dir: ${dir} }\nbroker: { port: 1885 }\n`);
+    keep();
+    const without = { ...load(), file: undefined };
+    expect(() => refuseWithout(without)).not.toThrow();
+    rmSync(file());
+    expect(errorOf(() => refuseWithout(without))).toContain(`${file()}: no such file`);
+    expect(() => refuseWithout({ ...without, file: file() })).not.toThrow();
   });
 
   test("does not count when the file was taken away, or is another", () => {

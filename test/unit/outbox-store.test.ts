@@ -258,6 +258,27 @@ describe("a copy", () => {
     copyFileSync(path, copy);
     expect(life({ path: copy, machine: "another one" }).copied).toContain("another file");
   });
+
+  it("that is written over the database in place is found out, whether it was stopped in order since or killed", () => {
+    const path = newPath();
+    const copy = newPath();
+    close(open(planFor(path)));
+    copyFileSync(path, copy);
+    close(open(planFor(path)));
+    copyFileSync(copy, path);
+    const restored = open(planFor(path));
+    expect(restored.copied).toContain("older than the one that was used last");
+    close(restored);
+    copyFileSync(path, copy);
+    const running = open(planFor(path));
+    expect(running.copied).toBeUndefined();
+    copyFileSync(`${path}-count`, `${copy}-count`);
+    close(running);
+    // As if it had been killed: what an orderly stop counts is not there.
+    copyFileSync(`${copy}-count`, `${path}-count`);
+    copyFileSync(copy, path);
+    expect(open(planFor(path)).copied).toContain("older than the one that was used last");
+  });
 });
 
 describe("stored bytes", () => {

@@ -55,3 +55,14 @@ test("a part runs once, though it is tried by a reload while a retry is due", as
   await vi.advanceTimersByTimeAsync(60_000);
   expect([one.starts.length, one.running()]).toEqual([2, 0]);
 });
+
+test("a part that can't go on is made anew; where that fails, it is tried again", async () => {
+  const supervisor = new Supervisor(() => {});
+  const one = part("one", 0);
+  await supervisor.apply([one.spec]);
+  await supervisor.renew("one");
+  expect([one.starts.length, one.running()]).toEqual([2, 1]);
+  await supervisor.stop();
+  await supervisor.renew("one");
+  expect([one.starts.length, one.running()]).toEqual([2, 0]);
+});

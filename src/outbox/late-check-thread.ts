@@ -1,0 +1,79 @@
+/**
+ * The thread of {@link LateCheck}. Reads everything through a connection of its own, a slice at a time with a rest after each: no
+ * snapshot is held for long, or the WAL would grow, and the disk and a core stay with those that need them.
+ */
+import { constants, setPriority } from "node:os";
+import { setTimeout } from "node:timers/promises";
+import { parentPort, workerData } from "node:worker_threads";
+import Database from "better-sqlite3";
+import { errnoOf, messageOf } from "../core/errors.ts";
+import { STREAMS } from "../core/ports.ts";
+import type { LateCheckPlan, LateCheckVerdict } from "./late-check.ts";
+
+/** Of blocks in a slice, about. */
+const SLICE_BYTES = 2 ** 20;
+/** A rest is so many times as long as the slice before it, and at least as long as this, in milliseconds. */
+const REST_TIMES = 3;
+const LEAST_REST_MS = 5;
+
+/** One slice after the other; each gives what is wrong with it, or undefined. */
+function* slices(db: Database.Database): Generator<string | undefined> {
+  const tables = db
+    .prepare<[], string>("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'chunk'")
+    .pluck()
+    .all();
+  for (const table of tables) {
+    const found = db.pragma(`quick_check('${table}')`, { simple: true });
+    yield found === "ok" ? undefined : String(found);
+  }
+  const rows = db.prepare<[number], { id: number; block: Buffer }>(
+    "SELECT id, block FROM chunk WHERE id > ? ORDER BY id",
+  );
+  const counts = db.prepare<[{ first: number; last: number }], { rows: number; entries: number }>(
+    `SELECT (SELECT count(*) FROM chunk NOT INDEXED WHERE id BETWEEN :first AND :last) AS rows,
+       (SELECT count(*) FROM chunk INDEXED BY chunk_stream
+        WHERE stream IN (${STREAMS.map((stream) => `'${stream}'`).join()}) AND id BETWEEN :first AND :last) AS entries`,
+  );
+  for (let last = 0, more = true; more; ) {
+    const first = last + 1;
+    let bytes = 0;
+    more = false;
+    for (const { id, block } of rows.iterate(last)) {
+      if (id <= last) {
+        yield `chunk ${id} comes after chunk ${last}`;
+        return;
+      }
+      last = id;
+      bytes += block.byteLength;
+      more = bytes > SLICE_BYTES;
+      if (more) break;
+    }
+    const { rows: found = 0, entries = 0 } = counts.get({ first, last }) ?? {};
+    yield found === entries
+      ? undefined
+      : `of chunks ${first} to ${last}, ${found} are stored and ${entries} in the index`;
+  }
+}
+
+async function check(path: string): Promise<LateCheckVerdict> {
+  const db = new Database(path, { readonly: true, timeout: 1000 });
+  try {
+    let began = performance.now();
+    for (const found of slices(db)) {
+      if (found !== undefined) return found;
+      await setTimeout(Math.max(LEAST_REST_MS, REST_TIMES * (performance.now() - began)));
+      began = performance.now();
+    }
+    return undefined;
+  } catch (thrown) {
+    if (errnoOf(thrown)?.startsWith("SQLITE_CORRUPT") === true) return messageOf(thrown);
+    throw thrown;
+  } finally {
+    db.close();
+  }
+}
+
+// On Linux that is this thread alone.
+setPriority(constants.priority.PRIORITY_LOW);
+const { path }: LateCheckPlan = workerData;
+parentPort?.postMessage(await check(path));
