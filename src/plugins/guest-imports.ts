@@ -20,6 +20,11 @@ import {
 } from "./wire.ts";
 
 const MINUTE_MS = 60_000;
+/**
+ * Refusals of one call for want of room (dropped log lines, state, effects) above which the call fails: two for each row of
+ * the largest chunk. Each takes microseconds that all others wait for.
+ */
+const MOST_REFUSED = 4_096;
 
 /** One line of the plugin's log, as it leaves the worker. */
 export type LogSink = (level: LogLevel, text: string) => void;
@@ -41,6 +46,7 @@ export class GuestImports {
   #minute = 0;
   #lines = 0;
   #dropped = 0;
+  #refused = 0;
   readonly #told = new Set<string>();
 
   constructor(request: OpenRequest, state: readonly StateEntry[], log: LogSink) {
@@ -82,6 +88,7 @@ export class GuestImports {
 
   /** What the call has asked for; the next call begins with nothing. */
   take(): Pick<ResultFields, "state" | "effects"> {
+    this.#refused = 0;
     if (this.#changed.size === 0 && this.#effects.length === 0) return { state: [], effects: [] };
     const state = [...this.#changed].map(([id, { scope, key }]) => ({
       scope,
@@ -99,7 +106,7 @@ export class GuestImports {
     const full = this.#lines >= this.#request.limits.logPerMin;
     // A flood is thousands of lines a call: the clock is asked at every 64th.
     if (full && this.#dropped % 64 !== 0) {
-      this.#dropped += 1;
+      this.#drop();
       return;
     }
     const minute = Math.floor(performance.now() / MINUTE_MS);
@@ -111,7 +118,7 @@ export class GuestImports {
       this.#dropped = 0;
     }
     if (this.#lines >= this.#request.limits.logPerMin) {
-      this.#dropped += 1;
+      this.#drop();
       return;
     }
     this.#lines += 1;
@@ -132,7 +139,7 @@ export class GuestImports {
     const id = `${inScope}\0${inKey}`;
     const before = this.#state.get(id);
     const more = weight(inScope, inKey, value) - (before === undefined ? 0 : weight(inScope, inKey, before));
-    if (this.#stateBytes + more > this.#request.limits.stateBytes) refuse("limit");
+    if (this.#stateBytes + more > this.#request.limits.stateBytes) this.#full();
     this.#stateBytes += more;
     this.#state.set(id, value.slice());
     this.#changed.set(id, { scope: inScope, key: inKey });
@@ -189,9 +196,26 @@ export class GuestImports {
   #effect(effect: EffectFields, bytes: number): void {
     const { effectsPerBatch } = this.#request.limits;
     if (this.#effects.length >= effectsPerBatch || this.#effectBytes + bytes > MOST_EFFECT_BYTES)
-      refuse("limit");
+      this.#full();
     this.#effectBytes += bytes;
     this.#effects.push(effect);
+  }
+
+  #drop(): void {
+    this.#dropped += 1;
+    this.#countRefusal();
+  }
+
+  /** There is no room for what it asks. */
+  #full(): never {
+    this.#countRefusal();
+    refuse("limit");
+  }
+
+  /** What is thrown here ends the call: a component can't catch what isn't a result of the contract. */
+  #countRefusal(): void {
+    if (++this.#refused > MOST_REFUSED)
+      throw new RangeError(`asked over ${MOST_REFUSED} times in one call for more than its limits allow`);
   }
 
   /** Says once what would grant it. */
