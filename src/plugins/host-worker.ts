@@ -12,6 +12,7 @@ import { getHeapStatistics } from "node:v8";
 import { workerData } from "node:worker_threads";
 import { Frame } from "../core/frame.ts";
 import type { StateEntry } from "../core/ports.ts";
+import { beginCall, limitLifting, quickenMemory, refillLifting, replaceEngineCalls } from "./engine-calls.ts";
 import { GuestImports } from "./guest-imports.ts";
 import { isLiftedFrame, type LiftedFrame, layOut } from "./lay-out.ts";
 import type { Exports } from "./vet-checks.ts";
@@ -58,6 +59,7 @@ class Answered {
 
 const { fd, dir, exports, files }: WorkerData = workerData;
 const NOTHING = new Uint8Array(0);
+replaceEngineCalls();
 process.permission?.drop("worker");
 // Generated code asks the environment a dozen times a call whether it is to be debugged, and Node asks the system each time:
 // measured, 4.5 → 2.4 µs for each function of ours that a component calls.
@@ -104,82 +106,12 @@ function sendFailure(id: number, thrown: unknown): void {
   );
 }
 
-/**
- * Bytes that may still be lifted out of the component's memory in this call. A list can point at the same megabytes
- * thousands of times: without this, lifting it would take all memory of the process.
- */
-let budget = 0;
-let fullBudget = 0;
-
-function charge(bytes: number): void {
-  budget -= bytes + 64;
-  if (budget < 0) throw new RangeError("returned more than its limits allow");
-}
-
-/** Names up to this length are lowered and compared here: a call into the engine takes longer than their bytes. */
-const SHORT = 32;
-/**
- * The short names that the call before has lifted, in their order, and their bytes, {@link SHORT} for each: mostly the same come
- * again. Measured: 60 → 18 ns for 9 characters.
- */
-const MOST_LIFTED = 4_096;
-const liftedBytes = new Uint8Array(MOST_LIFTED * SHORT);
-const liftedNames: (string | undefined)[] = [];
-let lifted = 0;
-
-/** Generated code lifts lists with these two. */
-function meterLifting(): void {
-  const { slice } = ArrayBuffer.prototype;
-  ArrayBuffer.prototype.slice = function (this: ArrayBuffer, start = 0, end = this.byteLength): ArrayBuffer {
-    charge(Math.max(0, end - start));
-    return slice.call(this, start, end);
-  };
-  const { decode } = TextDecoder.prototype;
-  TextDecoder.prototype.decode = function (this: TextDecoder, input, options): string {
-    const length = input?.byteLength ?? 0;
-    charge(length);
-    if (length > SHORT || lifted === MOST_LIFTED || !(input instanceof Uint8Array))
-      return decode.call(this, input, options);
-    const at = lifted++;
-    const known = liftedNames[at];
-    if (known?.length === length && isAt(input, at * SHORT)) return known;
-    const text = decode.call(this, input, options);
-    // Of what is ASCII every decoder of UTF-8 makes the same.
-    const ascii = input.every((byte) => byte < 0x80);
-    liftedNames[at] = ascii ? text : undefined;
-    if (ascii) liftedBytes.set(input, at * SHORT);
-    return text;
-  };
-}
-
-/** Whether these bytes are remembered at a place. */
-function isAt(input: Uint8Array, start: number): boolean {
-  for (let i = 0; i < input.length; i++) if (input[i] !== liftedBytes[start + i]) return false;
-  return true;
-}
-
 /** How often it is told what an instance holds, at most: of its calls, so one that isn't called says nothing. */
 const TELL_MEMORY_MS = 5_000;
 
-/** Generated code lowers each name with this; a thousand devices are a thousand calls. Measured: 51 → 31 ns for 9 characters. */
-function quickenLowering(): void {
-  const { encodeInto } = TextEncoder.prototype;
-  TextEncoder.prototype.encodeInto = function (this: TextEncoder, text, into) {
-    const { length } = text;
-    if (length > SHORT || into.length < length) return encodeInto.call(this, text, into);
-    for (let i = 0; i < length; i++) {
-      const unit = text.charCodeAt(i);
-      if (unit >= 0x80) return encodeInto.call(this, text, into);
-      into[i] = unit;
-    }
-    return { read: length, written: length };
-  };
-}
-
 /** Calls into the component; an `err` arrives as the bare value. */
 function guarded<T>(call: () => T): T {
-  budget = fullBudget;
-  lifted = 0;
+  beginCall();
   try {
     return call();
   } catch (thrown) {
@@ -242,8 +174,6 @@ function tellMemory(): void {
 }
 
 function instantiate({ modules, generated }: Prepared, imports: Record<string, object>): Component {
-  meterLifting();
-  quickenLowering();
   const made = guarded(() =>
     generated.instantiate(
       (name) => modules.get(name),
@@ -251,7 +181,10 @@ function instantiate({ modules, generated }: Prepared, imports: Record<string, o
       (module, wanted) => {
         const instance = new WebAssembly.Instance(module, wanted);
         for (const one of Object.values<unknown>(instance.exports))
-          if (one instanceof WebAssembly.Memory) memories.add(one);
+          if (one instanceof WebAssembly.Memory && !memories.has(one)) {
+            quickenMemory(one);
+            memories.add(one);
+          }
         return instance;
       },
     ),
@@ -326,15 +259,12 @@ const opening = new FieldReader(read(head.metaBytes));
 const request: OpenRequest = JSON.parse(opening.text(2 ** 24));
 const { outputRows: rows, outputBytes: bytes } = request.limits;
 const guest = new GuestImports(request, readState(opening), sendLog);
-fullBudget = 2 * bytes + 4 * 1024 * 1024;
-const refill = (): void => {
-  budget = fullBudget;
-};
+limitLifting(2 * bytes + 4 * 1024 * 1024);
 
 let component: Component;
 try {
   if (prepared === undefined) throw unprepared;
-  component = instantiate(prepared, { ...WASI, ...guest.interfaces(refill) });
+  component = instantiate(prepared, { ...WASI, ...guest.interfaces(refillLifting) });
   const { lifecycle } = component;
   guarded(() => lifecycle.configure(request.config));
 } catch (thrown) {
@@ -349,6 +279,7 @@ for (;;) {
   const { type, id, metaBytes, blockBytes } = readHead(read(WIRE_HEADER_BYTES));
   const meta = read(metaBytes);
   const block = read(blockBytes);
+  refillLifting(); // names of messages are read as the component's are
   try {
     let frame: LiftedFrame;
     let rejected: { index: number; reason: string }[] = [];
