@@ -61,7 +61,6 @@ function refused(folder: AgentFolder, wrap: readonly string[] = []): string {
 
 test.skipIf(!mountable)(
   "a file system that is read-only at the start is named, and once it is not, the agent starts (needs: mount of a tmpfs)",
-  { timeout: 90_000 },
   async () => {
     const folder = quick();
     const data = join(folder.dir, "data");
@@ -85,7 +84,6 @@ const able =
 
 test.skipIf(!able)(
   "a folder of another user, and a file in it left from a run as root, are named with their owner (needs: root, setpriv)",
-  { timeout: 120_000 },
   async () => {
     const folder = quick();
     const data = join(folder.dir, "data");
@@ -190,21 +188,17 @@ fault(
     const data = join(world.folder.dir, "data");
     // With nothing under way: an fsync that is, when ext4 gives its journal up, may be told that it worked (seen on Linux 6.18).
     await world.load.stop();
-    await until("everything to be sent", async () => (await world.data()).held === 0, 60_000);
+    await until("everything to be sent", async () => (await world.data()).held === 0);
     writeFileSync(`/sys/fs/ext4/${basename(device)}/trigger_fs_error`, "a fault\n");
     world.load.start();
-    await until("the outbox to say that it can't be written to", () => troubleOf(world), 60_000);
+    await until("the outbox to say that it can't be written to", () => troubleOf(world));
     await nothingAcknowledged(world);
     const { http } = await world.folder.api.status();
     expect(await (await fetch(`http://${http}/metrics`)).text()).toContain("weir_outbox_writable 0");
-    await until(
-      "the file system to be named",
-      async () => {
-        const said = await troubleOf(world);
-        return said?.includes("read-only") === true && said;
-      },
-      60_000,
-    );
+    await until("the file system to be named", async () => {
+      const said = await troubleOf(world);
+      return said?.includes("read-only") === true && said;
+    });
     const check = weir("check", "--config", world.folder.config);
     expect(check.status).toBe(1);
     expect(check.stdout).toMatch(/ready +outbox: .* its file system is read-only/);
@@ -212,14 +206,10 @@ fault(
     const again = disk.attach();
     sh(`e2fsck -y ${again}`);
     expect(sh(`mount ${again} ${data}`)).toBe(true);
-    await until(
-      "the agent to answer at the socket there, with the alarm raised and ended",
-      async () => {
-        const raised = await alarms(world).catch(() => 0);
-        return raised === 6 && (await world.folder.api.readiness()).ready;
-      },
-      60_000,
-    );
+    await until("the agent to answer at the socket there, with the alarm raised and ended", async () => {
+      const raised = await alarms(world).catch(() => 0);
+      return raised === 6 && (await world.folder.api.readiness()).ready;
+    });
     return "goes on without a restart";
   },
 );
@@ -227,10 +217,10 @@ fault(
 fault("the database is taken away, and put back, while it is in use", {}, async (world) => {
   const path = join(world.folder.dir, "data", "weir.db");
   renameSync(path, `${path}-away`);
-  const reason = await until("the outbox to say so", () => troubleOf(world), 30_000);
+  const reason = await until("the outbox to say so", () => troubleOf(world));
   expect(reason).toContain("removed or replaced");
   renameSync(`${path}-away`, path);
-  await until("all to be well", async () => (await world.folder.api.readiness()).ready, 30_000);
+  await until("all to be well", async () => (await world.folder.api.readiness()).ready);
   return undefined;
 });
 
@@ -248,16 +238,16 @@ fault("the data folder restored from an older copy", {}, async (world) => {
   const { epoch } = await folder.api.status();
   await world.acknowledged(long(5_000, 500));
   await load.stop();
-  await until("everything to be sent", async () => (await world.data()).held === 0, 60_000);
+  await until("everything to be sent", async () => (await world.data()).held === 0);
   await world.agent.stop();
   rmSync(data, { recursive: true });
   cpSync(backup, data, { recursive: true });
   await world.restart();
-  load.start();
   expect((await folder.api.status()).epoch).not.toBe(epoch);
   const { notes } = await folder.api.readiness();
   expect(notes.join()).toContain("restored from a backup, or copied");
   expect(await alarms(world)).toBe(3);
-  await until("the backlog of the copy to be sent", async () => (await world.data()).held < 100, 60_000);
+  await until("the backlog of the copy to be sent", async () => (await world.data()).held === 0);
+  load.start();
   return "a new epoch; what was in both came under its old keys";
 });

@@ -62,9 +62,9 @@ fault(
     await world.link.cut();
     await world.acknowledged(long(20_000, 1_500));
     await world.link.start();
-    await until("live data", async () => world.judge.has("d0", (world.load.next["d0"] ?? 0) - 1), 60_000);
+    await until("live data", async () => world.judge.has("d0", (world.load.next["d0"] ?? 0) - 1));
     const { load, judge } = world;
-    await until("backlog", async () => (await judge.verdict(load.ranges, load.next)).historical > 0, 60_000);
+    await until("backlog", async () => (await judge.verdict(load.ranges, load.next)).historical > 0);
     return undefined;
   },
 );

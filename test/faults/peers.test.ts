@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { STEPS } from "../../src/outbox/steps.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
-import { freePort } from "./harness/mosquitto.ts";
+import { freePort } from "../helpers/free-port.ts";
 
 const MESSAGES = 200;
 let folder: AgentFolder;
@@ -34,7 +34,6 @@ async function publish(device: string): Promise<void> {
 
 test.skipIf(!hasProgram("sqlite3"))(
   "sqlite3 reads the outbox beside the running agent, and every lane adds up (needs sqlite3)",
-  { timeout: 90_000 },
   async () => {
     await publish("by-sqlite");
     const ask = (sql: string): string => {

@@ -39,10 +39,10 @@ fault("SIGTERM under load", { load: { perSecond: 0 } }, async (world) => {
   let ended = 0;
   await again(world, async () => {
     const began = performance.now();
+    // Had it taken ten seconds, it would have ended itself, with code 1.
     expect(await world.agent.stop()).toBe(0);
     ended = (performance.now() - began) / 1000;
   });
-  expect(ended).toBeLessThan(10);
   return `ended within ${ended.toFixed(1)} s`;
 });
 

@@ -56,14 +56,12 @@ fault(
     const ballast = join(world.folder.dir, "data", "ballast");
     fill(ballast);
     const { api } = world.folder;
-    await until(
-      "the outbox to say that there is no room",
-      async () => (await api.readiness()).reasons.some((reason) => /outbox.*full/.test(reason)),
-      60_000,
+    await until("the outbox to say that there is no room", async () =>
+      (await api.readiness()).reasons.some((reason) => /outbox.*full/.test(reason)),
     );
     await setTimeout(long(20_000, 3_000));
     rmSync(ballast);
-    await until("all to be well", async () => (await api.readiness()).ready, 60_000);
+    await until("all to be well", async () => (await api.readiness()).ready);
     await world.link.start();
     return undefined;
   },
@@ -71,9 +69,7 @@ fault(
 
 /** Stops the agent as a crash does, damages its database, and starts it again. */
 async function damage(world: World, how: (path: string) => void): Promise<string> {
-  await until("everything to be sent", async () => (await world.data()).held < 50);
-  const before = world.load;
-  await before.stop();
+  await world.load.stop();
   await until("everything to be sent", async () => (await world.data()).held === 0);
   await world.agent.kill();
   how(join(world.folder.dir, "data", "weir.db"));

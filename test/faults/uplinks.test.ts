@@ -6,8 +6,9 @@ import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { afterAll, expect } from "vitest";
 import { hasProgram } from "../helpers/agent.ts";
+import { freePort } from "../helpers/free-port.ts";
 import { until } from "../helpers/until.ts";
-import { freePort, Mosquitto } from "./harness/mosquitto.ts";
+import { Mosquitto } from "./harness/mosquitto.ts";
 import { fault, long } from "./harness/world.ts";
 
 const deadPort = await freePort();
@@ -116,16 +117,12 @@ fault(
     };
     for (const [name, reason] of REFUSED) {
       const broker = await Mosquitto.start({ port: deadPort, more: tlsLines(name) });
-      await until(
-        `${name} to be refused with its reason`,
-        async () => reason.test((await part()).reason),
-        60_000,
-      );
+      await until(`${name} to be refused with its reason`, async () => reason.test((await part()).reason));
       expect((await part()).state).toBe("failed");
       await broker.remove();
     }
     const broker = await Mosquitto.start({ port: deadPort, more: tlsLines("sound") });
-    await until("the sound one to be accepted", async () => (await part()).state === "on", 60_000);
+    await until("the sound one to be accepted", async () => (await part()).state === "on");
     await broker.remove();
     return "each refused with its reason";
   },

@@ -77,7 +77,7 @@ export class Agent {
     const ended = agent.exited.then((code) => {
       throw new Error(`the agent ended with ${code} before it was ready:\n${agent.output}`);
     });
-    const ready = until("the agent to be ready", () => agent.output.includes("weir is ready"), 30_000);
+    const ready = until("the agent to be ready", () => agent.output.includes("weir is ready"));
     ended.catch(() => {});
     await Promise.race([ready, ended]).catch((thrown: unknown) => {
       throw new Error(`${String(thrown)}\n${agent.output}`);
@@ -120,7 +120,7 @@ export class Agent {
 
 /** Runs one command of the command line to its end. */
 export function weir(...args: readonly string[]): { status: number | null; stdout: string; stderr: string } {
-  return spawnSync(WEIR, args, { encoding: "utf8", timeout: 30_000 });
+  return spawnSync(WEIR, args, { encoding: "utf8", timeout: 120_000 });
 }
 
 /** Whether a program is on the PATH. */

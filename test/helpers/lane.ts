@@ -56,7 +56,9 @@ export class Lane {
     for (const [name, { component, manifest, options: given }] of Object.entries(subjects)) {
       mkdirSync(join(plugins, name));
       copyFileSync(resolve(component), join(plugins, name, `${name}.wasm`));
-      const text = stringify({ name, version: "1", component: `${name}.wasm`, ...manifest });
+      // A deadline that none misses because the machine is slow.
+      const limits = { timeMs: 10_000, ...Object(manifest?.["limits"]) };
+      const text = stringify({ name, version: "1", component: `${name}.wasm`, ...manifest, limits });
       writeFileSync(join(plugins, name, "plugin.yaml"), text);
       if (given !== undefined) section[name] = given;
     }

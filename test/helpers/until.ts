@@ -1,8 +1,8 @@
-/** Waits until `probe` gives something other than undefined or false; looks every 20 ms, no longer than `timeoutMs`. */
+/** Waits until `probe` gives something other than undefined or false; looks every 20 ms, no longer than `timeoutMs`, which a slow machine may need. */
 export async function until<T>(
   what: string,
   probe: () => T | undefined | false | Promise<T | undefined | false>,
-  timeoutMs = 15_000,
+  timeoutMs = 100_000,
 ): Promise<T> {
   const deadline = Date.now() + timeoutMs;
   for (;;) {

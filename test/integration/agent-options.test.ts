@@ -46,7 +46,7 @@ test("queueMiB is what is held for inputs: above it QoS 0 is dropped and counted
   const agent = await start(
     {
       pipeline: { queueMiB: 1 },
-      plugins: { dir: "plugins", slow: { bind: { devices: ["stuck"] }, limits: { timeMs: 3000 } } },
+      plugins: { dir: "plugins", slow: { bind: { devices: ["stuck"] }, limits: { timeMs: 6_000 } } },
     },
     "test/fixtures/hostile/spin.wasm",
   );
@@ -77,6 +77,6 @@ test("ttl is how long a batch may wait for an uplink; then it is dropped, for th
   await device.publishAsync("devices/a/t", "1", { qos: 1 });
   await device.endAsync();
   const line = async (name: string) => (await api.ledger()).lines.find((one) => one.name === name);
-  await until("it to be dropped", async () => (await line("cloud/data"))?.dropped === 1, 60_000);
+  await until("it to be dropped", async () => (await line("cloud/data"))?.dropped === 1);
   await until("the other uplink", async () => (await line("local/data"))?.out === 1);
 });

@@ -81,7 +81,7 @@ describe.skipIf(!mountable)(`on a full disk${mountable ? "" : " (skipped: no mou
         () => false,
       );
     });
-  }, 120_000);
+  });
 });
 
 test("a file that is empty, as a write to a full disk or a power cut leaves it, is refused while running", async () => {

@@ -5,7 +5,9 @@ import Database from "better-sqlite3";
 import mqtt from "mqtt";
 import { afterEach, expect, test } from "vitest";
 import { parse, stringify } from "yaml";
+import { crc32c } from "../../src/addon/index.ts";
 import { batchIn } from "../../src/batch-tools.ts";
+import { loadFrame } from "../../src/outbox/blocks.ts";
 import { Mosquitto } from "../faults/harness/mosquitto.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
@@ -37,12 +39,21 @@ async function started(folder: AgentFolder): Promise<Agent> {
   return agent;
 }
 
-/** Waits until what is known is in the database. */
-async function stored(folder: AgentFolder, devices: number): Promise<void> {
+/** Waits until the database has these metrics, and these words about devices. */
+async function stored(
+  folder: AgentFolder,
+  metrics: readonly string[],
+  words: readonly string[],
+): Promise<void> {
   const db = new Database(join(folder.dir, "data", "weir.db"), { readonly: true });
   cleanups.push(() => db.close());
-  const count = db.prepare("SELECT count(*) FROM device").pluck();
-  await until("what is known to be stored", () => count.get() === devices, 30_000);
+  const blocks = db.prepare<[], Buffer>("SELECT block FROM last").pluck();
+  const about = db.prepare<[], string>("SELECT about FROM device").pluck();
+  await until("what is known to be stored", () => {
+    const known = blocks.all().flatMap((block) => loadFrame(block, crc32c).metrics);
+    const said = about.all().join();
+    return metrics.every((name) => known.includes(name)) && words.every((word) => said.includes(word));
+  });
 }
 
 test("last and meta are there after kill -9, a stop and other rules; a device that was gone comes back", async () => {
@@ -81,7 +92,11 @@ test("last and meta are there after kill -9, a stop and other rules; a device th
     decoder: "json",
     metrics: { rpm: { kind: "number", unit: "/min", description: "of the shaft" }, note: { kind: "text" } },
   });
-  await stored(folder, 2);
+  await until(
+    "the other's rule and value",
+    () => retained.get("meta/valve")?.["rule"] !== undefined && retained.has("last/valve"),
+  );
+  await stored(folder, ["available", "open"], ["plant/{device}/t", "devices/{device}/{channel}", "V2"]);
   await first.kill();
 
   const second = await started(folder);
@@ -170,11 +185,7 @@ test.skipIf(!hasProgram("mosquitto"))(
     });
     cleanups.push(() => folder.remove());
     const { retained, samples } = await reader(await started(folder));
-    await until(
-      "all latest values",
-      () => ["a", "b", "c"].every((name) => retained.has(`last/${name}`)),
-      30_000,
-    );
+    await until("all latest values", () => ["a", "b", "c"].every((name) => retained.has(`last/${name}`)));
     expect(retained.get("last/a")).toMatchObject({ n: 1, _q: "uncertain" });
     expect(retained.get("last/b")).toEqual({ n: 2, _ts: 1_763_640_000_000, _q: "good" });
     expect(retained.get("last/c")).toMatchObject({ available: false, _q: "stale" });
@@ -217,13 +228,13 @@ test.skipIf(!hasProgram("mosquitto"))(
       const found = await kept();
       return found.size === 2 && found.get("weir/v1/gw/meta/pump")?.includes('"rule"');
     };
-    await until("both to be kept", both, 30_000);
+    await until("both to be kept", both);
     const before = await kept();
     await broker.remove();
     // Another one in its place, which has nothing.
     const next = await Mosquitto.start({ port });
     cleanups.push(() => next.remove());
-    await until("both to be kept again", both, 60_000);
+    await until("both to be kept again", both);
     expect(await kept()).toEqual(before);
   },
 );

@@ -113,19 +113,15 @@ describe.skipIf(lacks !== undefined)(
         }
         const done = ({ output, status }: (typeof running)[number]) =>
           status === 0 || (status === undefined && output.trim() !== "");
-        await until(
-          "each to have ended well, or to have printed something",
-          () => {
-            for (const one of running) {
-              // `weir check` finds things to mend on most machines, and `weir top` wants to be seen twice.
-              const { line, output, status } = one;
-              if (status !== undefined && status !== 0 && !/^weir check/.test(line))
-                throw new Error(`${line}: ${status}\n${output}`);
-            }
-            return running.every((one) => done(one) || (/^weir check/.test(one.line) && one.output !== ""));
-          },
-          60_000,
-        );
+        await until("each to have ended well, or to have printed something", () => {
+          for (const one of running) {
+            // `weir check` finds things to mend on most machines, and `weir top` wants to be seen twice.
+            const { line, output, status } = one;
+            if (status !== undefined && status !== 0 && !/^weir check/.test(line))
+              throw new Error(`${line}: ${status}\n${output}`);
+          }
+          return running.every((one) => done(one) || (/^weir check/.test(one.line) && one.output !== ""));
+        });
       } finally {
         for (const { child, status } of running)
           if (status === undefined && child.pid !== undefined) process.kill(-child.pid, "SIGKILL");

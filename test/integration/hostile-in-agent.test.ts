@@ -33,8 +33,14 @@ describe("hostile plugins in a whole agent", () => {
     uplinks: { local: { url: "embedded", batch: { ageMs: 50 } } },
     plugins: {
       dir: "plugins",
-      good: { bind: { devices: ["good-*"] } },
-      ...Object.fromEntries(CASES.map(({ name }) => [name, { bind: { devices: [`${name}-*`] } }])),
+      // But for the one that is to miss it, a deadline that none misses because the machine is slow.
+      good: { bind: { devices: ["good-*"] }, limits: { timeMs: 10_000 } },
+      ...Object.fromEntries(
+        CASES.map(({ name }) => [
+          name,
+          { bind: { devices: [`${name}-*`] }, limits: name === "spin" ? {} : { timeMs: 10_000 } },
+        ]),
+      ),
     },
   });
   let samples: readonly SampleObject[];
@@ -90,7 +96,7 @@ describe("hostile plugins in a whole agent", () => {
       }
       for (const one of lines) expect(imbalance(one), `${one.stage} ${one.name}`).toBe(0);
       expect((await folder.api.status()).pid).toBe(pid);
-      await until("its memory to be given back", () => memoryMiB(family(pid), "Rss") < restMiB + 64, 20_000);
+      await until("its memory to be given back", () => memoryMiB(family(pid), "Rss") < restMiB + 64);
     },
   );
 

@@ -154,7 +154,8 @@ describe("running", () => {
     expect(output.state.reduce((sum, { value }) => sum + (value?.byteLength ?? 0), 0)).toBeLessThanOrEqual(
       65_536,
     );
-    expect(lane.logs.filter(({ plugin }) => plugin === file).length).toBeLessThanOrEqual(12);
+    // So many a minute, and the next minute may have begun.
+    expect(lane.logs.filter(({ plugin }) => plugin === file).length).toBeLessThanOrEqual(2 * 12);
     if (file === "reads-env") expect(rowsOf(output.frame)).toContainEqual(["reads-env:1", "a", 0]);
     await expectOthersUnharmed(pids);
   });

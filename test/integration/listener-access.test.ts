@@ -3,13 +3,14 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import mqtt, { type MqttClient } from "mqtt";
-import { afterEach, beforeAll, describe, expect, it, vi } from "vitest";
+import { afterEach, beforeAll, describe, expect, it } from "vitest";
 import { StageCount } from "../../src/core/ledger.ts";
 import { hashPassword } from "../../src/core/password.ts";
 import type { DeviceMessage } from "../../src/core/ports.ts";
 import { EmbeddedBroker } from "../../src/sources/broker.ts";
 import { covers, readPasswords } from "../../src/sources/broker-access.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { taken } from "../helpers/taken.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -80,7 +81,7 @@ describe("MQTT 5", () => {
     await a.subscribeAsync("x/#", { qos: 2, nl: true, properties: { subscriptionIdentifier: 300 } });
     await a.publishAsync("x/1", "own", { qos: 1 });
     for (const qos of [0, 1, 2] as const) await b.publishAsync("x/1", `other${qos}`, { qos });
-    await vi.waitFor(() => expect(heard).toEqual(["other0 300", "other1 300", "other2 300"]));
+    await eventually(() => expect(heard).toEqual(["other0 300", "other1 300", "other2 300"]));
     await expect(a.subscribeAsync("$share/g/x")).rejects.toThrow();
   });
 });
@@ -206,7 +207,7 @@ describe("identities", () => {
     const client = await join_(url, { will });
     for (const device of ["a", "b", "a"]) await client.publishAsync(`devices/${device}/t`, "1", { qos: 1 });
     client.stream.destroy();
-    await vi.waitFor(() =>
+    await eventually(() =>
       expect([...gone].sort((a, b) => a.localeCompare(b))).toEqual(["a", "b", "bridge"]),
     );
   });
@@ -239,7 +240,7 @@ describe("identities", () => {
     const kept: string[] = [];
     first.on("message", (topic, _payload, { retain }) => retain && kept.push(topic));
     await first.subscribeAsync("r/#");
-    await vi.waitFor(() => expect(kept.at(-1)).toBe("r/14"));
+    await eventually(() => expect(kept.at(-1)).toBe("r/14"));
     expect(kept.length).toBe(11);
     const gone = new Promise((done) => first.once("close", () => done(undefined)));
     first.publish("devices/a/b", Buffer.alloc(101 * 1024), { qos: 1 }, () => {});

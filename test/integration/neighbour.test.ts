@@ -1,12 +1,12 @@
 import { spawn } from "node:child_process";
-import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { connect, createServer } from "node:net";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import mqtt from "mqtt";
 import { afterEach, expect, test } from "vitest";
 import { Agent, AgentFolder, hasProgram, weir } from "../helpers/agent.ts";
+import { freePort } from "../helpers/free-port.ts";
 import { until } from "../helpers/until.ts";
 
 const LONG = process.env["WEIR_LONG"] === "1";
@@ -14,15 +14,6 @@ const cleanups: (() => unknown)[] = [];
 afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
 });
-
-async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const address = server.address();
-  server.close();
-  await once(server, "close");
-  return typeof address === "object" && address !== null ? address.port : 0;
-}
 
 const answers = (port: number): Promise<boolean> =>
   new Promise((resolve) => {
@@ -46,7 +37,7 @@ test.skipIf(!hasProgram("mosquitto"))(
       () => rmSync(dir, { recursive: true }),
       () => mosquitto.kill(),
     );
-    await until("mosquitto to listen", () => answers(port), 20_000);
+    await until("mosquitto to listen", () => answers(port));
     const folder = new AgentFolder({
       broker: { port },
       uplinks: { local: { url: "embedded", batch: { ageMs: 50 } } },
@@ -63,10 +54,10 @@ test.skipIf(!hasProgram("mosquitto"))(
     cleanups.push(() => client.endAsync(true));
     client.on("message", (topic, payload) => heard.push(`${topic} ${payload}`));
     await client.subscribeAsync("weir/v1/gw/#", { qos: 1 });
-    await until("the birth", () => heard.some((text) => text.startsWith("weir/v1/gw/status")), 20_000);
+    await until("the birth", () => heard.some((text) => text.startsWith("weir/v1/gw/status")));
     await client.publishAsync("devices/pump-1/t", '{"temp_c":71.5}', { qos: 1 });
     const arrived = (): boolean => heard.some((text) => /^weir\/v1\/gw\/data .*"temp_c":71\.5/.test(text));
-    await until("the device's message to be published on mosquitto", arrived, 30_000);
+    await until("the device's message to be published on mosquitto", arrived);
     const { lines } = await folder.api.ledger();
     const source = lines.find(({ stage, name }) => stage === "source" && name === "mqtt/_neighbour");
     expect(source).toMatchObject({ in: 1, out: 1 });

@@ -65,11 +65,16 @@ describe("beside a running agent", () => {
   });
 
   test("export writes blocks, one after the other, each with its length", () => {
-    const done = spawnSync(
-      resolve("bin/weir"),
-      ["outbox", "export", "--format", "block", "--stream", "data", "--config", folder.config],
-      { timeout: 30_000 },
-    );
+    const done = spawnSync(resolve("bin/weir"), [
+      "outbox",
+      "export",
+      "--format",
+      "block",
+      "--stream",
+      "data",
+      "--config",
+      folder.config,
+    ]);
     const values: number[] = [];
     for (let at = 0; at < done.stdout.length; ) {
       // docs/specs/frame.md: the length stands at byte 8.

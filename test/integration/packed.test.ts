@@ -86,7 +86,7 @@ describe.skipIf(lacks !== undefined)(
         expect(await agent.stop()).toBe(0);
         folder.remove();
       }
-    }, 60_000);
+    });
 
     test("carries nothing that has to be compiled, and no binaryen", (context) => {
       if (offline !== undefined) context.skip(offline);

@@ -5,6 +5,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { batchIn } from "../../src/batch-tools.ts";
 import type { SampleObject } from "../../src/consume/batch.ts";
 import { Agent, AgentFolder } from "../helpers/agent.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { until } from "../helpers/until.ts";
 
 const folder = new AgentFolder({
@@ -64,9 +65,11 @@ test("a granted publish reaches the device, and is not taken for a message of th
     got.find(({ topic, text }) => topic === "devices/valve-1/set" && text === "1"),
   );
   await until("the sample", () => samples.some((sample) => sample.device === "valve-1"));
-  const { lines } = await folder.api.ledger();
-  expect(lines.find((line) => line.stage === "source" && line.name === "devices")?.in).toBe(1);
-  expect(lines.find((line) => line.stage === "effects")).toMatchObject({ in: 1, out: 1 });
+  await eventually(async () => {
+    const { lines } = await folder.api.ledger();
+    expect(lines.find((line) => line.stage === "source" && line.name === "devices")?.in).toBe(1);
+    expect(lines.find((line) => line.stage === "effects")).toMatchObject({ in: 1, out: 1 });
+  });
 });
 
 test("a publish without a grant is refused and logged once, with the line to add", async () => {

@@ -79,7 +79,10 @@ describe("a plugin in four lanes", () => {
     // `late` never returns from its thousandth call.
     await withLanes(
       4,
-      { tally, late: { component: hostile("late"), manifest: { perDevice: true } } },
+      {
+        tally,
+        late: { component: hostile("late"), manifest: { perDevice: true, limits: { timeMs: 1_500 } } },
+      },
       async (lane) => {
         let failed = 0;
         let passed = 0;

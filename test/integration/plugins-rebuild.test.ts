@@ -234,4 +234,4 @@ it("the fixtures are committed as their sources make them", (context) => {
       expect(same, `${folder}/${file}`).toBe(true);
     }
   }
-}, 60_000);
+});

@@ -86,15 +86,14 @@ describe.skipIf(!hasProgram("mosquitto"))("recipes (mosquitto)", () => {
       await publish("probe", [1]);
       return output !== "";
     };
-    await until("the subscriber", probe, 30_000);
+    await until("the subscriber", probe);
     await publish(name, expected);
-    await until("every value", () => lines().length >= MESSAGES, 30_000);
+    await until("every value", () => lines().length >= MESSAGES);
     return lines();
   }
 
   test.skipIf(!hasProgram("mosquitto_sub") || !hasProgram("jq"))(
     "mosquitto_sub and jq print a line for each value (mosquitto-clients, jq)",
-    { timeout: 90_000 },
     async () => {
       const script = recipe("mosquitto_sub").replace("-h 127.0.0.1", `-h 127.0.0.1 -p ${broker.port}`);
       const lines = await linesOf("bash", ["-c", script], "by-jq");
@@ -104,7 +103,6 @@ describe.skipIf(!hasProgram("mosquitto"))("recipes (mosquitto)", () => {
 
   test.skipIf(!hasModule("paho.mqtt.client"))(
     "paho gets every value once, by the key of its batch (python3-paho-mqtt)",
-    { timeout: 90_000 },
     async () => {
       const script = recipe("Python").replace('connect("127.0.0.1")', `connect("127.0.0.1", ${broker.port})`);
       const lines = await linesOf(PYTHON, ["-u", "-c", script], "by-paho");
@@ -114,7 +112,6 @@ describe.skipIf(!hasProgram("mosquitto"))("recipes (mosquitto)", () => {
 
   test.skipIf(nodeRed === undefined)(
     `Node-RED makes one message of each sample, and none of a copy${nodeRed === undefined ? " (lacking node-red: see .ci/run)" : ""}`,
-    { timeout: 120_000 },
     async () => {
       const out = {
         id: "test-out",
@@ -139,12 +136,12 @@ describe.skipIf(!hasProgram("mosquitto"))("recipes (mosquitto)", () => {
           await publish("probe", [1]);
           return samples().length > 0;
         };
-        await until("Node-RED to subscribe", probe, 60_000);
+        await until("Node-RED to subscribe", probe);
         const from = heard.length;
         await publish("by-red", expected);
         const came = () =>
           samples().filter((sample) => z.object({ device: z.literal("by-red") }).safeParse(sample).success);
-        await until("every sample", () => came().length >= MESSAGES, 30_000);
+        await until("every sample", () => came().length >= MESSAGES);
         // The same batches once more, and something new behind them.
         for (const { topic, text } of heard.slice(from))
           if (topic === "weir/v1/gw/data") await client.publishAsync(topic, text, { qos: 1 });

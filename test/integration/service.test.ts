@@ -135,7 +135,9 @@ describe.skipIf(!hasAnalyze)(`the unit${hasAnalyze ? "" : " (skipped: no systemd
       }
       expect(allowed.size).toBeGreaterThan(200);
 
-      const folder = new AgentFolder();
+      // A deadline that no plugin misses because it is traced.
+      const patient = { limits: { timeMs: 30_000 } };
+      const folder = new AgentFolder({ plugins: { dir: "plugins", deadband: patient, scale: patient } });
       cleanups.push(() => folder.remove());
       cpSync("plugins", join(folder.dir, "plugins"), { recursive: true });
       // Beside the configuration it would wake the agent, which looks for changes there, with every line.

@@ -8,6 +8,7 @@ import { StageCount } from "../../src/core/ledger.ts";
 import type { DeviceMessage, Intake, Outgoing } from "../../src/core/ports.ts";
 import { EmbeddedBroker } from "../../src/sources/broker.ts";
 import { brokerSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { taken } from "../helpers/taken.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -30,7 +31,7 @@ async function startBroker(port = 0) {
   await broker.start(intake, new AbortController().signal);
   cleanups.push(() => broker.close());
   const arrived = (least: number) =>
-    vi.waitFor(() => expect(messages.length).toBeGreaterThanOrEqual(least), { timeout: 5000, interval: 2 });
+    eventually(() => expect(messages.length).toBeGreaterThanOrEqual(least), 2);
   return { broker, messages, count, log, arrived, port: broker.address?.port ?? 0 };
 }
 
@@ -76,13 +77,10 @@ const nextMessage = (client: MqttClient): Promise<[topic: string, payload: strin
 /** Settles messages as they come, until there were so many. */
 async function settleAll(messages: readonly DeviceMessage[], count: number): Promise<void> {
   let settled = 0;
-  await vi.waitFor(
-    () => {
-      for (; settled < messages.length; settled++) messages[settled]?.settle?.("committed");
-      expect(settled).toBe(count);
-    },
-    { timeout: 20_000, interval: 1 },
-  );
+  await eventually(() => {
+    for (; settled < messages.length; settled++) messages[settled]?.settle?.("committed");
+    expect(settled).toBe(count);
+  }, 1);
 }
 
 const outgoing = (topic: string, payload: string | Uint8Array, retain = false): Outgoing => ({
@@ -237,7 +235,7 @@ describe("topics", () => {
       );
     }
     await broker.publish(outgoing("weir/end", "x"));
-    await vi.waitFor(() => expect(got.filter((one) => one.endsWith("weir/end"))).toHaveLength(2));
+    await eventually(() => expect(got.filter((one) => one.endsWith("weir/end"))).toHaveLength(2));
     const expected = [0, 1].flatMap((qos) => topics.flatMap((topic) => Array(3).fill(`${qos} ${topic}`)));
     const inOrder = (list: readonly string[]): string[] => list.toSorted((a, b) => a.localeCompare(b));
     expect(inOrder(got.filter((one) => !one.endsWith("weir/end")))).toEqual(inOrder(expected));
@@ -251,7 +249,7 @@ describe("topics", () => {
     listener.on("message", (topic) => heard.push(topic));
     await broker.publish(outgoing("devices/pump-1/cmd", "go"));
     await broker.publish(outgoing("weir/v1/gw/data", "{}"));
-    await vi.waitFor(() => expect(heard).toEqual(["devices/pump-1/cmd", "weir/v1/gw/data"]));
+    await eventually(() => expect(heard).toEqual(["devices/pump-1/cmd", "weir/v1/gw/data"]));
     expect(messages).toHaveLength(0);
   });
 
@@ -265,8 +263,8 @@ describe("topics", () => {
     listener.on("message", (topic, payload, { retain }) => heard.push(`${topic} ${payload} ${retain}`));
     await listener.subscribeAsync("weir/#");
     await broker.publish(outgoing("weir/end", "x"));
-    await vi.waitFor(() => expect(heard).toContain("weir/end x false"));
-    await vi.waitFor(() => expect(heard).toContain("weir/v1/gw/status online true"));
+    await eventually(() => expect(heard).toContain("weir/end x false"));
+    await eventually(() => expect(heard).toContain("weir/v1/gw/status online true"));
     expect(heard).toHaveLength(2);
   });
 
@@ -300,7 +298,7 @@ describe("bounds", () => {
     for (let read = true; read && sent < 2000; sent++) {
       socket.write(publish1("devices/a/b", sent + 1, payload));
       read = await vi
-        .waitFor(() => expect(messages.length).toBe(sent + 1), { timeout: 1000, interval: 1 })
+        .waitFor(() => expect(messages.length).toBe(sent + 1), { timeout: 5_000, interval: 1 })
         .then(
           () => true,
           () => false,
@@ -317,7 +315,7 @@ describe("bounds", () => {
     const payload = "x".repeat(250_000);
     const clients = await Promise.all(Array.from({ length: 160 }, (_, i) => rawClient(port, `c${i}`)));
     for (const client of clients) client.write(publish1("devices/a/b", 1, payload));
-    await vi.waitFor(() => expect(messages.length).toBeGreaterThan(130), { timeout: 10_000 });
+    await eventually(() => expect(messages.length).toBeGreaterThan(130));
     expect(messages.length).toBeLessThanOrEqual(136);
     await settleAll(messages, clients.length);
   });
@@ -330,20 +328,17 @@ describe("bounds", () => {
     socket.pause();
     const device = await join(port);
     const big = Buffer.alloc(100_000, "x");
-    await vi.waitFor(
-      async () => {
-        await device.publishAsync("devices/a/b", big, { qos: 0 });
-        await device.publishAsync("not/mapped", big, { qos: 1 });
-        expect(count.also["shed"] ?? 0).toBeGreaterThan(10);
-      },
-      { timeout: 20_000, interval: 0 },
-    );
+    await eventually(async () => {
+      await device.publishAsync("devices/a/b", big, { qos: 0 });
+      await device.publishAsync("not/mapped", big, { qos: 1 });
+      expect(count.also["shed"] ?? 0).toBeGreaterThan(10);
+    }, 0);
     const before = messages.length;
-    const from = performance.now();
     await broker.publish(outgoing("weir/v1/gw/data", "x"));
-    expect(performance.now() - from).toBeLessThan(5000);
+    // Nor did that wait until it was given up.
+    expect(count.also["refused"] ?? 0).toBe(0);
     await device.publishAsync("devices/a/b", "1");
-    await vi.waitFor(() => expect(messages.length).toBeGreaterThan(before));
+    await eventually(() => expect(messages.length).toBeGreaterThan(before));
   });
 
   it("a silent client is closed after one and a half times its keep-alive, one that waits for a commit is not", async () => {

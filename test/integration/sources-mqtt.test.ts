@@ -16,6 +16,7 @@ import { mqttSource } from "../../src/sources/mqtt-sources.ts";
 import { mqttSourceSchema, sourcesSchema } from "../../src/sources/options.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
 import { selfSigned } from "../helpers/certificate.ts";
+import { freePort } from "../helpers/free-port.ts";
 import { until } from "../helpers/until.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -72,14 +73,6 @@ describe("at mosquitto", () => {
       rmSync(dir, { recursive: true, force: true });
     });
     return child;
-  }
-
-  async function freePort(): Promise<number> {
-    const server = createServer().listen(0, "127.0.0.1");
-    await once(server, "listening");
-    const address = server.address();
-    await new Promise((resolve) => server.close(resolve));
-    return typeof address === "object" && address !== null ? address.port : 0;
   }
 
   async function join_(port: number): Promise<MqttClient> {

@@ -1,10 +1,11 @@
 import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterEach, describe, expect, it, vi } from "vitest";
+import { afterEach, describe, expect, it } from "vitest";
 import { type Frame, validate } from "../../src/core/frame.ts";
 import type { Intake } from "../../src/core/ports.ts";
 import { SystemSource, type SystemSourceOptions } from "../../src/sources/system.ts";
+import { eventually } from "../helpers/eventually.ts";
 
 const cleanups: (() => unknown)[] = [];
 afterEach(async () => {
@@ -24,8 +25,7 @@ async function startSource(options: SystemSourceOptions) {
   const source = new SystemSource(options, (problem) => problems.push(problem));
   await source.start(intake, new AbortController().signal);
   cleanups.push(() => source.stop());
-  const arrived = (least: number) =>
-    vi.waitFor(() => expect(frames.length).toBeGreaterThanOrEqual(least), { timeout: 5000 });
+  const arrived = (least: number) => eventually(() => expect(frames.length).toBeGreaterThanOrEqual(least));
   return { source, frames, problems, arrived };
 }
 
@@ -36,10 +36,8 @@ const valuesOf = (frame: Frame | undefined): Map<string, number> =>
 
 describe("source system on this machine", () => {
   it("sends a first frame after a second, whatever the interval, with what every Linux has", async () => {
-    const from = performance.now();
     const { frames, arrived } = await startSource({ intervalMs: 3_600_000 });
     await arrived(1);
-    expect(performance.now() - from).toBeLessThan(3000);
     const [frame] = frames;
     if (frame === undefined) throw new Error("no frame");
     validate(frame);

@@ -10,6 +10,7 @@ import { uplinkStatus } from "../../src/parts.ts";
 import { Forward } from "../../src/pipeline/forward.ts";
 import { MqttUplink } from "../../src/uplink/mqtt.ts";
 import { type UplinkOptions, uplinkSchema } from "../../src/uplink/options.ts";
+import { freePort } from "../helpers/free-port.ts";
 import {
   frameOf,
   newPath,
@@ -100,7 +101,6 @@ const settled = (running: Running, acked: number, rejected = 0, held = 0): Promi
   until(
     `${acked} acknowledged, ${rejected} rejected, ${held} held`,
     async () => JSON.stringify(await account(running)) === JSON.stringify({ acked, rejected, held }),
-    60_000,
   );
 
 describe("what the broker allows", () => {
@@ -200,7 +200,7 @@ describe("a reason code", () => {
     await running.append(0, 200);
     await settled(running, 200);
     expect(new Set(came())).toEqual(new Set(range(0, 200)));
-  }, 90_000);
+  });
 
   test("0x87 of a PUBACK is the account's state: the batch is tried as long as it lasts", async () => {
     let refusals = 0;
@@ -210,7 +210,7 @@ describe("a reason code", () => {
     await settled(running, 10);
     expect(refusals).toBe(4);
     expect(broker.connections.length).toBe(1);
-  }, 90_000);
+  });
 
   test("0x97 of a PUBACK pauses the uplink and loses nothing", async () => {
     let over = true;
@@ -227,7 +227,7 @@ describe("a reason code", () => {
     expect(running.uplink.connected).toBe(true);
     await settled(running, 10);
     expect(came().length).toBe(20);
-  }, 90_000);
+  });
 
   test("0x8e of DISCONNECT three times means another client of that name: it stops and says so", async () => {
     broker.script = {
@@ -236,14 +236,12 @@ describe("a reason code", () => {
       },
     };
     const running = await run();
-    await until(
-      "the explanation",
-      () => running.uplink.lastError?.includes("another client uses the client id weir-gw"),
-      60_000,
+    await until("the explanation", () =>
+      running.uplink.lastError?.includes("another client uses the client id weir-gw"),
     );
     expect(broker.connections.length).toBe(3);
     expect(running.logs.some((line) => line.startsWith("error") && line.includes("clientId"))).toBe(true);
-  }, 90_000);
+  });
 
   test("0x97 of a CONNACK keeps it away for longer than another refusal", async () => {
     const other = await ScriptedBroker.start({ connack: () => ({ reasonCode: 0x88 }) });
@@ -251,10 +249,10 @@ describe("a reason code", () => {
     broker.script = { connack: () => ({ reasonCode: 0x97 }) };
     const crowded = await run();
     await run({ url: other.url });
-    await until("tries at the other", () => other.connections.length >= 4, 60_000);
+    await until("tries at the other", () => other.connections.length >= 3);
     expect(broker.connections.length).toBe(1);
     expect(crowded.uplink.lastError).toContain("quota exceeded");
-  }, 90_000);
+  });
 
   test("of a CONNACK is shown in words", async () => {
     broker.script = { connack: () => ({ reasonCode: 0x86 }) };
@@ -281,7 +279,7 @@ test("a broker that takes and never acknowledges is left; the batch comes again 
   expect(first.length).toBeGreaterThan(1);
   for (const { payload } of first) expect(payload).toEqual(first[0]?.payload);
   expect(first.map(({ dup }) => dup)).toEqual(first.map((_, i) => i > 0));
-}, 90_000);
+});
 
 describe("limits of the uplink's own", () => {
   test("hold the rate: messages a second", async () => {
@@ -333,18 +331,21 @@ describe("limits of the uplink's own", () => {
 test("several brokers are tried in turn, and the first one is gone back to", async () => {
   const other = await ScriptedBroker.start();
   stops.push(() => other.stop());
-  const { port, url } = broker;
+  // At a port that nobody else is given while it is away.
+  const port = await freePort();
+  const url = `mqtt://127.0.0.1:${port}`;
   await broker.stop();
   const running = await run({ url, fallback: [other.url], failback: "2s" });
   await running.append(0, 10);
   await until("the other broker", () => other.batches.length === 1);
+  await settled(running, 10);
   expect(running.uplink.broker).toBe(other.url);
   broker = await ScriptedBroker.start({}, port);
-  await until("the first broker", () => running.uplink.broker === url, 30_000);
+  await until("the first broker", () => running.uplink.broker === url);
   await running.append(10, 20);
   await settled(running, 20);
   expect(came()).toEqual(range(10, 20));
-}, 60_000);
+});
 
 describe("the consumer's word", () => {
   const say = (payload: string): void =>

@@ -71,9 +71,9 @@ describe.skipIf(missing.length > 0)(
     const part = async (name: string) =>
       (await folder.api.status()).parts.find((one) => one.name === `uplink ${name}`);
     const isOn = (name: string) =>
-      until(`${name} to connect`, async () => (await part(name))?.state === "on", 20_000);
+      until(`${name} to connect`, async () => (await part(name))?.state === "on");
     const reason = (name: string, text: string) =>
-      until(`${name}: ${text}`, async () => (await part(name))?.reason?.includes(text), 10_000);
+      until(`${name}: ${text}`, async () => (await part(name))?.reason?.includes(text));
 
     test("a broker whose authority is named, and that wants a certificate, is connected to", async () => {
       await isOn("good");

@@ -6,9 +6,10 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import mqtt, { type MqttClient } from "mqtt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { freePort, Mosquitto } from "../faults/harness/mosquitto.ts";
+import { Mosquitto } from "../faults/harness/mosquitto.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
 import { selfSigned } from "../helpers/certificate.ts";
+import { freePort } from "../helpers/free-port.ts";
 import { hasModule, PYTHON } from "../helpers/python.ts";
 import { until } from "../helpers/until.ts";
 
@@ -59,7 +60,6 @@ describe.skipIf(missing.length > 0)(`uplinks over WebSocket${lacking}`, () => {
     until(
       `both uplinks to be ${state}`,
       async () => (await part("ws"))?.state === state && (await part("wss"))?.state === state,
-      60_000,
     );
   const publish = async (n: number): Promise<void> => {
     const device = await agent.client();
@@ -68,17 +68,13 @@ describe.skipIf(missing.length > 0)(`uplinks over WebSocket${lacking}`, () => {
   };
   /** Batches over both came here, and their acknowledgements there. */
   const delivered = (n: number): Promise<unknown> =>
-    until(
-      `${n} over both`,
-      async () => {
-        const { counts } = await folder.api.outbox();
-        const done = counts.filter(({ uplink, held }) => uplink.startsWith("ws") && held === 0);
-        const came = (name: string): boolean =>
-          heard.some((text) => text.startsWith(`up/${name} `) && text.includes(`"n":${n}}`));
-        return came("ws") && came("wss") && done.filter(({ acked }) => acked > 0).length === 2;
-      },
-      60_000,
-    );
+    until(`${n} over both`, async () => {
+      const { counts } = await folder.api.outbox();
+      const done = counts.filter(({ uplink, held }) => uplink.startsWith("ws") && held === 0);
+      const came = (name: string): boolean =>
+        heard.some((text) => text.startsWith(`up/${name} `) && text.includes(`"n":${n}}`));
+      return came("ws") && came("wss") && done.filter(({ acked }) => acked > 0).length === 2;
+    });
 
   beforeAll(async () => {
     selfSigned(dir, "server");
@@ -133,7 +129,7 @@ describe.skipIf(missing.length > 0)(`uplinks over WebSocket${lacking}`, () => {
 
   test("refuse a certificate that nobody signed, or of another host, and say so", async () => {
     const because = (name: string, text: string): Promise<unknown> =>
-      until(`${name}: ${text}`, async () => (await part(name))?.reason?.includes(text), 30_000);
+      until(`${name}: ${text}`, async () => (await part(name))?.reason?.includes(text));
     await because("stranger", "self-signed");
     await because("wrongname", "elsewhere.example");
     expect((await part("stranger"))?.state).toBe("failed");

@@ -3,7 +3,7 @@ import { spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer } from "node:net";
 import { join } from "node:path";
-import { afterEach, describe, expect, test, vi } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { type Connection, type ConnectionTable, openConnections } from "../../src/addon/connections.ts";
 import { addonState } from "../../src/addon/index.ts";
 import { type Frame, validate } from "../../src/core/frame.ts";
@@ -11,9 +11,9 @@ import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { Ledger } from "../../src/core/ledger.ts";
 import { KernelSource } from "../../src/sources/kernel.ts";
 import { addConnections } from "../../src/sources/kernel-connections.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { bpfHoldings, missing, type Row, rowsOf } from "./helpers.ts";
 
-const PATIENCE = { timeout: 10_000, interval: 20 };
 const root = join(import.meta.dirname, "..", "..");
 const has = (program: string): boolean => spawnSync("sh", ["-c", `command -v ${program}`]).status === 0;
 
@@ -60,10 +60,10 @@ describe.skipIf(!addonState().ok)("the table of connections", () => {
         ends.push(() => table.close());
         const of = (state: string, side: "localPort" | "peerPort"): Connection | undefined =>
           table.read().connections.find((one) => one.state === state && one[side] === port);
-        await vi.waitFor(() => {
+        await eventually(() => {
           expect(of("established", "localPort")?.receiveQueue).toBeGreaterThan(10_000);
           expect(of("established", "peerPort")?.sendQueue).toBeGreaterThan(10_000);
-        }, PATIENCE);
+        });
         const client = of("established", "peerPort");
         expect(client).toMatchObject({
           localAddress: address,
@@ -79,7 +79,7 @@ describe.skipIf(!addonState().ok)("the table of connections", () => {
           sendQueue: 511,
         });
       }
-    }, 30_000);
+    });
   }
 
   test("as rows it is bounded: the largest groups by name, the others of a state together", () => {
@@ -152,11 +152,11 @@ describe.skipIf(!addonState().ok)("the table of connections", () => {
     const before = bpfHoldings();
     kernel.turnOn("connections", 60_000);
     const unread = `tcp.peer.connection.receive_queue;network.connection.state=established;network.peer.address=127.0.0.1`;
-    await vi.waitFor(() => {
+    await eventually(() => {
       const found = rows.filter(({ metric, value }) => metric.startsWith(unread) && value === 1000);
       expect(found.length).toBeGreaterThanOrEqual(2);
       expect(rows.some(({ metric }) => metric.includes(`network.peer.port=${port}`))).toBe(true);
-    }, PATIENCE);
+    });
     const status = () => kernel.probes().find(({ name }) => name === "connections");
     expect(status()).toMatchObject({ state: "on", onDemand: true });
     kernel.turnOff("connections");

@@ -3,10 +3,11 @@ import { spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { PROBES, type ProbeName } from "../../src/addon/index.ts";
 import { explain } from "../../src/addon/support.ts";
 import { SlotRows } from "../../src/sources/kernel-slots.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { bpfHoldings, changedAddon, missing, ownPort, PRESENT, slotRows } from "./helpers.ts";
 
 const root = join(import.meta.dirname, "..", "..");
@@ -195,7 +196,7 @@ describe.skipIf(lacking !== "")(
       expect(native.drain("exec", new Uint8Array(4096))).toBeGreaterThanOrEqual(4);
       // Produced of each.
       const words = new BigUint64Array(4096);
-      await vi.waitFor(() => {
+      await eventually(() => {
         for (const name of ["softirq", "sched"]) {
           native.readCounters(name, words);
           expect(words[0]).toBeGreaterThan(0n);

@@ -74,14 +74,16 @@ describe.skipIf(missing !== "")(`addon environments${missing === "" ? "" : ` (sk
     expect(bpfHoldings()).toEqual(before);
   });
 
-  test("a process ends promptly and well with its probes open", () => {
+  test("a process ends by itself and well with its probes open", () => {
     const script = `import { openProbe } from ${JSON.stringify(index)};
       console.log(openProbe("sched").on, openProbe("exec").on, openProbe("tcp").on); process.exitCode = 3;`;
-    const started = performance.now();
-    const ran = spawnSync(process.execPath, ["--input-type=module", "-e", script], { encoding: "utf8" });
+    // A probe that held the loop up would hold it for ever.
+    const ran = spawnSync(process.execPath, ["--input-type=module", "-e", script], {
+      encoding: "utf8",
+      timeout: 60_000,
+    });
     expect(ran.stdout).toBe("true true true\n");
     expect(ran.status).toBe(3);
-    expect(performance.now() - started).toBeLessThan(5000);
   });
 
   test.skipIf(!hasSetpriv)(

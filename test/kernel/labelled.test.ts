@@ -4,11 +4,12 @@ import { createSocket } from "node:dgram";
 import { closeSync, fsyncSync, mkdtempSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, expect, test, vi } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Probe } from "../../src/addon/index.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { BlockRows, SoftirqRows } from "../../src/sources/kernel-shapes.ts";
 import { SlotRows } from "../../src/sources/kernel-slots.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { exchangeOverTcp, missing, open, ownPort, rowsOf } from "./helpers.ts";
 
 type Adder = Pick<SlotRows, "add">;
@@ -44,7 +45,7 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
   test("softirq gives time by vector", async () => {
     const probe = open("softirq");
     const sum = reader(probe, new SoftirqRows());
-    await vi.waitFor(() => expect(sum(/softirq\.time;vector=/)).toBeGreaterThan(0), { timeout: 10_000 });
+    await eventually(() => expect(sum(/softirq\.time;vector=/)).toBeGreaterThan(0));
     probe.close();
   });
 
@@ -60,13 +61,10 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
       fsyncSync(file);
       closeSync(file);
       rmSync(folder, { recursive: true });
-      await vi.waitFor(
-        () => {
-          expect(sum(/^system\.disk\.request\.duration\.count;system\.device=/)).toBeGreaterThan(0);
-          expect(sum(/^system\.disk\.request\.size\.sum;system\.device=/)).toBeGreaterThanOrEqual(1 << 20);
-        },
-        { timeout: 10_000 },
-      );
+      await eventually(() => {
+        expect(sum(/^system\.disk\.request\.duration\.count;system\.device=/)).toBeGreaterThan(0);
+        expect(sum(/^system\.disk\.request\.size\.sum;system\.device=/)).toBeGreaterThanOrEqual(1 << 20);
+      });
       probe.close();
     },
   );
@@ -104,12 +102,10 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
     socket.on("error", () => {});
     for (let i = 0; i < 10; i++) await new Promise((done) => socket.send("x", 9, "127.0.0.1", done));
     socket.close();
-    await vi.waitFor(
-      () =>
-        expect(
-          sum(/^system\.linux\.packet\.dropped;network\.interface\.name=lo;reason=no_socket$/),
-        ).toBeGreaterThanOrEqual(10),
-      { timeout: 10_000 },
+    await eventually(() =>
+      expect(
+        sum(/^system\.linux\.packet\.dropped;network\.interface\.name=lo;reason=no_socket$/),
+      ).toBeGreaterThanOrEqual(10),
     );
     probe.close();
   });

@@ -2,9 +2,10 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { readFileSync } from "node:fs";
-import { expect, test, vi } from "vitest";
+import { expect, test } from "vitest";
 import { addonState, tcpListeners } from "../../src/addon/index.ts";
 import { parseNetstat } from "../../src/sources/proc/network.ts";
+import { eventually } from "../helpers/eventually.ts";
 
 const hasPython = spawnSync("python3", ["--version"]).status === 0;
 
@@ -28,15 +29,12 @@ test.skipIf(!addonState().ok || !hasPython)(
     try {
       const [said] = await once(crowd.stdout, "data");
       const port = Number(said);
-      await vi.waitFor(
-        () => {
-          const found = tcpListeners().find((one) => one.port === port);
-          expect(found).toMatchObject({ queued: 2, limit: 1 });
-          expect(found?.drops).toBeGreaterThan(0);
-          expect(overflows()).toBeGreaterThan(before);
-        },
-        { timeout: 15_000, interval: 50 },
-      );
+      await eventually(() => {
+        const found = tcpListeners().find((one) => one.port === port);
+        expect(found).toMatchObject({ queued: 2, limit: 1 });
+        expect(found?.drops).toBeGreaterThan(0);
+        expect(overflows()).toBeGreaterThan(before);
+      }, 50);
     } finally {
       crowd.kill();
     }

@@ -2,14 +2,13 @@
 import { spawnSync } from "node:child_process";
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
-import { afterEach, describe, expect, test, vi } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { ON_DEMAND_PROBES } from "../../src/addon/index.ts";
 import type { Frame } from "../../src/core/frame.ts";
 import { imbalance, Ledger } from "../../src/core/ledger.ts";
 import { KernelSource } from "../../src/sources/kernel.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { bpfHoldings, exchangeOverTcp, missing, type Row, rowsOf } from "./helpers.ts";
-
-const PATIENCE = { timeout: 10_000, interval: 20 };
 
 describe.skipIf(missing !== "")(`probes on demand${missing === "" ? "" : ` (skipped: ${missing})`}`, () => {
   let source: KernelSource | undefined;
@@ -46,7 +45,7 @@ describe.skipIf(missing !== "")(`probes on demand${missing === "" ? "" : ` (skip
     kernel.turnOn("signals", 1000);
     expect(stateOf(kernel, "signals")).toBe("on");
     spawnSync("sh", ["-c", "kill -USR1 $$"]);
-    await vi.waitFor(() => expect(stateOf(kernel, "signals")).toBe("stopped"), PATIENCE);
+    await eventually(() => expect(stateOf(kernel, "signals")).toBe("stopped"));
     expect(bpfHoldings()).toEqual(before);
     expect(sum(rows, /^process\.signals;.*executable\.name=sh;signal=SIGUSR1/)).toBeGreaterThanOrEqual(1);
   });
@@ -55,8 +54,9 @@ describe.skipIf(missing !== "")(`probes on demand${missing === "" ? "" : ` (skip
     const { kernel, rows, ledger } = await started();
     kernel.turnOn("opens", 60_000);
     const path = `/nonexistent/${"a".repeat(30)}/weir`;
-    spawnSync("cat", [path]);
-    await vi.waitFor(() => {
+    await eventually(() => {
+      // Among all that this machine opens, one may be lost.
+      spawnSync("cat", [path]);
       const at = rows.findIndex(({ metric, value }) => metric === "file.path" && value === path);
       expect(at).toBeGreaterThan(0);
       expect(
@@ -65,7 +65,7 @@ describe.skipIf(missing !== "")(`probes on demand${missing === "" ? "" : ` (skip
       expect(
         sum(rows, /^process\.file\.opens;outcome=not_found;process\.executable\.name=cat/),
       ).toBeGreaterThan(0);
-    }, PATIENCE);
+    });
     kernel.turnOff("opens");
     expect(stateOf(kernel, "opens")).toBe("stopped");
     const line = ledger.lines().find(({ name }) => name === "opens");
@@ -73,11 +73,11 @@ describe.skipIf(missing !== "")(`probes on demand${missing === "" ? "" : ` (skip
     // Turned on again, its account goes on where it was.
     kernel.turnOn("opens", 60_000);
     spawnSync("cat", [path]);
-    await vi.waitFor(() => {
+    await eventually(() => {
       const now = ledger.lines().find(({ name }) => name === "opens");
       expect(now?.in).toBeGreaterThan(line?.in ?? 0);
       expect(now === undefined ? 1 : imbalance(now)).toBe(0);
-    }, PATIENCE);
+    });
   });
 
   test("sockcalls times calls on sockets by process", async () => {
@@ -85,7 +85,7 @@ describe.skipIf(missing !== "")(`probes on demand${missing === "" ? "" : ` (skip
     kernel.turnOn("sockcalls", 60_000);
     await exchangeOverTcp(5);
     spawnSync("bash", ["-c", "echo > /dev/tcp/127.0.0.1/1"]);
-    await vi.waitFor(() => {
+    await eventually(() => {
       expect(
         sum(rows, /^process\.socket\.call\.count;call=connect;process\.executable\.name=bash/),
       ).toBeGreaterThanOrEqual(1);
@@ -94,7 +94,7 @@ describe.skipIf(missing !== "")(`probes on demand${missing === "" ? "" : ` (skip
       ).toBeGreaterThanOrEqual(1);
       expect(sum(rows, /^socket\.call\.duration\.count;call=connect$/)).toBeGreaterThanOrEqual(2);
       expect(sum(rows, /^socket\.call\.duration;call=accept;le=/)).toBeGreaterThanOrEqual(1);
-    }, PATIENCE);
+    });
   });
 
   test("dns times answers by name server, and tells unknown names from errors", async () => {
@@ -120,12 +120,13 @@ describe.skipIf(missing !== "")(`probes on demand${missing === "" ? "" : ` (skip
         client.send(question, 53, "127.0.0.53");
         await answered;
       }
-      await vi.waitFor(() => {
-        expect(sum(rows, /^dns\.lookup\.duration\.count$/)).toBe(3);
+      await eventually(() => {
+        // Others may ask other servers meanwhile.
+        expect(sum(rows, /^dns\.lookup\.duration\.count$/)).toBeGreaterThanOrEqual(3);
         expect(sum(rows, /^dns\.server\.answers;server\.address=127\.0\.0\.53/)).toBe(3);
         expect(sum(rows, /^dns\.server\.unknown_names;server\.address=127\.0\.0\.53/)).toBe(1);
-        expect(sum(rows, /^dns\.server\.errors/)).toBe(0);
-      }, PATIENCE);
+        expect(sum(rows, /^dns\.server\.errors;server\.address=127\.0\.0\.53/)).toBe(0);
+      });
     } finally {
       client.close();
       server.close();

@@ -2,16 +2,21 @@
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
 import { constants } from "node:os";
-import { describe, expect, test, vi } from "vitest";
+import { describe, expect, test } from "vitest";
 import { bootTimeOffsetUs, ON_DEMAND_PROBES, openProbe, RECORD_BYTES } from "../../src/addon/index.ts";
+import { FrameBuilder } from "../../src/core/frame-builder.ts";
+import { SlotRows } from "../../src/sources/kernel-slots.ts";
+import { eventually } from "../helpers/eventually.ts";
 import {
   bpfHoldings,
   drainAll,
   exchangeOverTcp,
   missing,
   open,
+  ownPort,
   PRESENT,
   type ProcessEvent,
+  rowsOf,
   total,
 } from "./helpers.ts";
 
@@ -21,11 +26,9 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
     try {
       const before = total(probe.read().buckets[0]);
       spawnSync("/bin/true");
-      await vi.waitFor(() => expect(total(probe.read().buckets[0])).toBeGreaterThan(before), {
-        timeout: 10_000,
-      });
+      await eventually(() => expect(total(probe.read().buckets[0])).toBeGreaterThan(before));
       // Counting goes on while the CPUs are read one after the other, so the parts agree up to what ran meanwhile.
-      await vi.waitFor(() => {
+      await eventually(() => {
         const { produced, lost, sumNs, buckets } = probe.read();
         const counted = total(buckets[0]) + lost;
         expect(Number(produced - counted)).toBeLessThan(100);
@@ -63,11 +66,19 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
   test("a refused connection has no latency", async () => {
     const probe = open("tcp");
     try {
-      const before = total(probe.read().buckets[0]);
       const refused = spawnSync("bash", ["-c", "for i in $(seq 50); do echo > /dev/tcp/127.0.0.1/1; done"]);
       expect(refused.status).not.toBe(0);
-      // Other programs of this machine may connect meanwhile, but not fifty times.
-      expect(Number(total(probe.read().buckets[0]) - before)).toBeLessThan(50);
+      const port = await exchangeOverTcp(1, ownPort(3));
+      // By the peer's port: other programs of this machine may connect meanwhile, too.
+      const builder = new FrameBuilder();
+      new SlotRows("tcp").add(builder, probe.read(), 1);
+      const connects = rowsOf(builder.build()).filter(({ metric }) =>
+        metric.startsWith("tcp.peer.connect.count;"),
+      );
+      const to = (peer: number) =>
+        connects.filter(({ metric }) => metric.endsWith(`network.peer.port=${peer}`));
+      expect(to(port)).toHaveLength(1);
+      expect(to(1)).toEqual([]);
     } finally {
       probe.close();
     }
@@ -86,7 +97,7 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
       expect(ended).toMatchObject({ comm: "sleep", status: 0, ppid: process.pid });
       expect(Number(ended?.lifetimeNs)).toBeGreaterThan(20e6);
       expect(Math.abs(Number(ended?.timeNs) / 1000 + bootTimeOffsetUs() - Date.now() * 1000)).toBeLessThan(
-        5e6,
+        60e6,
       );
       const [exited] = events.filter((event) => event.pid === failed.pid && event.kind === 2);
       expect(exited?.status).toBe(7 << 8);
@@ -121,14 +132,11 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
       expect(full.lost).toBeGreaterThanOrEqual(full.produced - 4096n / 64n);
       let drained = 0n;
       // Other processes of this machine come and go: the identity is reached as soon as nothing is being written.
-      await vi.waitFor(
-        () => {
-          drained += BigInt(drainAll(probe).length);
-          const { produced, lost } = probe.read();
-          expect(drained + lost).toBe(produced);
-        },
-        { timeout: 20_000, interval: 5 },
-      );
+      await eventually(() => {
+        drained += BigInt(drainAll(probe).length);
+        const { produced, lost } = probe.read();
+        expect(drained + lost).toBe(produced);
+      }, 5);
       // A ring of 64 places holds 63 records.
       expect(drained).toBeGreaterThanOrEqual(63n);
     } finally {
@@ -137,7 +145,7 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
   });
 
   test("a drained ring loses nothing and keeps the order of each process", async () => {
-    const probe = open("exec", 65_536);
+    const probe = open("exec", 1 << 20);
     try {
       const flood = spawn("sh", ["-c", "i=0; while [ $i -lt 500 ]; do /bin/true; i=$((i+1)); done"]);
       const events: ProcessEvent[] = [];
@@ -179,11 +187,8 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
         .map(([, id]) => id ?? "")
         .filter((id) => ids[what].has(id));
     };
-    await vi.waitFor(() => expect([...alive("prog"), ...alive("map")]).toEqual([]), {
-      timeout: 20_000,
-      interval: 100,
-    });
-  }, 60_000);
+    await eventually(() => expect([...alive("prog"), ...alive("map")]).toEqual([]), 100);
+  });
 
   test("a closed probe says so, and its name can be opened again", () => {
     const first = open("exec");

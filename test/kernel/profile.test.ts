@@ -77,7 +77,7 @@ describe.skipIf(missing !== "")(`profile${missing === "" ? "" : ` (skipped: ${mi
     expect(spawnSync("g++", flags, { encoding: "utf8" }).stderr).toBe("");
     const child = spawn(program);
     try {
-      const options = { forMs: 1500, pid: child.pid, perSecond: 499 };
+      const options = { forMs: 3000, pid: child.pid, perSecond: 499 };
       const profile = await recordProfile(options, new AbortController().signal);
       expect(profile.samples).toBeGreaterThan(20);
       const stacks = [...profile.stacks.keys()];
@@ -95,7 +95,7 @@ describe.skipIf(missing !== "")(`profile${missing === "" ? "" : ` (skipped: ${mi
     try {
       await once(child.stdout, "data");
       const [svg, folded] = [join(folder, "out.svg"), join(folder, "out.txt")];
-      const args = ["profile", "--for", "1500ms", "--frequency", "499", "--pid", String(child.pid)];
+      const args = ["profile", "--for", "3s", "--frequency", "499", "--pid", String(child.pid)];
       const ran = spawnSync(
         process.execPath,
         [join(root, "src/cli/main.ts"), ...args, "--svg", svg, "--folded", folded],

@@ -13,11 +13,12 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { describe, expect, test, vi } from "vitest";
+import { describe, expect, test } from "vitest";
 import type { Probe } from "../../src/addon/index.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { openFallback } from "../../src/sources/kernel-fallbacks.ts";
 import { SlotRows } from "../../src/sources/kernel-slots.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { bpfHoldings, changedAddon, missing, open, type Row, rowsOf, slotRows } from "./helpers.ts";
 
 const lacking = missing !== "" ? missing : process.getuid?.() !== 0 ? "not root" : "";
@@ -73,17 +74,14 @@ describe.skipIf(lacking !== "")(`provoked trouble${lacking === "" ? "" : ` (skip
       spawnSync("sh", ["-c", `echo $$ > ${cgroup.dir}/cgroup.procs; exec ${program} -e '${eat}'`]);
       rmSync(program);
       const rows = new SlotRows("oom");
-      await vi.waitFor(
-        () => {
-          const [row] = rowsNow(probe, rows);
-          expect(row?.metric).toMatch(/^process\.oom_kills;process\.executable\.name=/);
-          expect(row?.value).toBeGreaterThanOrEqual(1);
-        },
-        { timeout: 10_000 },
-      );
+      await eventually(() => {
+        const [row] = rowsNow(probe, rows);
+        expect(row?.metric).toMatch(/^process\.oom_kills;process\.executable\.name=/);
+        expect(row?.value).toBeGreaterThanOrEqual(1);
+      });
     } finally {
       probe.close();
-      await vi.waitFor(() => cgroup.remove(), { timeout: 10_000 });
+      await eventually(() => cgroup.remove());
     }
   });
 

@@ -1,12 +1,13 @@
 /** The kernel source over the real kernel: what reaches the pipeline, and its ledger. */
 import { spawnSync } from "node:child_process";
-import { afterEach, describe, expect, test, vi } from "vitest";
+import { afterEach, describe, expect, test } from "vitest";
 import { countRuns, PROBES } from "../../src/addon/index.ts";
 import { type Frame, validate } from "../../src/core/frame.ts";
 import { imbalance, Ledger } from "../../src/core/ledger.ts";
 import type { Intake } from "../../src/core/ports.ts";
 import { KernelSource } from "../../src/sources/kernel.ts";
 import { LARGEST_RING_BYTES } from "../../src/sources/kernel-events.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { bpfHoldings, exchangeOverTcp, missing, open, PRESENT, type Row, rowsOf } from "./helpers.ts";
 
 /** Takes frames in, as the pipeline would. */
@@ -40,9 +41,6 @@ function newSource(options: ConstructorParameters<typeof KernelSource>[0]): Kern
   return source;
 }
 
-/** Other programs of this machine keep it busy meanwhile. */
-const PATIENCE = { timeout: 10_000, interval: 20 };
-
 describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped: ${missing})`}`, () => {
   test("processes, connections and waits arrive as rows of the gateway", async () => {
     const ledger = new Ledger();
@@ -60,14 +58,14 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
 
     const sum = (metric: string): number =>
       intake.rows.reduce((total, row) => total + (row.metric === metric ? Number(row.value) : 0), 0);
-    await vi.waitFor(() => {
+    await eventually(() => {
       expect(sum("system.cpu.run_queue.latency.count")).toBeGreaterThan(0);
       expect(sum("tcp.connect.duration.count")).toBeGreaterThan(0);
       expect(sum("system.cpu.context_switches")).toBeGreaterThan(0);
       expect(sum("system.linux.page_faults;type=minor")).toBeGreaterThan(100);
       expect(sum("tcp.rtt.sum")).toBeGreaterThan(0);
       expect(intake.rows.some((row) => row.metric === "process.pid" && row.value === pid)).toBe(true);
-    }, PATIENCE);
+    });
     await source.stop();
 
     const rows = intake.rows;
@@ -92,19 +90,19 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
     // Nothing is drained while this thread waits for the shell.
     spawnSync("sh", ["-c", "i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i+1)); done"]);
     const line = () => ledger.lines().find(({ name }) => name === "exec");
-    await vi.waitFor(() => {
+    await eventually(() => {
       expect(line()?.in).toBeGreaterThanOrEqual(600);
       expect(line()?.lost).toBeGreaterThan(0);
       expect(ledger.lines().filter((one) => imbalance(one) !== 0)).toEqual([]);
-    }, PATIENCE);
+    });
     // What was too small is made larger, and the account goes on.
     const bytes = (): number => source.probes().find(({ name }) => name === "exec")?.memoryBytes ?? 0;
     const small = bytes();
     spawnSync("sh", ["-c", "i=0; while [ $i -lt 300 ]; do /bin/true; i=$((i+1)); done"]);
-    await vi.waitFor(() => {
+    await eventually(() => {
       expect(bytes()).toBeGreaterThan(small);
       expect(ledger.lines().filter((one) => imbalance(one) !== 0)).toEqual([]);
-    }, PATIENCE);
+    });
     await source.stop();
     const events = intake.rows.filter(({ metric }) => metric === "event.name").length;
     expect(events).toBe(line()?.out);
@@ -117,10 +115,7 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
     await source.start(intake, new AbortController().signal);
     spawnSync("sh", ["-c", "i=0; while [ $i -lt 40 ]; do /bin/false; i=$((i+1)); done"]);
     // Other processes of this machine come and go between a drain and a reading.
-    await vi.waitFor(
-      () => expect(ledger.lines().filter((one) => imbalance(one) !== 0)).toEqual([]),
-      PATIENCE,
-    );
+    await eventually(() => expect(ledger.lines().filter((one) => imbalance(one) !== 0)).toEqual([]));
     await source.stop();
     const line = ledger.lines().find(({ name }) => name === "exec");
     expect(line?.out).toBe(10);
@@ -136,11 +131,11 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
       const probe = open("sched");
       try {
         expect(countRuns(true)).toBe(true);
-        await vi.waitFor(() => {
+        await eventually(() => {
           const { ns, runs } = probe.cost();
           expect(runs).toBeGreaterThan(100);
           expect(ns / runs).toBeGreaterThan(1);
-        }, PATIENCE);
+        });
       } finally {
         countRuns(false);
         probe.close();

@@ -55,7 +55,7 @@ describe.skipIf(lacks !== undefined)(
       const there = run(emulated, join(weir, "prebuilds/linux-arm64/weir.node"));
       expect(there).toMatchObject({ arch: "arm64", crc32c: "armv8" });
       expect(there.digests).toEqual(run(["node"], state.path).digests);
-    }, 60_000);
+    });
 
     test("takes a device's message and sends it on, and says why its probes are off", async (context) => {
       if (offline !== undefined) return context.skip(offline);
@@ -66,7 +66,7 @@ describe.skipIf(lacks !== undefined)(
         const samples = await agent.samples();
         const client = await agent.client();
         await client.publishAsync("devices/pump-1/telemetry", '{"temp_c":71.2}', { qos: 1 });
-        const sample = await until("a sample", () => samples[0], 60_000);
+        const sample = await until("a sample", () => samples[0]);
         expect(sample).toMatchObject({ device: "pump-1", values: { temp_c: 71.2 } });
         await client.endAsync();
         const probes = await agentFolder.api.probes();
@@ -105,7 +105,7 @@ describe.skipIf(lacks !== undefined)(
         const ran = spawnSync(EMULATOR, [binary], { encoding: "utf8" });
         expect(ran.stderr).toBe("");
         expect(ran.status).toBe(0);
-      }, 120_000);
+      });
     }
   },
 );

@@ -15,8 +15,9 @@ import { release, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
-import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { jailLayers, spawnJailed } from "../../src/plugins/jail.ts";
+import { eventually } from "../helpers/eventually.ts";
 import { type Attempt, attempt, byAttempt, imprison, inmate } from "./jail-helpers.ts";
 
 const root = process.getuid?.() === 0;
@@ -194,10 +195,7 @@ describe("the jail", () => {
       received.push(bytes);
       size += bytes.length;
     });
-    await vi.waitFor(
-      () => expect({ size, output: output() }).toEqual({ size: sent.length, output: "" }),
-      10_000,
-    );
+    await eventually(() => expect({ size, output: output() }).toEqual({ size: sent.length, output: "" }));
     expect(Buffer.concat(received).equals(Buffer.alloc(1 << 20, "b"))).toBe(true);
     child.kill("SIGKILL");
     await once(child, "exit");
@@ -208,7 +206,7 @@ describe("the jail", () => {
     const [line] = await once(createInterface(parent.stdout), "line");
     expect(existsSync(`/proc/${line}/stat`)).toBe(true);
     parent.kill("SIGKILL");
-    await vi.waitFor(() => expect(state(Number(line))).toMatch(/^(gone|Z|X)$/), 5000);
+    await eventually(() => expect(state(Number(line))).toMatch(/^(gone|Z|X)$/));
   });
 
   test("ends a process that takes more memory than it may", async () => {
@@ -273,7 +271,7 @@ describe("the jail", () => {
         read += line.length;
       },
     });
-    await vi.waitFor(() => expect(read).toBeGreaterThan(100_000), 20_000);
+    await eventually(() => expect(read).toBeGreaterThan(100_000));
     // 16 KiB a second, and one read of 64 KiB at most goes over it each time.
     expect(read / ((performance.now() - started) / 1000 + 1)).toBeLessThan(85_000);
     jailed.child.kill("SIGKILL");
@@ -292,7 +290,7 @@ describe("what the jail leaves behind", () => {
     expect(entered.length).toBeGreaterThan(0);
     jailed.pipes[0]?.end();
     await once(jailed.child, "exit");
-    await vi.waitFor(() => expect(entered.filter((path) => existsSync(path))).toEqual([]), 5000);
+    await eventually(() => expect(entered.filter((path) => existsSync(path))).toEqual([]));
   });
 
   test.runIf(own.length > 0)("is removed at the next start when the agent was killed", async () => {
@@ -309,7 +307,7 @@ describe("what the jail leaves behind", () => {
         return false;
       }
     };
-    await vi.waitFor(() => expect(left.filter(isUsed)).toEqual([]), 5000);
+    await eventually(() => expect(left.filter(isUsed)).toEqual([]));
     await attempt([]);
     expect(left.filter((path) => existsSync(path))).toEqual([]);
   });

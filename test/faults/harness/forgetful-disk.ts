@@ -42,10 +42,10 @@ export class ForgetfulDisk {
     this.#server = spawn("nbdkit", ["-f", "-U", socket, ...cached], {
       stdio: "ignore",
     });
-    await until("nbdkit", () => statSync(socket, { throwIfNoEntry: false }) !== undefined);
+    await until("nbdkit", () => statSync(socket, { throwIfNoEntry: false }) !== undefined, 30_000);
     const file = join(this.#shown, "disk");
     this.#fuse = spawn("nbdfuse", [file, `nbd+unix:///?socket=${socket}`], { stdio: "ignore" });
-    await until("nbdfuse", () => (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0);
+    await until("nbdfuse", () => (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0, 30_000);
     this.#loop = run("losetup", "--find", "--show", file);
     mkdirSync(at, { recursive: true });
     // The file system's own commits are not to hide that nobody asked for one.

@@ -1,6 +1,7 @@
 /** A TCP link between Weir and a broker that breaks on command, in the ways that links do. */
 import { once } from "node:events";
 import { createServer, connect as dial, type Server, type Socket } from "node:net";
+import { freePort } from "../../helpers/free-port.ts";
 
 /** A link to a port on this host. */
 export class Link {
@@ -17,11 +18,11 @@ export class Link {
   }
 
   async start(): Promise<void> {
+    // One that nobody else is given while it is cut.
+    if (this.port === 0) this.port = await freePort();
     const server = createServer((from) => this.#join(from)).listen(this.port, "127.0.0.1");
     await once(server, "listening");
     this.#server = server;
-    const address = server.address();
-    if (typeof address === "object") this.port = address?.port ?? 0;
   }
 
   #join(from: Socket): void {

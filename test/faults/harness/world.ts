@@ -20,8 +20,8 @@ export const LONG: boolean = process.env["WEIR_LONG"] === "1";
 /** One of two, by the form of this run. */
 export const long = <T>(inLong: T, inShort: T): T => (LONG ? inLong : inShort);
 
-/** Time in which a message published after the fault's end must have arrived. */
-const FRESH_MS = 30_000;
+/** Time in which a message published after the fault's end must have arrived; other work on a shared machine makes it late. */
+export const FRESH_S: number = long(30, 120);
 /** A slow machine may take this long to bring everything else. */
 const SETTLE_MS = 120_000;
 
@@ -91,7 +91,7 @@ export class World {
   }
 
   /** Waits until that many more messages were acknowledged. */
-  async acknowledged(more: number, timeoutMs = 60_000): Promise<void> {
+  async acknowledged(more: number, timeoutMs = 120_000): Promise<void> {
     const before = this.load.acknowledged;
     await until(`${more} acknowledgements`, () => this.load.acknowledged >= before + more, timeoutMs);
   }
@@ -130,7 +130,7 @@ export function fault(
   const why = missing === undefined ? options.lacks : `${missing} is not installed`;
   const skip = why !== undefined || (options.longOnly === true && !LONG);
   const title = why === undefined ? name : `${name} (skipped: ${why})`;
-  test.skipIf(skip)(title, { timeout: options.timeoutMs ?? 300_000 }, async () => {
+  test.skipIf(skip)(title, { timeout: options.timeoutMs ?? 600_000 }, async () => {
     const undo: (() => unknown)[] = [];
     try {
       const world = await build(options, undo);
@@ -183,7 +183,7 @@ async function build(options: FaultOptions, undo: (() => unknown)[]): Promise<Wo
       (await folder.api.status()).parts.some(
         ({ name, state }) => name === "source mqtt/plant" && state === "on",
       );
-    await until("the subscription at the devices' broker", reads, 60_000);
+    await until("the subscription at the devices' broker", reads);
   }
   return world;
 }
@@ -212,7 +212,7 @@ async function judged(name: string, world: World, options: FaultOptions, note: s
       .filter((part) => part !== "")
       .join("; "),
   });
-  expect(fresh, "seconds until a message published after the fault arrived").toBeLessThanOrEqual(30);
+  expect(fresh, "seconds until a message published after the fault arrived").toBeLessThanOrEqual(FRESH_S);
   expect(verdict).toMatchObject({ invented: 0, altered: 0, changed: 0, disorder: 0 });
   if (options.devicesAtMosquitto !== true) expect(verdict.doubled).toBe(0);
   if (options.mayDrop === true) await announced(world, verdict);
@@ -264,7 +264,7 @@ export async function freshAfter(load: Load, judge: Judge): Promise<number> {
     return false;
   };
   try {
-    await until("a message published after the fault", arrived, FRESH_MS);
+    await until("a message published after the fault", arrived, FRESH_S * 1000);
     return (performance.now() - ended) / 1000;
   } catch {
     return Number.POSITIVE_INFINITY;
