@@ -25,9 +25,10 @@ export function cleanDebian(root: string): string | undefined {
     const { status, stdout } = spawnSync(
       "debootstrap",
       ["--variant=minbase", include, "bookworm", `${CLEAN}.new`, MIRROR],
-      { encoding: "utf8" },
+      { encoding: "utf8", timeout: 240_000 },
     );
-    if (status !== 0) return `debootstrap made no root: ${stdout.trim().split("\n").at(-1)}`;
+    if (status !== 0)
+      return `debootstrap made no root${status === null ? " in time" : ""}: ${stdout.trim().split("\n").at(-1)}`;
     renameSync(`${CLEAN}.new`, CLEAN);
   }
   for (const [program = "", ...args] of [
