@@ -121,6 +121,8 @@ export function whyUnusable(path: string, thrown: unknown): string {
   const code = errnoOf(thrown);
   if (code === "EROFS") return `${path}: its file system is read-only`;
   if (code === "ENOTDIR" || code === "EEXIST") return `${path}: there is a file in the place of a folder`;
+  if (code === "EPERM" && process.geteuid?.() === 0)
+    return `${path}: not permitted, even to root: it may be immutable (lsattr shows it, chattr -i ends it)`;
   if (code !== "EACCES" && code !== "EPERM") return `${path}: ${messageOf(thrown)}`;
   return `${path}: ${rights(path)}`;
 }

@@ -49,6 +49,8 @@ export interface FaultOptions {
   readonly devicesAtMosquitto?: boolean;
   /** a policy may drop: what is missing must have been announced, to the sample */
   readonly mayDrop?: boolean;
+  /** the disk may lose what it said was stored: what is missing must be counted as lost */
+  readonly mayLose?: boolean;
   /** put before the agent's command at its first start */
   readonly agentWrap?: readonly string[];
   /** makes the data folder, before the first start; gives what undoes it */
@@ -216,11 +218,19 @@ async function judged(name: string, world: World, options: FaultOptions, note: s
   expect(verdict).toMatchObject({ invented: 0, altered: 0, changed: 0, disorder: 0 });
   if (options.devicesAtMosquitto !== true) expect(verdict.doubled).toBe(0);
   if (options.mayDrop === true) await announced(world, verdict);
+  else if (options.mayLose === true)
+    expect(verdict.missing * 2, "samples that are missing").toBeLessThanOrEqual(await lost(world));
   else {
     const which = verdict.missing === 0 ? "" : `${verdict.examples.join(", ")}; ${await leftBehind(world)}`;
     expect(verdict.missing, `not arrived, such as ${which}`).toBe(0);
   }
   expect(unbalanced).toBe("");
+}
+
+/** Samples that the agent had committed, and found gone. */
+async function lost({ folder }: World): Promise<number> {
+  const { lines } = await folder.api.ledger();
+  return lines.reduce((sum, line) => sum + (line.stage === "commit" ? line.lost : 0), 0);
 }
 
 /** What the agent says about a loss. */
@@ -231,10 +241,11 @@ async function leftBehind({ folder, agent }: World): Promise<string> {
 }
 
 /** The verdict once nothing is missing; where a policy may drop, once the agent holds nothing and has announced it all. */
-async function settled(world: World, { mayDrop }: FaultOptions): Promise<Verdict> {
+async function settled(world: World, { mayDrop, mayLose }: FaultOptions): Promise<Verdict> {
   const ask = (): Promise<Verdict> => world.judge.verdict(world.load.ranges, world.load.next);
   const atRest = async (): Promise<boolean> => {
     const { missing, gapSamples } = await ask();
+    if (mayLose === true && missing * 2 <= (await lost(world))) return (await world.data()).held === 0;
     if (mayDrop !== true) return missing === 0;
     const { held, dropped, rejected } = await world.data();
     return held === 0 && gapSamples >= dropped + rejected;
