@@ -2,6 +2,7 @@
 import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { messageOf } from "../../src/core/errors.ts";
 import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
 import { freePort } from "../helpers/free-port.ts";
 import { until } from "../helpers/until.ts";
@@ -23,9 +24,24 @@ interface Outcome extends Verdict {
   readonly ledger: string;
 }
 
-/** Cuts the power `cuts` times while no broker takes anything; then one does, and the judge says what came. */
-async function cutUnderLoad(cuts: number, wrap: readonly string[], settleMs: number): Promise<Outcome> {
-  const disk = new ForgetfulDisk();
+interface Cuts {
+  readonly cuts: number;
+  /** put before the agent's command */
+  readonly wrap?: readonly string[];
+  /** before each cut, writes fail for a while */
+  readonly failing?: boolean;
+  /** time for what is missing to come */
+  readonly settleMs?: number;
+}
+
+/** Cuts the power while no broker takes anything; then one does, and the judge says what came. */
+async function cutUnderLoad({
+  cuts,
+  wrap = [],
+  failing = false,
+  settleMs = 120_000,
+}: Cuts): Promise<Outcome> {
+  const disk = new ForgetfulDisk({ journal: !failing });
   const port = await freePort();
   const folder = new AgentFolder({
     sources: { kernel: { enabled: false }, system: { enabled: false } },
@@ -44,6 +60,17 @@ async function cutUnderLoad(cuts: number, wrap: readonly string[], settleMs: num
       load.start();
       const before = load.acknowledged;
       await until("acknowledgements", () => load.acknowledged > before + 1_000);
+      if (failing) {
+        disk.fail(true);
+        const { api } = folder;
+        await until("the database to be opened anew", async () => {
+          const answer = await api.outbox().catch(messageOf);
+          return typeof answer === "string" && answer.includes("no database for now");
+        });
+        disk.fail(false);
+        const then = load.acknowledged;
+        await until("acknowledgements", () => load.acknowledged > then + 200);
+      }
       // With it: what it would go on to acknowledge on a disk that is gone is not the question.
       agent.child.kill("SIGKILL");
       await disk.cut();
@@ -88,7 +115,7 @@ test.skipIf(lacks !== undefined)(
   named("power cut under load with sync: full: everything acknowledged is there", lacks),
   { timeout: 600_000 },
   async () => {
-    const verdict = await cutUnderLoad(long(5, 1), [], 120_000);
+    const verdict = await cutUnderLoad({ cuts: long(5, 1) });
     record({
       fault: `power cut x ${long(5, 1)}, sync: full`,
       ...verdict,
@@ -112,7 +139,7 @@ test.skipIf(noEatmydata !== undefined)(
   named("the same without fsync loses what was acknowledged: the disk does forget", noEatmydata),
   { timeout: 600_000 },
   async () => {
-    const verdict = await cutUnderLoad(1, ["eatmydata"], 10_000);
+    const verdict = await cutUnderLoad({ cuts: 1, wrap: ["eatmydata"], settleMs: 10_000 });
     record({
       fault: "power cut x 1, without fsync: to be lost",
       ...verdict,
@@ -121,5 +148,28 @@ test.skipIf(noEatmydata !== undefined)(
       note: "the disk does forget",
     });
     expect(verdict.missing).toBeGreaterThan(0);
+  },
+);
+
+test.skipIf(lacks !== undefined)(
+  named("power cut after a disk that gave errors for a while: what was acknowledged since is there", lacks),
+  { timeout: 300_000 },
+  async () => {
+    const verdict = await cutUnderLoad({ cuts: 1, failing: true });
+    record({
+      fault: "power cut after errors of the disk, sync: full",
+      ...verdict,
+      order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
+      ledger: verdict.ledger === "" ? "adds up" : verdict.ledger,
+      note: "what an fsync has failed for is not built upon",
+    });
+    expect(verdict).toMatchObject({
+      missing: 0,
+      doubled: 0,
+      invented: 0,
+      altered: 0,
+      disorder: 0,
+      ledger: "",
+    });
   },
 );

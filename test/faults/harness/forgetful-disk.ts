@@ -21,25 +21,38 @@ export class ForgetfulDisk {
   readonly #dir = mkdtempSync(join(tmpdir(), "weir-disk-"));
   readonly #image = join(this.#dir, "image");
   readonly #shown = join(this.#dir, "shown");
+  readonly #broken = join(this.#dir, "broken");
+  readonly #journal: boolean;
   #server: ChildProcess | undefined;
   #fuse: ChildProcess | undefined;
   #loop: string | undefined;
   #mounted: string | undefined;
 
-  /** An empty file system of 256 MiB. */
-  constructor() {
+  /** An empty file system of 256 MiB. Without a journal it goes on after a write that failed. */
+  constructor({ journal = true }: { readonly journal?: boolean } = {}) {
+    this.#journal = journal;
     writeFileSync(this.#image, "");
     truncateSync(this.#image, 256 * 2 ** 20);
-    run("mkfs.ext4", "-q", "-F", this.#image);
+    run("mkfs.ext4", "-q", "-F", ...(journal ? [] : ["-O", "^has_journal"]), this.#image);
     mkdirSync(this.#shown);
+  }
+
+  /** From now on every write fails, or none does any more. */
+  fail(failing: boolean): void {
+    if (failing) writeFileSync(this.#broken, "");
+    else rmSync(this.#broken, { force: true });
   }
 
   /** Mounts it at a folder, with the cache that forgets. */
   async mount(at: string): Promise<void> {
     const socket = join(this.#dir, "socket");
     rmSync(socket, { force: true });
-    const cached = ["--filter=cache", "file", this.#image, "cache=writeback"];
-    this.#server = spawn("nbdkit", ["-f", "-U", socket, ...cached], {
+    const filters = ["--filter=error", "--filter=cache", "file", this.#image];
+    const failing = ["pwrite", "zero", "trim"].flatMap((what) => [
+      `error-${what}-rate=100%`,
+      `error-${what}-file=${this.#broken}`,
+    ]);
+    this.#server = spawn("nbdkit", ["-f", "-U", socket, ...filters, "cache=writeback", ...failing], {
       stdio: "ignore",
     });
     await until("nbdkit", () => statSync(socket, { throwIfNoEntry: false }) !== undefined, 30_000);
@@ -48,8 +61,10 @@ export class ForgetfulDisk {
     await until("nbdfuse", () => (statSync(file, { throwIfNoEntry: false })?.size ?? 0) > 0, 30_000);
     this.#loop = run("losetup", "--find", "--show", file);
     mkdirSync(at, { recursive: true });
+    // Without a journal nothing else makes it whole after a cut; 1 is that it was mended.
+    if (!this.#journal) spawnSync("e2fsck", ["-fy", this.#loop]);
     // The file system's own commits are not to hide that nobody asked for one.
-    run("mount", "-o", "commit=300", this.#loop, at);
+    run("mount", "-o", this.#journal ? "commit=300" : "errors=continue", this.#loop, at);
     this.#mounted = at;
   }
 
