@@ -114,9 +114,14 @@ export class ApiClient {
       response.on("end", () => {
         const text = Buffer.concat(parts).toString("utf8");
         // Not ready is an answer, too.
-        if (response.statusCode === 200 || (response.statusCode === 503 && url === "/readyz"))
-          resolve(JSON.parse(text));
-        else reject(refusal(response.statusCode, text));
+        if (response.statusCode !== 200 && !(response.statusCode === 503 && url === "/readyz"))
+          reject(refusal(response.statusCode, text));
+        else
+          try {
+            resolve(JSON.parse(text));
+          } catch (thrown) {
+            unreachable(thrown);
+          }
       });
     });
     call.on("timeout", () => call.destroy(new Error("no answer in time")));

@@ -82,7 +82,8 @@ async function post(
 ): Promise<void> {
   if (path === "/api/v1/outbox/purge") {
     const stream = STREAMS.find((one) => one === query.get("stream"));
-    const olderThanMs = Number(query.get("olderThanMs"));
+    // Without it nothing goes: everything is as old as nothing.
+    const olderThanMs = Number(query.get("olderThanMs") || "none");
     if (!(olderThanMs >= 0) || (stream === undefined && query.has("stream")))
       return send(response, 400, { error: "not a purge", code: "cli.usage" });
     const uplink = query.get("uplink") ?? undefined;

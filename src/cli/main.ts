@@ -4,6 +4,7 @@ import { didYouMean } from "../core/did-you-mean.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { COMMANDS, type Command, findCommand, type Invocation } from "./commands.ts";
 import { commandHelp, groupHelp, mainHelp, suggestion } from "./help.ts";
+import { printable } from "./output.ts";
 import { version } from "./version.ts";
 
 const EXIT_FAILED = 1;
@@ -69,7 +70,8 @@ async function run(args: readonly string[]): Promise<number> {
 }
 
 function report(args: readonly string[], thrown: unknown): number {
-  process.stderr.write(`weir: ${messageOf(thrown)}\n`);
+  // It may quote what a device, a plugin or a file's name says.
+  process.stderr.write(`weir: ${messageOf(thrown).split("\n").map(printable).join("\n")}\n`);
   if (!(thrown instanceof WeirError)) return EXIT_FAILED;
   const command = findCommand(args)?.command.name;
   const remedy =

@@ -14,11 +14,21 @@ export const green: (text: string) => string = paint(32);
 export const yellow: (text: string) => string = paint(33);
 export const bold: (text: string) => string = paint(1);
 
-/** What a device or plugin wrote, made safe for a terminal: control characters show as \xNN. */
+/**
+ * What a device or plugin wrote, made safe for a terminal: control characters show as \xNN, those that turn the order of others round
+ * as \uNNNN.
+ */
 export const printable = (text: string): string =>
-  text.replace(
-    /[\u0000-\u001f\u007f-\u009f]/g,
-    (char) => `\\x${char.charCodeAt(0).toString(16).padStart(2, "0")}`,
+  text.replace(/[\u0000-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g, (char) => {
+    const hex = char.charCodeAt(0).toString(16);
+    return hex.length > 2 ? `\\u${hex}` : `\\x${hex.padStart(2, "0")}`;
+  });
+
+/** A value as JSON, on a line unless `indent` says otherwise; what a terminal would act on stands escaped, as JSON allows. */
+export const jsonText = (value: unknown, indent?: number): string =>
+  (JSON.stringify(value, null, indent) ?? "null").replace(
+    /[\u007f-\u009f]/g,
+    (char) => `\\u00${char.charCodeAt(0).toString(16)}`,
   );
 
 /** Prints what is said beside the output, on standard error. */
@@ -33,7 +43,7 @@ export function line(text = ""): void {
 
 /** Prints a value as JSON. */
 export function printJson(value: unknown): void {
-  line(JSON.stringify(value, null, process.stdout.isTTY ? 2 : undefined));
+  line(jsonText(value, process.stdout.isTTY ? 2 : undefined));
 }
 
 /** Columns of the terminal; what goes to a file or a pipe is never folded. */

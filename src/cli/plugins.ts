@@ -58,7 +58,7 @@ export async function inspect(invocation: Invocation): Promise<number> {
       const mark = verdict.verdict === "good" ? green("good") : red("refused");
       line(`${mark} ${verdict.file} ${dim(`${formatSize(verdict.bytes)}, sha256 ${verdict.hash}`)}`);
       if (verdict.reason !== undefined) line(`  ${printable(verdict.reason)}`);
-      for (const one of verdict.exports) line(`  exports ${one}`);
+      for (const one of verdict.exports) line(`  exports ${printable(one)}`);
     }
     return verdict.verdict === "good" ? 0 : 1;
   }
@@ -98,7 +98,7 @@ export async function test(invocation: Invocation): Promise<number> {
   else {
     for (const { name, passed, differences } of results) {
       line(`${passed ? green("ok") : red("failed")} ${name}`);
-      for (const text of differences) line(`  ${text.startsWith("+") ? green(text) : red(text)}`);
+      for (const text of differences) line(`  ${(text.startsWith("+") ? green : red)(printable(text))}`);
     }
     line(`${results.length - failed} passed, ${failed} failed`);
   }

@@ -5,10 +5,10 @@ import { batchIn } from "../batch-tools.ts";
 import { Deduper } from "../consume/dedupe.ts";
 import { readGap } from "../consume/gap.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
+import { type Matcher, matcher } from "../core/glob.ts";
 import type { Invocation } from "./commands.ts";
 import { agentOf, option } from "./context.ts";
-import { nameFilter } from "./filter.ts";
-import { bold, dim, line, note, printable, yellow } from "./output.ts";
+import { bold, dim, jsonText, line, note, printable, yellow } from "./output.ts";
 
 /** How often `--rejected` asks for news, in milliseconds. */
 const REJECTED_EVERY_MS = 1_000;
@@ -117,10 +117,13 @@ function isNew(payload: Buffer, deduper: Deduper): boolean {
 /** What is shown of batches; with any of it, other messages are not. */
 interface Filter {
   readonly any: boolean;
-  readonly stream: (name: string) => boolean;
-  readonly device: (name: string) => boolean;
-  readonly metric: (name: string) => boolean;
+  readonly stream: Matcher;
+  readonly device: Matcher;
+  readonly metric: Matcher;
 }
+
+/** Comma-separated patterns, as of `--device 'press-*'`; without any, every name is meant. */
+const nameFilter = (patterns = "*"): Matcher => matcher(patterns.split(","));
 
 function filterOf(invocation: Invocation): Filter {
   const [stream, device, metric] = ["stream", "device", "metric"].map((name) => option(invocation, name));
@@ -143,7 +146,7 @@ function show(
   if (batch === undefined) {
     if (filter.any) return;
     const text = payload.toString("utf8");
-    print(json ? JSON.stringify({ topic, payload: text }) : `${dim(printable(topic))} ${printable(text)}`);
+    print(json ? jsonText({ topic, payload: text }) : `${dim(printable(topic))} ${printable(text)}`);
     return;
   }
   if (!filter.stream(batch.stream)) return;
@@ -153,18 +156,23 @@ function show(
     const sample = { ...whole, values: Object.fromEntries(chosen) };
     if (json) {
       const { stream, epoch, seq } = batch;
-      print(JSON.stringify({ stream, epoch, seq, ...sample }));
+      print(jsonText({ stream, epoch, seq, ...sample }));
       continue;
     }
-    const time = typeof sample.ts === "number" ? new Date(sample.ts).toISOString().slice(11, 23) : sample.ts;
     const values = Object.entries(sample.values).map(
       ([name, value]) => `${printable(name)}=${bold(printable(shown(value)))}`,
     );
     const quality = sample.q === undefined ? "" : ` ${yellow(printable(sample.q))}`;
     print(
-      `${dim(time)} ${dim(batch.stream.padEnd(5))} ${printable(sample.device)}${quality} ${values.join(" ")}`,
+      `${dim(clockOf(sample.ts))} ${dim(batch.stream.padEnd(5))} ${printable(sample.device)}${quality} ${values.join(" ")}`,
     );
   }
+}
+
+/** The time of day of milliseconds since the Unix epoch; what is no such time as it stands. */
+function clockOf(ts: unknown): string {
+  const date = new Date(typeof ts === "number" ? ts : Number.NaN);
+  return Number.isNaN(date.getTime()) ? printable(String(ts)) : date.toISOString().slice(11, 23);
 }
 
 const shown = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? ""));
@@ -183,7 +191,7 @@ async function tailRejected(
     const texts = entries.map((entry) => JSON.stringify(entry));
     const fresh = entries.slice(texts.lastIndexOf(after) + 1);
     after = texts.at(-1) ?? after;
-    for (const entry of fresh) print(json ? JSON.stringify(entry) : readableEntry(entry));
+    for (const entry of fresh) print(json ? jsonText(entry) : readableEntry(entry));
     await new Promise<void>((resolve) => {
       const timer = setTimeout(resolve, REJECTED_EVERY_MS);
       signal.addEventListener(
@@ -201,6 +209,5 @@ async function tailRejected(
 
 function readableEntry(entry: Readonly<Record<string, unknown>>): string {
   const { ts, topic, reason, bytes, payload } = entry;
-  const time = typeof ts === "number" ? new Date(ts).toISOString().slice(11, 23) : "";
-  return `${dim(time)} ${printable(String(topic))} ${yellow(printable(String(reason)))} ${dim(`(${String(bytes)} bytes)`)} ${printable(String(payload))}`;
+  return `${dim(clockOf(ts))} ${printable(String(topic))} ${yellow(printable(String(reason)))} ${dim(`(${String(bytes)} bytes)`)} ${printable(String(payload))}`;
 }

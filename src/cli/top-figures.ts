@@ -47,6 +47,10 @@ export interface Figures {
   readonly epoch: string;
   readonly uptimeS: number;
   readonly sources: readonly StageRate[];
+  /** lines of stages with no section of their own (kernel, decode, effects …), named `<stage> <name>`: those that something is missing from */
+  readonly short: readonly StageRate[];
+  /** of all stages, each thing in its own unit */
+  readonly losses: Pick<StageRate, "lost" | "dropped" | "rejected">;
   readonly commit: readonly StageRate[];
   readonly outbox: readonly (StageRate & { readonly oldestS: number | undefined })[];
   readonly outboxUsedBytes: number;
@@ -70,6 +74,9 @@ export interface Figures {
   /** what is not as it should be, a sentence each */
   readonly troubles: readonly string[];
 }
+
+/** Stages whose lines are shown whatever they say. */
+const SHOWN: readonly string[] = ["source", "commit", "outbox"];
 
 /** The figures between two looks, `before` the earlier. */
 export function figuresOf(before: Look, now: Look): Figures {
@@ -100,6 +107,14 @@ export function figuresOf(before: Look, now: Look): Figures {
     epoch: now.status.epoch,
     uptimeS: now.status.uptime,
     sources: stage("source"),
+    short: now.ledger.lines
+      .filter(({ stage, lost, dropped, rejected }) => !SHOWN.includes(stage) && lost + dropped + rejected > 0)
+      .map((line) => ({ ...rate(line), name: `${line.stage} ${line.name}` })),
+    losses: {
+      lost: sum(now.ledger.lines, "lost"),
+      dropped: sum(now.ledger.lines, "dropped"),
+      rejected: sum(now.ledger.lines, "rejected"),
+    },
     commit: stage("commit"),
     outbox: stage("outbox").map((line) => ({ ...line, oldestS: oldest.get(line.name) })),
     outboxUsedBytes: now.outbox.usedBytes,
@@ -136,6 +151,10 @@ export function figuresOf(before: Look, now: Look): Figures {
     ],
   };
 }
+
+/** Adds up one figure of lines. */
+export const sum = <K extends string>(lines: readonly Readonly<Record<K, number>>[], key: K): number =>
+  lines.reduce((total, line) => total + line[key], 0);
 
 function latency(
   name: string,

@@ -1,7 +1,7 @@
 /** The screen of `weir top`, as lines of text: 80 columns and 24 lines are enough, more show more. */
 import { formatSize } from "../core/units.ts";
 import { bold, dim, printable, red, yellow } from "./output.ts";
-import type { Figures, StageRate } from "./top-figures.ts";
+import { type Figures, sum } from "./top-figures.ts";
 
 /** The lines of the screen, none longer than `columns`, at most `rows`. */
 export function screen(figures: Figures, columns: number, rows: number): string[] {
@@ -12,11 +12,11 @@ export function screen(figures: Figures, columns: number, rows: number): string[
   const { gateway, version, epoch, uptimeS } = figures;
   put(`weir ${version}  ${gateway}  epoch ${epoch}  up ${duration(uptimeS)}`, bold);
   const commit = sum(figures.commit, "outRate");
-  const lost = [...figures.sources, ...figures.commit, ...figures.outbox];
+  const { lost, dropped, rejected } = figures.losses;
   put(
-    `in ${count(sum(figures.sources, "inRate"))}/s  committed ${count(commit)} samples/s  lost ${count(sum(lost, "lost"))}  ` +
-      `dropped ${count(sum(lost, "dropped"))}  rejected ${count(sum(lost, "rejected"))}`,
-    sum(lost, "lost") > 0 ? red : undefined,
+    `in ${count(sum(figures.sources, "inRate"))}/s  committed ${count(commit)} samples/s  lost ${count(lost)}  ` +
+      `dropped ${count(dropped)}  rejected ${count(rejected)}`,
+    lost > 0 ? red : undefined,
   );
   put(
     `${figures.processes.map(({ name, cpu, pssBytes }) => `${name} ${percent(cpu)} ${formatSize(pssBytes)}`).join("  ")}  ` +
@@ -60,9 +60,9 @@ const latencySection = ({ latencies }: Figures): Section => ({
   ),
 });
 
-const sourceSection = ({ sources }: Figures): Section => ({
+const sourceSection = ({ sources, short }: Figures): Section => ({
   head: row("SOURCE", "IN/s", "OUT/s", "LOST", "DROPPED", "REJECTED"),
-  body: sources.map(({ name, inRate, outRate, lost, dropped, rejected }) =>
+  body: [...sources, ...short].map(({ name, inRate, outRate, lost, dropped, rejected }) =>
     row(name, count(inRate), count(outRate), count(lost), count(dropped), count(rejected)),
   ),
 });
@@ -94,11 +94,6 @@ const pluginSection = ({ plugins }: Figures): Section => ({
     row(name, count(inRate), percent(busy), formatSize(memoryBytes), count(failures), state),
   ),
 });
-
-const sum = <K extends "inRate" | "outRate" | "lost" | "dropped" | "rejected">(
-  lines: readonly Pick<StageRate, K>[],
-  key: K,
-): number => lines.reduce((total, line) => total + line[key], 0);
 
 const row = (name: string, ...cells: readonly string[]): string =>
   name.slice(0, 25).padEnd(26) + cells.map((cell) => cell.padStart(10)).join("");

@@ -38,11 +38,17 @@ function matches(parts: readonly string[], name: string): boolean {
   return at <= name.length - last.length;
 }
 
-/** Whether an MQTT topic fits one of the filters (MQTT 4.7): `+` is a level, `#` the rest. */
-export function topicMatches(filters: readonly string[], topic: string): boolean {
+/**
+ * Whether grants, which are topic filters (MQTT 4.7: `+` is a level, `#` the rest), allow publishing on a topic. Weir's own topics and those
+ * of the broker (`$…`) only where a grant names them: a wildcard at the beginning stands for neither [MQTT-4.7.2-1].
+ */
+export function mayPublish(grants: readonly string[], topic: string): boolean {
+  if (topic === "" || /[+#\0]/.test(topic)) return false;
   const levels = topic.split("/");
-  return filters.some((filter) => {
-    const wanted = filter.split("/");
+  const named = levels[0] === "weir" || topic.startsWith("$");
+  return grants.some((grant) => {
+    const wanted = grant.split("/");
+    if (named && wanted[0] !== levels[0]) return false;
     for (let i = 0; i < wanted.length; i++) {
       if (wanted[i] === "#") return true;
       if (i >= levels.length || (wanted[i] !== "+" && wanted[i] !== levels[i])) return false;

@@ -7,11 +7,11 @@ import { Histogram } from "./histogram.ts";
 
 /** One line of the ledger. */
 export interface LedgerLine {
-  /** `kernel`, `source`, `decode`, `plugin`, `commit` or `outbox` */
+  /** `kernel`, `source`, `decode`, `plugin`, `commit`, `effects`, `outbox` or `forward` */
   readonly stage: string;
   /** the probe, source, plugin, stream or uplink/stream */
   readonly name: string;
-  /** `events`, `messages` or `samples` */
+  /** `events`, `messages`, `samples` or `batches` */
   readonly unit: string;
   readonly in: number;
   readonly out: number;

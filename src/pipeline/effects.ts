@@ -83,7 +83,7 @@ export class Effects {
         throw thrown;
       }
       this.#count.rejected += 1;
-      this.#log(`plugin ${effect.plugin} publishes to ${topic}: ${messageOf(thrown)}`);
+      this.#log(`plugin ${effect.plugin} publishes to ${JSON.stringify(topic)}: ${messageOf(thrown)}`);
     }
   }
 }

@@ -5,6 +5,8 @@ import type { LogLevel } from "./wire.ts";
 
 /** Log lines kept of each plugin. */
 const KEPT_LINES = 200;
+/** Plugins of which lines are kept: as many as the folder may hold. */
+const KEPT_NAMES = 1_000;
 
 /** A plugin, for a person to look at. */
 export interface PluginInfo {
@@ -54,6 +56,9 @@ export class PluginLines {
     lines.push({ ts: Date.now(), level, message });
     if (lines.length > KEPT_LINES) lines.shift();
     this.#lines.set(name, lines);
+    if (this.#lines.size <= KEPT_NAMES) return;
+    const [oldest = name] = this.#lines.keys();
+    this.#lines.delete(oldest);
   }
 
   /** Oldest first. */

@@ -1,6 +1,6 @@
 /** What an instance may answer: its limits and its grants. The worker keeps to all this by itself; one that was taken over might not. */
 import { deviceProblem } from "../core/dictionary.ts";
-import { topicMatches } from "../core/glob.ts";
+import { mayPublish } from "../core/glob.ts";
 import type { StateEntry } from "../core/ports.ts";
 import type { PluginLimits } from "./manifest.ts";
 import { brokenWire, type OpenRequest, ownsScope, type ResultFields, STATE_ENTRY_BYTES } from "./wire.ts";
@@ -48,9 +48,7 @@ export class AnswerGuard {
     if (effects.length > limits.effectsPerBatch) throw brokenWire("more effects than its limit");
     for (const effect of effects) {
       if (effect.type === "publish") {
-        if (/[+#\0]/.test(effect.topic) || !topicMatches(grants.publish, effect.topic)) {
-          throw brokenWire("a publish without a grant");
-        }
+        if (!mayPublish(grants.publish, effect.topic)) throw brokenWire("a publish without a grant");
       } else {
         if (!grants.alarm) throw brokenWire("an alarm without a grant");
         const wrong = deviceProblem(effect.device) ?? deviceProblem(effect.code);

@@ -3,7 +3,7 @@
  * trust: what leaves here is checked there again.
  */
 import { deviceProblem } from "../core/dictionary.ts";
-import { topicMatches } from "../core/glob.ts";
+import { mayPublish } from "../core/glob.ts";
 import type { StateEntry } from "../core/ports.ts";
 import {
   type EffectFields,
@@ -167,7 +167,7 @@ export class GuestImports {
     if (typeof topic !== "string" || !(payload instanceof Uint8Array) || (qos !== 0 && qos !== 1))
       refuse("invalid");
     if (topic === "" || topic.length > MOST_NAME || /[+#\0]/.test(topic)) refuse("invalid");
-    if (!topicMatches(this.#request.grants.publish, topic)) {
+    if (!mayPublish(this.#request.grants.publish, topic)) {
       this.#deny(
         "publish",
         `grant: { publish: [${JSON.stringify(topic)}] } under plugins.<name> in weir.yaml`,

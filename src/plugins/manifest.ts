@@ -4,6 +4,7 @@
 import { parse } from "yaml";
 import { z } from "zod";
 import { messageOf, WeirError } from "../core/errors.ts";
+import { withinTime } from "./time-limit.ts";
 
 /** Names that weir.yaml's `plugins` section uses for itself, and those of its own decoders. */
 export const RESERVED: readonly string[] = [
@@ -105,7 +106,7 @@ export const manifestSchema = z.strictObject({
     })
     .prefault({}),
   limits: z.strictObject(limitsShape).default({}),
-  configSchema: z.record(z.string(), z.unknown()).optional().describe("JSON Schema of the configuration"),
+  configSchema: z.record(z.string(), z.unknown()).optional().describe("JSON Schema of the configuration; one that takes over a second to check is refused"),
   config: z.record(z.string(), z.unknown()).default({}).describe("default configuration"),
   perDevice: z
     .boolean()
@@ -141,8 +142,10 @@ export function bareManifest(name: string): Manifest {
 export function parseManifest(text: string): Manifest {
   let value: unknown;
   try {
-    value = parse(text, { maxAliasCount: 20, prettyErrors: false });
+    const options = { maxAliasCount: 20, prettyErrors: false, logLevel: "error" } as const;
+    value = withinTime("plugin.yaml", () => parse(text, options));
   } catch (thrown) {
+    if (thrown instanceof WeirError) throw thrown;
     throw new WeirError("plugin.refused", `plugin.yaml: ${messageOf(thrown)}`, { cause: thrown });
   }
   const result = manifestSchema.safeParse(value ?? {});
@@ -164,17 +167,20 @@ export function problemsOf(error: z.ZodError): string {
  */
 export function mergeConfig(manifest: Manifest, given: Readonly<Record<string, unknown>>): string {
   const merged = { ...manifest.config, ...given };
-  if (manifest.configSchema !== undefined) {
-    let schema: z.ZodType;
-    try {
-      schema = z.fromJSONSchema(manifest.configSchema);
-    } catch (thrown) {
-      throw new WeirError("plugin.refused", `plugin.yaml: configSchema: ${messageOf(thrown)}`, {
-        cause: thrown,
-      });
-    }
-    const result = schema.safeParse(merged);
-    if (!result.success) throw new WeirError("plugin.refused", `config: ${problemsOf(result.error)}`);
+  const { configSchema } = manifest;
+  if (configSchema !== undefined) {
+    const problem = withinTime("plugin.yaml: configSchema", () => misfit(configSchema, merged));
+    if (problem !== undefined) throw new WeirError("plugin.refused", problem);
   }
   return JSON.stringify(merged);
+}
+
+/** What keeps a configuration from fitting an author's schema, if anything. The schema is untrusted, and so are its patterns. */
+function misfit(configSchema: Readonly<Record<string, unknown>>, config: unknown): string | undefined {
+  try {
+    const result = z.fromJSONSchema({ ...configSchema }).safeParse(config);
+    return result.success ? undefined : `config: ${problemsOf(result.error)}`;
+  } catch (thrown) {
+    return `plugin.yaml: configSchema: ${messageOf(thrown)}`;
+  }
 }

@@ -82,7 +82,10 @@ export class RetainedMessages {
         if (exact !== undefined && exact.expiresMs > Date.now()) yield exact;
         continue;
       }
+      // What is put meanwhile goes to the end, and is delivered as it comes: without a count this would never catch up with it.
+      let left = messages.size;
       for (const [topic, message] of messages) {
+        if (left-- === 0) break;
         if (++looked % SCAN === 0) await nextTurn();
         if (tree.match(topic).length === 0 || (wild && topic.startsWith("$"))) continue;
         if (message.expiresMs > Date.now()) yield message; // [5: MQTT-3.3.2-5]

@@ -331,7 +331,8 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     const now = performance.now();
     if (this.#loggedMs !== 0 && now - this.#loggedMs < LOG_MS) return;
     this.#loggedMs = now;
-    const who = connection === undefined ? "" : ` ${JSON.stringify(connection.clientId)}`;
+    const who =
+      connection === undefined ? "" : ` ${JSON.stringify(connection.clientId.slice(0, CLIENT_ID_LENGTH))}`;
     this.#log("warn", `embedded broker: refused${who}: ${why}`);
   }
 

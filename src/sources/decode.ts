@@ -13,7 +13,8 @@ import { JsonScanner } from "./scan.ts";
 
 /** The metric of a plain value whose topic names no channel. */
 const PLAIN_METRIC = "value";
-const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$/;
+/** No digit can be matched in two ways: a payload of digits alone must not take the square of its length. */
+const NUMBER = /^[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?$/;
 const JSON_START = /^(?:[[{"]|null$|true$|false$)/;
 const INTEGER = /^[+-]?\d+$/;
 const NOT_A_NUMBER = /^[+-]?(?:nan|inf|infinity)$/i;

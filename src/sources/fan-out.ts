@@ -73,7 +73,8 @@ function deliver(
   let asPublished = false;
   const ids: number[] = [];
   for (const { qos, noLocal, asPublished: kept, id } of subscriptions) {
-    if (noLocal && from === session.connection) continue; // [5: MQTT-3.8.3-3]
+    // Nobody's own is what Weir publishes, also where the client is away. [5: MQTT-3.8.3-3]
+    if (noLocal && from !== undefined && from === session.connection) continue;
     any = true;
     if (qos > most) most = qos;
     asPublished ||= kept;

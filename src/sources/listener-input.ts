@@ -8,6 +8,8 @@ import { Reason } from "./mqtt-wire.ts";
 
 /** Written and not taken: beyond what subscriptions may leave there, only answers can have made it so much. */
 const UNREAD_BYTES = 4 * 1024 * 1024 + 64 * 1024;
+/** So many parts of a packet become one: a buffer costs a hundred times the byte that a slow client may have put into it. */
+const LOOSE_PARTS = 64;
 /** After this a client that was too fast is heard again, in milliseconds. */
 const RATE_PAUSE_MS = 50;
 
@@ -35,6 +37,8 @@ export class ClientInput {
   /** what was read and not taken; a packet begins in it */
   #parts: Buffer[] = [];
   #partBytes = 0;
+  /** of them, those that came since some were made one */
+  #loose = 0;
   /** bytes that must be there before it is worth looking again */
   #need = 0;
   #closed = false;
@@ -55,6 +59,10 @@ export class ClientInput {
     }
     this.#parts.push(chunk);
     this.#partBytes += chunk.length;
+    if (++this.#loose === LOOSE_PARTS) {
+      this.#parts.push(Buffer.concat(this.#parts.splice(-LOOSE_PARTS)));
+      this.#loose = 0;
+    }
     if (this.waits === "" && this.#partBytes >= this.#need) this.#readParts();
   }
 
@@ -88,8 +96,7 @@ export class ClientInput {
   /** Nothing more is read. */
   close(): void {
     this.#closed = true;
-    this.#parts = [];
-    this.#partBytes = 0;
+    this.#forgetParts();
   }
 
   #isFull(): boolean {
@@ -99,9 +106,14 @@ export class ClientInput {
   #readParts(): void {
     const [first = EMPTY] = this.#parts;
     const bytes = this.#parts.length === 1 ? first : Buffer.concat(this.#parts, this.#partBytes);
+    this.#forgetParts();
+    this.#read(bytes);
+  }
+
+  #forgetParts(): void {
     this.#parts = [];
     this.#partBytes = 0;
-    this.#read(bytes);
+    this.#loose = 0;
   }
 
   /** Takes the packets that lie in `bytes`, in which a packet begins. Keeps what is left. */

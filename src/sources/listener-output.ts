@@ -6,11 +6,18 @@ import type { Socket } from "node:net";
 import { AckQueue } from "./listener-acks.ts";
 import { Type } from "./mqtt-wire.ts";
 
+/** What is shorter is written together with what comes after it: each write to a socket costs a hundred bytes until it is taken. */
+const SMALL_BYTES = 4 * 1024;
+/** At so many bytes it is handed to the socket before the turn is over, which counts what is unread. */
+const JOINED_BYTES = 16 * 1024;
+
 /** The writing side of one connection. */
 export class ClientOutput {
   readonly #socket: Socket;
   readonly #later: () => void;
   readonly #acks = new AckQueue();
+  #small: Uint8Array[] = [];
+  #smallBytes = 0;
   #corked = false;
   #isDue = false;
 
@@ -42,12 +49,22 @@ export class ClientOutput {
       this.#socket.cork();
       this.#flushLater();
     }
-    for (const part of parts) this.#socket.write(part);
+    for (const part of parts) {
+      if (part.byteLength > SMALL_BYTES) {
+        this.#join();
+        this.#socket.write(part);
+        continue;
+      }
+      this.#small.push(part);
+      this.#smallBytes += part.byteLength;
+      if (this.#smallBytes >= JOINED_BYTES) this.#join();
+    }
   }
 
   /** Has all that was written on its way. `acks`: with acknowledgements, and whether the client reads their reasons. */
   flush(acks: { readonly reasons: boolean } | undefined): void {
     this.#isDue = false;
+    this.#join();
     const due = acks === undefined ? undefined : this.#acks.take(acks.reasons);
     if (due !== undefined) this.#socket.write(due);
     if (this.#corked) {
@@ -58,12 +75,21 @@ export class ClientOutput {
 
   /** Closes the socket once what was written is on its way. */
   close(): void {
+    this.#join();
     if (this.#socket.writableLength === 0) this.#socket.destroy();
     else {
       this.#corked = false;
       this.#socket.uncork();
       this.#socket.destroySoon();
     }
+  }
+
+  #join(): void {
+    const [first] = this.#small;
+    if (first === undefined) return;
+    this.#socket.write(this.#small.length === 1 ? first : Buffer.concat(this.#small, this.#smallBytes));
+    this.#small = [];
+    this.#smallBytes = 0;
   }
 
   #flushLater(): void {

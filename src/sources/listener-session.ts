@@ -84,10 +84,12 @@ export class Session {
   readonly #filters = new Map<string, Subscription>();
   /** by packet identifier, in the order in which they were sent [MQTT-4.6.0-1, -6] */
   readonly #sent = new Map<number, Sent>();
-  /** of them, those that this connection has not been sent yet */
+  /** of them, those that this connection has not been sent yet, the next one last */
   #again: number[] = [];
   #queue: Queued[] = [];
   #queueBytes = 0;
+  /** new subscriptions whose retained messages this connection has not got yet, one after the other; undefined: none */
+  #fresh: Set<Subscription> | undefined;
   /** of what would be sent again */
   #sentBytes = 0;
   #lastId = 0;
@@ -103,7 +105,8 @@ export class Session {
     this.connection = connection;
     this.expiryS = expiryS;
     this.will = undefined;
-    this.#again = [...this.#sent.keys()];
+    this.#again = [...this.#sent.keys()].reverse();
+    this.#fresh = undefined;
     this.#pump();
   }
 
@@ -140,7 +143,7 @@ export class Session {
     });
     const { id } = packet;
     connection.write(encodePacket(Type.suback << 4, [id >> 8, id & 255], five ? [0] : [], answers));
-    if (fresh.length > 0) void this.#sendRetained(connection, fresh);
+    if (fresh.length > 0) this.#introduce(connection, fresh);
     return true;
   }
 
@@ -152,6 +155,7 @@ export class Session {
       const known = this.#filters.get(filter);
       if (known === undefined) return Reason.noSubscription;
       this.#filters.delete(filter);
+      this.#fresh?.delete(known);
       this.#host.fanOut.remove(known);
       return Reason.success;
     });
@@ -224,7 +228,7 @@ export class Session {
     const { connection } = this;
     if (connection === undefined || connection.ended) return;
     while (this.#again.length > 0 && this.#hasRoom(connection)) {
-      const id = this.#again.shift() ?? 0;
+      const id = this.#again.pop() ?? 0;
       const sent = this.#sent.get(id);
       // [MQTT-4.4.0-1], [MQTT-3.3.1-1]
       if (sent?.received === true) this.#release(id);
@@ -328,22 +332,43 @@ export class Session {
   /** Adds a subscription, in the place of one with the same filter [MQTT-3.8.4-3]. */
   #add({ filter, qos, noLocal, asPublished }: Wanted, id: number | undefined): Subscription {
     const before = this.#filters.get(filter);
-    if (before !== undefined) this.#host.fanOut.remove(before);
+    if (before !== undefined) {
+      this.#fresh?.delete(before);
+      this.#host.fanOut.remove(before);
+    }
     const subscription = { session: this, filter, qos, noLocal, asPublished, id };
     this.#filters.set(filter, subscription);
     this.#host.fanOut.add(subscription);
     return subscription;
   }
 
-  /** Retained messages for new subscriptions, at the pace at which the client takes them. */
-  async #sendRetained(connection: ClientConnection, subscriptions: readonly Subscription[]): Promise<void> {
-    for (const subscription of subscriptions) {
+  /** Has retained messages sent for new subscriptions: by one task, however many subscriptions come while the client reads nothing. */
+  #introduce(connection: ClientConnection, subscriptions: readonly Subscription[]): void {
+    // One that the same packet has replaced has no place any more.
+    const lasting = subscriptions.filter((one) => this.#filters.get(one.filter) === one);
+    if (this.#fresh !== undefined) {
+      for (const subscription of lasting) this.#fresh.add(subscription);
+      return;
+    }
+    const fresh = new Set(lasting);
+    this.#fresh = fresh;
+    void this.#sendRetained(connection, fresh).finally(() => {
+      if (this.#fresh === fresh) this.#fresh = undefined;
+    });
+  }
+
+  /** Retained messages for the subscriptions of a set that may still grow, at the pace at which the client takes them. */
+  async #sendRetained(connection: ClientConnection, fresh: Set<Subscription>): Promise<void> {
+    for (const subscription of fresh) {
       const { filter, qos, id } = subscription;
       for await (const message of this.#host.fanOut.retained.matching(filter)) {
         if (connection.socket.writableLength > SLOW_BYTES) await taken(connection);
-        if (connection.ended || this.#filters.get(filter) !== subscription) return;
+        if (connection.ended) return;
+        // Another has taken its place, or it is given up.
+        if (!fresh.has(subscription)) break;
         this.deliver(message, qos, true, id === undefined ? [] : [id]);
       }
+      fresh.delete(subscription);
     }
   }
 }

@@ -21,6 +21,8 @@ const STEADY_MS = 10_000;
 /** Connections in a row that the broker accepted and closed at once, at which a second client with the id is suspected. */
 const SUSPICIOUS = 5;
 const CONNECT_MS = 20_000;
+/** Characters of a topic that are logged. */
+const TOPIC_LENGTH = 256;
 
 /** How a source is doing. `stopped`: it gave up for good, and says why. */
 export type MqttSourceState = "connecting" | "on" | "stopped";
@@ -223,7 +225,7 @@ export class MqttSource implements Source {
     count.rejected += 1;
     log(
       "warn",
-      `source ${this.name}: a message of ${bytes} bytes at ${topic} is too large, and was rejected`,
+      `source ${this.name}: a message of ${bytes} bytes at ${JSON.stringify(topic.slice(0, TOPIC_LENGTH))} is too large, and was rejected`,
     );
   }
 

@@ -17,6 +17,8 @@ export interface Verdict {
 
 /** Topics of a generation that are remembered. */
 const REMEMBERED = 8192;
+/** Longer topics, in characters, are not remembered: thousands of 64 KiB each would fill the memory. */
+const KEPT_LENGTH = 256;
 /** What may not stand in a device id as it is: it would be a topic's level or a wildcard, or can't be printed. */
 const UNSAFE = /[/+#%\u0000-\u001f\u007f-\u009f]/g;
 /** The gateway's own device, which no topic can name. */
@@ -65,7 +67,7 @@ export class Router {
     if (known !== undefined) return known;
     const refused = this.#refuse(topic);
     const verdict: Verdict = { route: refused === undefined ? this.#match(topic) : undefined, refused };
-    if (this.#door.knows(hashOf(topic))) this.#recent.set(topic, verdict);
+    if (topic.length <= KEPT_LENGTH && this.#door.knows(hashOf(topic))) this.#recent.set(topic, verdict);
     return verdict;
   }
 

@@ -14,6 +14,8 @@ const PACKET_BYTES = 272 * 1024;
 const HELD_BYTES = 4 * 1024 * 1024;
 /** … and unsettled messages; in MQTT 5 the broker is told so as its receive maximum. */
 export const HELD_MESSAGES = 2048;
+/** Answers that the broker has not taken, in bytes, at which nothing more is read. */
+const UNREAD_BYTES = 1024 * 1024;
 /** Longest wait for CONNACK and SUBACK, in milliseconds. */
 const ANSWER_MS = 20_000;
 
@@ -105,6 +107,7 @@ export class MqttSession {
     this.#parser.on("packet", (packet: Packet) => this.#packet(packet));
     this.#parser.on("error", (error: Error) => this.#end(`the broker sent no MQTT: ${error.message}`));
     this.#stream.on("data", (chunk: Uint8Array) => this.#read(chunk));
+    this.#stream.on("drain", () => this.#backPressure());
     this.#stream.on("error", (error: Error) => this.#end(error.message));
     this.#stream.on("close", () => this.#end("the broker closed the connection"));
     const connect: IConnectPacket = {
@@ -286,7 +289,10 @@ export class MqttSession {
 
   /** Stops reading while too much is unsettled: TCP holds the broker up, whatever its version. */
   #backPressure(): void {
-    const full = this.#heldBytes > HELD_BYTES || this.#held.length >= 2 * HELD_MESSAGES;
+    const full =
+      this.#heldBytes > HELD_BYTES ||
+      this.#held.length >= 2 * HELD_MESSAGES ||
+      this.#stream.writableLength > UNREAD_BYTES;
     if (full === this.#paused || this.#ended) return;
     this.#paused = full;
     if (full) this.#stream.pause();

@@ -21,6 +21,8 @@ export interface LogOptions {
 const MOST_LINES = 10;
 const WINDOW_MS = 60_000;
 const MOST_KINDS = 512;
+/** Longest message, in characters: what is longer quotes somebody who wants the memory. */
+const MOST_CHARACTERS = 8_192;
 /** Lines kept for a support bundle. */
 const KEPT_LINES = 300;
 
@@ -54,7 +56,7 @@ export class AgentLog {
       hooks: {
         logMethod(this: Logger, args: Parameters<pino.LogFn>, method: pino.LogFn, at: number): void {
           const [first, ...rest] = args;
-          const text = typeof first === "string" ? log.#pass(first, at) : first;
+          const text = typeof first === "string" ? log.#pass(first.slice(0, MOST_CHARACTERS), at) : first;
           if (text !== undefined) Reflect.apply(method, this, [text, ...rest]);
         },
       },
@@ -111,13 +113,26 @@ const COLOURS: Readonly<Record<number, readonly [label: string, colour: number]>
   60: ["fatal", 31],
 };
 
-/** What a terminal would act on; a message may quote a device, a broker or a plugin. What follows a line end is set in, so that it is no line of its own. */
-const CONTROLS = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/g;
+/**
+ * What a terminal would act on, and what turns the order of characters round; a message may quote a device, a broker or a plugin. What
+ * follows a line end is set in, so that it is no line of its own.
+ */
+const CONTROLS = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069]/g;
 
 function readable(line: string): string {
-  const { level, time, msg, ...rest } = JSON.parse(line) as { level: number; time: number; msg?: string };
+  const { level, time, msg, ...rest } = parsed(line);
   const [label, colour] = COLOURS[level] ?? ["log", 0];
   const more = Object.keys(rest).length > 0 ? ` ${JSON.stringify(rest)}` : "";
   const clock = new Date(time).toTimeString().slice(0, 8);
-  return `\u001b[90m${clock}\u001b[0m \u001b[${colour}m${label.padEnd(5)}\u001b[0m ${(msg ?? "").replaceAll(CONTROLS, "\ufffd").replaceAll("\n", "\n    ")}${more}\n`;
+  const text = `${msg ?? ""}${more}`.replaceAll(CONTROLS, "\ufffd").replaceAll("\n", "\n    ");
+  return `\u001b[90m${clock}\u001b[0m \u001b[${colour}m${label.padEnd(5)}\u001b[0m ${text}\n`;
+}
+
+/** A line's fields. Hiding a secret that looks like a part of JSON may have broken it: then it is the message as it stands. */
+function parsed(line: string): { level: number; time: number; msg?: string } {
+  try {
+    return JSON.parse(line) as { level: number; time: number; msg?: string };
+  } catch {
+    return { level: 0, time: Date.now(), msg: line.trimEnd() };
+  }
 }

@@ -31,6 +31,8 @@ const TAKEOVERS = 3;
 const TAKEOVER_WINDOW_MS = 5 * 60_000;
 /** No broker takes less: below it, the size is not what it minds. */
 const LEAST_PACKET = 1_024;
+/** What a broker may send without a packet coming to its end, in bytes. */
+const UNFINISHED_BYTES = 1024 * 1024;
 /** Time to say goodbye in, in milliseconds. */
 const GOODBYE_MS = 2_000;
 
@@ -263,6 +265,10 @@ export class MqttUplink implements Uplink {
     client.on("disconnect", ({ reasonCode = 0 }) => this.#disconnected(reasonCode));
     client.on("message", (topic, payload) => this.#hear(topic, payload));
     client.once("close", () => this.#closed(client));
+    onUnfinished(client, () => {
+      this.#note(`the broker sent a packet of over ${UNFINISHED_BYTES} bytes`);
+      client.stream.destroy();
+    });
   }
 
   /** The consumer speaks on one topic; anything else that comes is not ours. */
@@ -386,4 +392,16 @@ export class MqttUplink implements Uplink {
   #note(message: string): void {
     this.lastError = message;
   }
+}
+
+/** Calls back when a packet seems to have no end: mqtt.js would keep all of it. */
+function onUnfinished(client: MqttClient, tell: () => void): void {
+  let bytes = 0;
+  client.on("packetreceive", () => {
+    bytes = 0;
+  });
+  client.stream.on("data", (part: Uint8Array) => {
+    bytes += part.byteLength;
+    if (bytes > UNFINISHED_BYTES) tell();
+  });
 }

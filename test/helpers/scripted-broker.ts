@@ -42,6 +42,11 @@ export class Connection {
     if (this.#socket.writable) this.#socket.write(generate(packet, { protocolVersion }));
   }
 
+  /** Bytes that need be no packet. */
+  write(bytes: Uint8Array): void {
+    if (this.#socket.writable) this.#socket.write(bytes);
+  }
+
   /** DISCONNECT with a reason, then the end. */
   disconnect(reasonCode: number): void {
     this.send({ cmd: "disconnect", reasonCode });

@@ -217,6 +217,71 @@ describe("sessions", () => {
   });
 });
 
+describe("subscriptions", () => {
+  it("a filter that is there twice in one SUBSCRIBE gets its retained messages, and what comes after it as well", async () => {
+    const { url } = await startBroker();
+    const client = await join(url);
+    for (const topic of ["x/1", "y/1"]) await client.publishAsync(topic, topic, { retain: true, qos: 1 });
+    const socket = connect(Number(new URL(url).port), "127.0.0.1");
+    cleanups.push(() => socket.destroy());
+    const protocol = { protocolId: "MQTT", protocolVersion: 4 } as const;
+    const subscriptions = ["x/#", "x/#", "y/#"].map((topic) => ({ topic, qos: 0 as const }));
+    socket.write(generate({ cmd: "connect", clientId: "twice", ...protocol, clean: true, keepalive: 0 }));
+    socket.write(generate({ cmd: "subscribe", messageId: 1, subscriptions }));
+    let heard = "";
+    socket.on("data", (bytes) => {
+      heard += bytes.toString("latin1");
+    });
+    await vi.waitFor(() => expect(heard).toMatch(/x\/1x\/1.*y\/1y\/1/s));
+    expect(heard.match(/x\/1x\/1/g)).toHaveLength(1);
+  });
+
+  it("one that subscribes again and again and reads nothing leaves one task behind, not one each time", async () => {
+    const { url, port, broker } = await startBroker();
+    const client = await join(url);
+    for (let i = 0; i < 200; i++)
+      await client.publishAsync(`x/${i}`, Buffer.alloc(50_000), { retain: true, qos: 1 });
+    const warnings: Error[] = [];
+    const warn = (warning: Error): void => void warnings.push(warning);
+    process.on("warning", warn);
+    cleanups.push(() => process.off("warning", warn));
+    const socket = await open(port, "deaf");
+    socket.pause();
+    const subscribe = generate({ cmd: "subscribe", messageId: 1, subscriptions: [{ topic: "x/#", qos: 0 }] });
+    socket.write(Buffer.concat(Array.from({ length: 2_000 }, () => subscribe)));
+    // What was written before has been read once another client is answered that came after it.
+    for (let i = 0; i < 20; i++) await client.publishAsync("y", "1", { qos: 1 });
+    await broker.publish({
+      topic: "z",
+      payload: Buffer.from("1"),
+      qos: 0,
+      retain: false,
+      contentType: undefined,
+      userProperties: undefined,
+    });
+    expect(warnings.map(({ name }) => name)).toEqual([]);
+    socket.resume();
+    await vi.waitFor(() => expect(socket.bytesRead).toBeGreaterThan(200 * 50_000), { timeout: 60_000 });
+  });
+
+  it("what Weir publishes waits for a client that is away, also for one that does not want its own messages back", async () => {
+    const { url, broker } = await startBroker();
+    const before = await keep(url);
+    await before.client.subscribeAsync("weir/#", { qos: 1, nl: true });
+    await before.client.endAsync();
+    await broker.publish({
+      topic: "weir/v1/gw/data",
+      payload: Buffer.from("batch"),
+      qos: 1,
+      retain: false,
+      contentType: undefined,
+      userProperties: undefined,
+    });
+    const { heard } = await keep(url);
+    await vi.waitFor(() => expect(heard).toEqual(["batch"]));
+  });
+});
+
 describe.skipIf(process.env["WEIR_LONG"] !== "1")("what takes long (WEIR_LONG=1)", () => {
   it("a client that drips its CONNECT is closed after 10 s, and counted", async () => {
     const { port, count } = await startBroker();

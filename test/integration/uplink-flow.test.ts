@@ -103,6 +103,19 @@ const settled = (running: Running, acked: number, rejected = 0, held = 0): Promi
     async () => JSON.stringify(await account(running)) === JSON.stringify({ acked, rejected, held }),
   );
 
+test("a broker whose packet has no end is left, and tried again later", async () => {
+  const endless = Buffer.concat([Buffer.from([0x30, 0xff, 0xff, 0xff, 0x7f]), Buffer.alloc(2 * 1024 * 1024)]);
+  broker.script = {
+    after: ({ cmd }, connection) => {
+      if (cmd === "publish") connection.write(endless);
+    },
+  };
+  const { uplink, logs } = await run();
+  await until("the connection is given up", () => /packet of over 1048576 bytes/.test(logs.join()), 60_000);
+  broker.script = {};
+  await until("there is another one", () => uplink.connected, 60_000);
+});
+
 describe("what the broker allows", () => {
   test.each([
     ["no more unacknowledged than its receive maximum", { receiveMaximum: 3 }, {}],

@@ -1,12 +1,13 @@
 import { once } from "node:events";
-import { connect, type Socket } from "node:net";
+import { connect, createServer, type Socket } from "node:net";
 import fc from "fast-check";
 import { generate, type IPublishPacket, parser } from "mqtt-packet";
-import { afterEach, describe, expect, it } from "vitest";
+import { afterEach, describe, expect, it, vi } from "vitest";
 import { StageCount } from "../../src/core/ledger.ts";
 import type { DeviceMessage } from "../../src/core/ports.ts";
 import { EmbeddedBroker } from "../../src/sources/broker.ts";
 import { AckQueue } from "../../src/sources/listener-acks.ts";
+import { ClientOutput } from "../../src/sources/listener-output.ts";
 import {
   readAck,
   readConnect,
@@ -353,4 +354,30 @@ describe("packets", () => {
       }),
     );
   });
+});
+
+it("small answers are written together, in order with what is large: two bytes that nobody reads must not cost a hundred", async () => {
+  const server = createServer().listen(0, "127.0.0.1");
+  cleanups.push(() => server.close());
+  await once(server, "listening");
+  const address = server.address();
+  const accepted = once(server, "connection");
+  const client = await open(typeof address === "object" ? (address?.port ?? 0) : 0);
+  cleanups.push(() => client.destroy());
+  const [socket]: Socket[] = await accepted;
+  if (socket === undefined) throw new Error("nobody came");
+  const writes = vi.spyOn(socket, "write");
+  const output = new ClientOutput(socket, () => {});
+  const wanted: Uint8Array[] = [];
+  for (let i = 0; i < 100_000; i++) {
+    const part = i % 50_000 === 7 ? Buffer.alloc(9000, i) : Buffer.from([i & 255, i >> 8]);
+    wanted.push(part);
+    output.write([part]);
+  }
+  output.flush(undefined);
+  expect(writes.mock.calls.length).toBeLessThan(30);
+  output.close();
+  const heard: Buffer[] = [];
+  for await (const part of client) heard.push(part);
+  expect(Buffer.concat(heard).equals(Buffer.concat(wanted))).toBe(true);
 });

@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { COMMANDS } from "../../src/cli/commands.ts";
 import { groupHelp, suggestion } from "../../src/cli/help.ts";
-import { tableLines } from "../../src/cli/output.ts";
+import { jsonText, printable, tableLines } from "../../src/cli/output.ts";
 
 const HEAD = ["NAME", "STATE", "FALLBACK", "COUNT", "REASON"];
 const ROWS = [
@@ -34,4 +34,11 @@ test("the first word of a group lists its commands, and a misspelt command gets 
   expect(suggestion(COMMANDS, ["tale"])).toContain('"tail"');
   expect(suggestion(COMMANDS, ["plugin", "lss"])).toContain('"plugin ls"');
   expect(suggestion(COMMANDS, ["quux"])).toBe("");
+});
+
+test("what a device says can't play with a terminal, as text and as JSON", () => {
+  expect(printable("\u001b[2J\u009b31m\u202e\u2028é")).toBe("\\x1b[2J\\x9b31m\\u202e\\u2028é");
+  const value = { text: "\u001b[2J\u009b31m\u007f" };
+  expect(jsonText(value)).toMatch(/^[\x20-\x7e]+$/);
+  expect(JSON.parse(jsonText(value))).toEqual(value);
 });

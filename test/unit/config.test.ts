@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { configJsonSchema } from "../../src/config/json-schema.ts";
 import { keepLastGood, loadOrLastGood, refuseWithout } from "../../src/config/last-good.ts";
 import { loadConfig } from "../../src/config/load.ts";
-import { redactor, withoutSecrets } from "../../src/config/secrets.ts";
+import { redactor, secretsOf, withoutSecrets } from "../../src/config/secrets.ts";
 
 let dir = "";
 beforeEach(() => {
@@ -94,12 +94,25 @@ describe("secrets", () => {
   test("are hidden by key anywhere, and by value in any text", () => {
     const config = {
       a: { password: "x1" },
-      plugins: new Map([["p", { apiToken: "t", note: "see s3cret!" }]]),
+      plugins: new Map([
+        ["p", { apiToken: "t", tokens: ["a1", "b2"], "api-key": 1234, note: "see s3cret!" }],
+        // A name that people choose is no secret, nor what stands under it.
+        ["token-meter", { limit: 5, label: "hall" }],
+      ]),
     };
     expect(withoutSecrets(config, new Set(["s3cret"]))).toEqual({
       a: { password: "(hidden)" },
-      plugins: { p: { apiToken: "(hidden)", note: "see (hidden)!" } },
+      plugins: {
+        p: {
+          apiToken: "(hidden)",
+          tokens: ["(hidden)", "(hidden)"],
+          "api-key": "(hidden)",
+          note: "see (hidden)!",
+        },
+        "token-meter": { limit: 5, label: "hall" },
+      },
     });
+    expect(secretsOf(config)).toEqual(["x1", "t", "a1", "b2"]);
     expect(redactor(['a"b\\c'])(JSON.stringify({ msg: 'is a"b\\c' }))).toBe('{"msg":"is (hidden)"}');
   });
 });

@@ -57,3 +57,15 @@ test("on a terminal they are readable, and what a plugin or a device says can't 
     /^\d\d:\d\d:\d\d warn {2}plugin evil: \ufffd\[2Jgone\ufffd \ufffd31m\n {4}next\n$/,
   );
 });
+
+test("a line that hiding secrets has broken is written all the same, and one without end is cut", () => {
+  const log = new AgentLog({ level: "info", terminal: true });
+  log.hide((text) => text.replaceAll('"msg":', ""));
+  log.logger.warn("as it stands");
+  expect(written[0]).toContain("as it stands");
+  log.hide((text) => text);
+  log.logger.warn("x".repeat(1_000_000));
+  expect(log.recent.at(-1)?.length).toBeLessThan(9_000);
+  log.logger.warn("device \u202egpj.exe");
+  expect(written[2]).toContain("device \ufffdgpj.exe");
+});

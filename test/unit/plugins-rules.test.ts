@@ -6,7 +6,7 @@ import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { matcher, topicMatches } from "../../src/core/glob.ts";
+import { matcher, mayPublish } from "../../src/core/glob.ts";
 import { COMPONENT_BYTES, discover } from "../../src/plugins/discover.ts";
 import { laneOf } from "../../src/plugins/lane-of.ts";
 import { mergeConfig, mergeLimits, parseManifest } from "../../src/plugins/manifest.ts";
@@ -51,6 +51,30 @@ describe("a manifest", () => {
       memoryMiB: 8,
       outputRows: 65_536,
     });
+  });
+
+  test.each([
+    ["a pattern that backtracks without end", "{ a: { type: string, pattern: '^(a+)+$' } }", "{}"],
+    [
+      "references that branch again and again",
+      "{ a: { $ref: '#/$defs/d0' } }",
+      `{ ${Array.from({ length: 40 }, (_, i) => `d${i}: { anyOf: [{ $ref: '#/$defs/d${i + 1}' }, { $ref: '#/$defs/d${i + 1}' }] }`).join(", ")}, d40: { type: number } }`,
+    ],
+  ])("whose schema has %s is refused, and the agent goes on", (_, properties, definitions) => {
+    const manifest = parseManifest(
+      `${minimal}config: { a: ${"a".repeat(60)}! }\nconfigSchema: { type: object, properties: ${properties}, $defs: ${definitions} }`,
+    );
+    expect(() => mergeConfig(manifest, {})).toThrow(/takes longer than \d+ ms to check/);
+  });
+
+  test("whose schema refers to itself for ever is refused", () => {
+    const manifest = parseManifest(`${minimal}configSchema: { $ref: "#" }`);
+    expect(() => mergeConfig(manifest, {})).toThrow("configSchema");
+  });
+
+  test("with tens of thousands of keys is refused before long", () => {
+    const keys = Array.from({ length: 26_000 }, (_, i) => `key${i}: 1`).join("\n");
+    expect(() => parseManifest(keys)).toThrow("plugin.yaml");
   });
 
   test("checks the merged configuration with its own schema", () => {
@@ -126,7 +150,7 @@ describe("patterns", () => {
     ["a/b/c", "a/b", false],
     ["+", "a", true],
   ])("of topics: %s and %s: %s", (filter, topic, expected) => {
-    expect(topicMatches([filter], topic)).toBe(expected);
+    expect(mayPublish([filter], topic)).toBe(expected);
   });
 });
 
@@ -256,5 +280,22 @@ describe("lanes", () => {
 
   test("are one where the path itself needs every core, and at most four", () => {
     expect([1, 2, 4, 6, 64].map(autoLanes)).toEqual([1, 1, 1, 3, 4]);
+  });
+});
+
+describe("what a plugin may publish on", () => {
+  test.each([
+    [["devices/+/set"], "devices/a/set", true],
+    [["devices/+/set"], "devices/a/b/set", false],
+    [["#"], "any/topic", true],
+    [["#"], "", false],
+    [["#"], "a/+", false],
+    // Weir's own and the broker's only where a grant names them.
+    [["#", "+/#"], "weir/v1/gw/data", false],
+    [["#", "+/#"], "weir", false],
+    [["#", "+/#"], "$SYS/broker", false],
+    [["weir/v1/+/in/#"], "weir/v1/gw/in/cmd", true],
+  ] as const)("%j: %s", (grants, topic, allowed) => {
+    expect(mayPublish(grants, topic)).toBe(allowed);
   });
 });

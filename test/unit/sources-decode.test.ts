@@ -228,6 +228,12 @@ describe("what is rejected, with the reason", () => {
     expect(decode(`devices/${"é".repeat(200)}/x`, "1")).toContain("device id");
   });
 
+  it("a long row of digits that is no number, at once", { timeout: 15_000 }, () => {
+    // By the square of its length it would take half a minute.
+    for (const end of ["x", ".5.", "e", "-"])
+      expect(decode("devices/a/b", `${"7".repeat(260 * 1024)}${end}`)).toContain("is over 65536 bytes");
+  });
+
   it("a channel that can't be a metric's name", () => {
     expect(decode("devices/a/b\tc", "1")).toContain("control character");
   });

@@ -191,6 +191,36 @@ describe("bounds of the broker", () => {
     );
   });
 
+  it("long topics are not remembered: thousands of 64 KiB each would fill the memory", () => {
+    const router = new Router(rules, (topic) => (topic.length > 1024 ? "too long" : undefined));
+    for (const topic of ["devices/a/b", `devices/a/${"x".repeat(60_000)}`, `devices/a/${"y".repeat(1000)}`])
+      for (let i = 0; i < 3; i++) router.resolve(topic);
+    expect(router.remembered).toBe(1);
+  });
+
+  it("reading retained messages comes to an end, however often they change meanwhile", async () => {
+    const store = new RetainedMessages(() => false, { topics: 100, bytes: 2 ** 20 });
+    const put = (topic: string): number =>
+      store.put({
+        topic,
+        payload: Buffer.from("x"),
+        qos: 0,
+        retain: true,
+        properties: NOTHING,
+        expiresMs: Number.POSITIVE_INFINITY,
+      });
+    for (let i = 0; i < 10; i++) put(`t/${i}`);
+    const seen: string[] = [];
+    for await (const { topic } of store.matching("t/#")) {
+      seen.push(topic);
+      if (seen.length > 20) break;
+      // What is put anew goes behind the others, and is delivered as it comes.
+      for (let i = 0; i < 5; i++) put(`t/${i}`);
+    }
+    expect(seen).toEqual(expect.arrayContaining(["t/5", "t/6", "t/7", "t/8", "t/9"]));
+    expect(seen.length).toBe(10);
+  });
+
   it("retained messages of devices are bounded in number, the longest unchanged going first, and leave room for Weir's", async () => {
     let gone = 0;
     const { retainedMessages: topics } = brokerSchema.parse({}).limits;

@@ -65,6 +65,24 @@ test("rates are of the time between two looks, latencies of what came in it", ()
   expect(figures.latencies).toEqual([{ name: "device_ack", p50: 100, p99: 100 }]);
 });
 
+test("what any stage lost, dropped or rejected is in the headline, and the stage among the sources", () => {
+  const now = look(12, 5000, 1);
+  const lines = [
+    ...now.ledger.lines,
+    { ...line("kernel", "exec", 9), dropped: 400 },
+    { ...line("kernel", "oom", 9), lost: 3 },
+    { ...line("decode", "devices", 9), rejected: 20 },
+    line("kernel", "tcp", 9),
+  ];
+  const shown = screen(figuresOf(look(10, 0, 1), { ...now, ledger: { epoch: "00", lines } }), 80, 24);
+  expect(shown[1]).toMatch(/lost 3 {2}dropped 400 {2}rejected 20$/);
+  expect(shown.filter((text) => /^kernel|^decode/.test(text)).map((text) => text.split(/ {2,}/))).toEqual([
+    ["kernel exec", "4.5", "4.5", "0", "400", "0"],
+    ["kernel oom", "4.5", "4.5", "3", "0", "0"],
+    ["decode devices", "4.5", "4.5", "0", "0", "20"],
+  ]);
+});
+
 test("the screen fits 80x24 whatever there is to show, and says what it leaves out", () => {
   for (const many of [0, 1, 5, 200]) {
     const lines = screen(figuresOf(look(10, 0, many), look(11, 7, many)), 80, 24);
