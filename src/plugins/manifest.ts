@@ -106,7 +106,10 @@ export const manifestSchema = z.strictObject({
     })
     .prefault({}),
   limits: z.strictObject(limitsShape).default({}),
-  configSchema: z.record(z.string(), z.unknown()).optional().describe("JSON Schema of the configuration; one that takes over a second to check is refused"),
+  configSchema: z
+    .record(z.string(), z.unknown())
+    .optional()
+    .describe("JSON Schema of the configuration; one that takes over a second to check is refused"),
   config: z.record(z.string(), z.unknown()).default({}).describe("default configuration"),
   perDevice: z
     .boolean()
