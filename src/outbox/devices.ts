@@ -12,6 +12,7 @@ import {
 } from "../core/device.ts";
 import { type Frame, Kind, Status } from "../core/frame.ts";
 import type { Stream } from "../core/ports.ts";
+import { Awaited } from "./awaited.ts";
 import {
   charactersOf,
   Device,
@@ -33,8 +34,6 @@ const MOST_CHARACTERS = 16 * 2 ** 20;
 /** Of one device. */
 const MOST_METRICS = 4_096;
 const MOST_DEVICE_CHARACTERS = 2 ** 20;
-/** News of devices of which no sample has come yet. */
-const MOST_AWAITED = 10_000;
 
 const HOUR_MS = 3_600_000;
 const DAY_MS = 24 * HOUR_MS;
@@ -66,7 +65,7 @@ export interface StoredPage {
 /** Every device that is known. */
 export class Devices {
   readonly #devices = new Map<string, Device>();
-  readonly #awaited = new Map<string, DeviceAbout>();
+  readonly #awaited = new Awaited();
   readonly #watchers: DeviceWatcher[] = [];
   readonly #lastRows = new LastRows();
   readonly #mostCharacters: number;
@@ -169,13 +168,7 @@ export class Devices {
     for (const { device, about } of news) {
       const known = this.#devices.get(device);
       if (known !== undefined) this.#learn(known, about);
-      else {
-        const before = this.#awaited.get(device);
-        const [oldest] =
-          before === undefined && this.#awaited.size >= MOST_AWAITED ? this.#awaited.keys() : [];
-        if (oldest !== undefined) this.#awaited.delete(oldest);
-        this.#awaited.set(device, before === undefined ? about : mergeAbout(before, about));
-      }
+      else this.#awaited.learn(device, about);
     }
   }
 

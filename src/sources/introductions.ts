@@ -9,6 +9,9 @@ const TELL_MS = 1_000;
 /** Devices whose rule is remembered, and that wait to be told of. */
 const MOST_DEVICES = 10_000;
 
+/** What waits to be told, in characters of JSON: whoever tells more than that in a second is not heard. */
+const MOST_CHARACTERS = 4 * 2 ** 20;
+
 /** Decoders whose messages say nothing of where a device's values come from. */
 const SILENT: readonly string[] = ["availability", "about"];
 
@@ -19,6 +22,7 @@ export class Introductions {
   /** the rule that each device was told with: of several, the first in the list is its */
   readonly #told = new Map<string, number>();
   #waiting = new Map<string, DeviceNews>();
+  #characters = 0;
   #timer: NodeJS.Timeout | undefined;
   #log: (problem: string) => void;
 
@@ -66,6 +70,9 @@ export class Introductions {
   #wait({ device, about }: DeviceNews): void {
     const before = this.#waiting.get(device);
     if (before === undefined && this.#waiting.size >= MOST_DEVICES) return;
+    const characters = JSON.stringify(about).length;
+    if (this.#characters + characters > MOST_CHARACTERS) return;
+    this.#characters += characters;
     this.#waiting.set(device, {
       device,
       about: before === undefined ? about : mergeAbout(before.about, about),
@@ -76,6 +83,7 @@ export class Introductions {
     if (this.#waiting.size === 0) return;
     const news = [...this.#waiting.values()];
     this.#waiting = new Map();
+    this.#characters = 0;
     this.#tell(news).catch((thrown: unknown) => this.#log(`what is known of devices: ${messageOf(thrown)}`));
   }
 }

@@ -1,12 +1,14 @@
 /** What is known of devices: latest values and `meta`, their bounds, and how they outlast a start. */
 import Database from "better-sqlite3";
-import { afterAll, afterEach, describe, expect, it } from "vitest";
+import { afterAll, afterEach, describe, expect, it, vi } from "vitest";
 import { crc32c } from "../../src/addon/index.ts";
+import type { DeviceNews } from "../../src/core/device.ts";
 import { type Frame, Kind, Status } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import type { Outgoing } from "../../src/core/ports.ts";
 import { Retained } from "../../src/outbox/retained.ts";
 import { Store } from "../../src/outbox/store.ts";
+import { Introductions } from "../../src/sources/introductions.ts";
 import { type EncoderPlan, UplinkEncoder } from "../../src/uplink/encode.ts";
 import { newPath, planFor, removeDatabases } from "../helpers/outbox.ts";
 
@@ -159,6 +161,42 @@ describe("the latest values of a device", () => {
     expect(world.view.dueMs).toBe(68_000);
     expect(world.round(67_999)).toEqual([]);
     expect(world.round(68_000)).toHaveLength(4);
+  });
+
+  it("what is told of devices that never send is bounded in bytes, what was told first going first", () => {
+    const world = new World();
+    const metrics = Object.fromEntries(
+      Array.from({ length: 500 }, (_, i) => [`m${i}`, { description: "x".repeat(250) }]),
+    );
+    for (let i = 0; i < 100; i++)
+      world.store.devices.learn([{ device: `d${i}`, about: { model: "M", metrics } }]);
+    world.commit(["d0", "a", Kind.number, 0, 1], ["d99", "a", Kind.number, 0, 1]);
+    expect(world.store.devices.get("d0")?.about).toEqual({});
+    expect(world.store.devices.get("d99")?.about.model).toBe("M");
+  });
+
+  it("what is told in a second is bounded in bytes, too", () => {
+    const told: DeviceNews[] = [];
+    vi.useFakeTimers();
+    try {
+      const introductions = new Introductions(
+        () => [],
+        async (news) => void told.push(...news),
+        () => {},
+      );
+      introductions.start();
+      const about = { description: "x".repeat(100_000) };
+      for (let i = 0; i < 1_000; i++) introductions.learn([{ device: `d${i}`, about }]);
+      vi.advanceTimersByTime(1_000);
+      expect(told.length).toBeGreaterThan(10);
+      expect(told.length).toBeLessThan(50);
+      introductions.learn([{ device: "later", about }]);
+      vi.advanceTimersByTime(1_000);
+      introductions.stop();
+      expect(told.at(-1)?.device).toBe("later");
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it("are what the uplink's streams and filter leave of them", () => {
