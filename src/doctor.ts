@@ -134,8 +134,8 @@ function kernel(): Finding[] {
       ? good("kernel types", "/sys/kernel/btf/vmlinux")
       : warn(
           "kernel types",
-          "no /sys/kernel/btf/vmlinux: no eBPF probes, what /proc tells instead",
-          "use a kernel built with CONFIG_DEBUG_INFO_BTF",
+          "no /sys/kernel/btf/vmlinux: probes run if the kernel only hides it, and reasons of dropped packets are numbers",
+          "make /sys visible to this container; else use a kernel built with CONFIG_DEBUG_INFO_BTF",
         ),
     missing.length === 0
       ? good("capabilities", "CAP_BPF, CAP_PERFMON")

@@ -2,7 +2,7 @@
 import { existsSync, statfsSync } from "node:fs";
 import { connect } from "node:net";
 import { networkInterfaces } from "node:os";
-import { kernelSupport } from "./addon/index.ts";
+import { kernelSupport, obstacle } from "./addon/index.ts";
 import { defaultGatewayName } from "./config/gateway.ts";
 import { formatSize } from "./core/units.ts";
 
@@ -26,8 +26,7 @@ export async function lookAround(own: string | undefined): Promise<Surroundings>
       internal || family !== "IPv4" ? [] : [`${address} (${name})`],
     ),
   );
-  const { capBpf, capPerfmon, btf, recentEnough } = kernelSupport();
-  const probes = capBpf && capPerfmon && btf && recentEnough;
+  const probes = obstacle(kernelSupport()) === undefined;
   const dir = existsSync(SERVICE_DATA) ? SERVICE_DATA : "./.weir";
   const { bavail, bsize } = statfsSync(existsSync(SERVICE_DATA) ? SERVICE_DATA : ".");
   const free = bavail * bsize;

@@ -68,9 +68,6 @@ export const ON_DEMAND_PROBES: readonly ProbeName[] = ["sockcalls", "opens", "si
 /** Those that are no programs but counters of the kernel's own, read through perf_event_open(2). */
 const COUNTERS: readonly ProbeName[] = ["counters", "hardware"];
 
-/** Those that follow no pointer of the kernel's: without its types they run over raw tracepoints. */
-const WITHOUT_BTF: readonly ProbeName[] = ["softirq"];
-
 /** Words of a slot: id, three of labels, four of values. */
 export const SLOT_WORDS = 8;
 
@@ -162,11 +159,11 @@ export function openProbe(name: ProbeName, ringBytes = 262_144): ProbeResult {
   if (!addon.ok) return { on: false, reason: addon.reason, remedy: addon.remedy };
   const counts = COUNTERS.includes(name);
   const support = kernelSupport();
-  const known = counts ? undefined : obstacle({ ...support, btf: support.btf || WITHOUT_BTF.includes(name) });
+  const known = counts ? undefined : obstacle(support);
   if (known !== undefined) return { on: false, ...known };
   const failure = addon.native.loadProbe(name, ringBytes);
   if (failure === null) return { on: true, probe: new LoadedProbe(addon.native, name), raw: undefined };
-  const why = counts ? explainPerf(failure) : explain(failure);
+  const why = counts ? explainPerf(failure) : explain(failure, support.btf);
   return failure.raw
     ? { on: true, probe: new LoadedProbe(addon.native, name), raw: why }
     : { on: false, ...why };

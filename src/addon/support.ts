@@ -10,7 +10,10 @@ export interface KernelSupport {
   readonly release: string;
   /** 5.17 or later: light skeletons with relocations done in the kernel */
   readonly recentEnough: boolean;
-  /** the kernel describes its types, in /sys/kernel/btf/vmlinux */
+  /**
+   * the kernel's description of its types is visible, in /sys/kernel/btf/vmlinux. The kernel itself relocates the probes, so that one which
+   * has it and does not show it (a container without /sys) runs them; only the names of its enumerations are missing then
+   */
   readonly btf: boolean;
   /** of the calling thread's effective capabilities; CAP_SYS_ADMIN stands for both */
   readonly capBpf: boolean;
@@ -62,10 +65,6 @@ export function obstacle(support: KernelSupport): Unavailable | undefined {
   if (!support.recentEnough) {
     return { reason: `kernel ${support.release} is older than 5.17`, remedy: "upgrade the kernel" };
   }
-  if (!support.btf) {
-    const remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF, or make /sys visible to this container";
-    return { reason: "the kernel does not describe its types (no /sys/kernel/btf/vmlinux)", remedy };
-  }
   const missing = [support.capBpf ? "" : "CAP_BPF", support.capPerfmon ? "" : "CAP_PERFMON"].filter(
     (name) => name !== "",
   );
@@ -76,11 +75,17 @@ export function obstacle(support: KernelSupport): Unavailable | undefined {
   return undefined;
 }
 
-/** Turns a failed load into words. */
-export function explain(failure: NativeFailure): Unavailable {
+/** Turns a failed load into words. `btf`: of {@link KernelSupport}. */
+export function explain(failure: NativeFailure, btf = true): Unavailable {
   const name = getSystemErrorName(-failure.errno);
   const log = failure.log.trim().split("\n").at(-1) ?? "";
   const reason = `${name}: could not ${failure.step}${log === "" ? "" : ` (${log})`}`;
+  // What the kernel answers when it is to look a type up and has none (bpf_find_btf_id, kernel/bpf/btf.c).
+  if (name === "EINVAL" && !btf)
+    return {
+      reason: "the kernel does not describe its types (no /sys/kernel/btf/vmlinux)",
+      remedy: "use a kernel with CONFIG_DEBUG_INFO_BTF",
+    };
   switch (name) {
     case "EPERM":
       return {

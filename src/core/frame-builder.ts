@@ -13,6 +13,16 @@ import {
 
 const encoder = new TextEncoder();
 
+/** The row columns of a builder; see {@link FrameBuilder.room}. */
+export interface Columns {
+  readonly device: Uint32Array;
+  readonly metric: Uint32Array;
+  readonly time: Float64Array;
+  readonly kind: Uint8Array;
+  readonly status: Uint8Array;
+  readonly value: Float64Array;
+}
+
 /**
  * A reusable builder. Dictionary entries are interned. The builder sees to UTF-8 and to the sizes of entries; callers
  * check names (`nameProblem`, `deviceProblem`) and values, because rows are on the hot path.
@@ -53,9 +63,12 @@ export class FrameBuilder {
 
   /** Bytes of the frame that {@link build} would make. */
   get byteLength(): number {
+    return align8(HEADER_BYTES + this.#dictionaryBytes) + this.#rows * ROW_BYTES;
+  }
+
+  get #dictionaryBytes(): number {
     const entries = this.#devices.size + 2 * this.#metrics.size + this.#texts.size + this.#blobs.size;
-    const bytes = this.#devices.bytes + this.#metrics.bytes + this.#texts.bytes + this.#blobs.bytes;
-    return align8(HEADER_BYTES + 4 * entries + bytes) + this.#rows * ROW_BYTES;
+    return 4 * entries + this.#devices.bytes + this.#metrics.bytes + this.#texts.bytes + this.#blobs.bytes;
   }
 
   /**
@@ -111,6 +124,29 @@ export class FrameBuilder {
     this.#rows = row + 1;
   }
 
+  /**
+   * The columns, with room for `rows` rows from {@link rows} on, for whoever makes so many that a call for each is most of the time. What was written
+   * there counts once {@link filled} says so. Times and values must not be -0. Void after any other call that adds rows or builds.
+   */
+  room(rows: number): Columns {
+    while (this.#rows + rows > this.#capacity) this.#grow();
+    return {
+      device: this.#device,
+      metric: this.#metric,
+      time: this.#time,
+      kind: this.#kind,
+      status: this.#status,
+      value: this.#value,
+    };
+  }
+
+  /** The rows before row `to` are written, but for what they share: their device and status. */
+  filled(to: number, device: number, status: number): void {
+    this.#device.fill(device, this.#rows, to);
+    this.#status.fill(status, this.#rows, to);
+    this.#rows = to;
+  }
+
   /** Adds rows `from` to `to` (exclusive) of a frame, in order; with `keep`, only those where `keep[row]` is not 0. */
   append(frame: Frame, from = 0, to: number = frame.rows, keep?: Uint8Array): void {
     const { devices, metrics, units, texts, blobs } = frame.dictionaries;
@@ -141,6 +177,7 @@ export class FrameBuilder {
     if (rows > FrameLimits.rows) throw invalidFrame(`${rows} rows, the limit is ${FrameLimits.rows}`);
     if (this.byteLength > FrameLimits.bytes)
       throw invalidFrame(`${this.byteLength} bytes, the limit is ${FrameLimits.bytes}`);
+    const dictionaryBytes = this.#dictionaryBytes;
     const dictionaries = {
       devices: this.#devices.take(),
       metrics: this.#metrics.take(),
@@ -155,37 +192,27 @@ export class FrameBuilder {
     this.generation += 1;
 
     const { devices, metrics, units, texts, blobs } = dictionaries;
-    const encoded = [
-      encodeStrings(devices),
-      encodeStrings(metrics),
-      encodeStrings(units),
-      encodeStrings(texts),
-      joinBytes(blobs),
-    ];
-    let dictionaryBytes = 0;
-    for (const part of encoded) dictionaryBytes += 4 * part.lengths.length + part.bytes.byteLength;
     const body = align8(HEADER_BYTES + dictionaryBytes);
     const buffer = new ArrayBuffer(body + rows * ROW_BYTES);
     const bytes = new Uint8Array(buffer);
-    const view = new DataView(buffer);
-    writeHeader(view, {
+    writeHeader(new DataView(buffer), {
       rows,
       counts: [devices.length, metrics.length, texts.length, blobs.length],
       dictionaryBytes,
     });
-    let table = HEADER_BYTES;
-    let at = HEADER_BYTES + 4 * (devices.length + 2 * metrics.length + texts.length + blobs.length);
-    const blobViews: Uint8Array[] = [];
-    encoded.forEach((part, section) => {
-      let entry = at;
-      for (const length of part.lengths) {
-        view.setUint32(table, length, true);
-        table += 4;
-        if (section === 4) blobViews.push(new Uint8Array(buffer, entry, length));
-        entry += length;
-      }
-      bytes.set(part.bytes, at);
-      at += part.bytes.byteLength;
+    const entries = [...devices, ...metrics, ...units, ...texts];
+    const lengths = new Uint32Array(buffer, HEADER_BYTES, entries.length + blobs.length);
+    const all = entries.join("");
+    let at = HEADER_BYTES + lengths.byteLength;
+    at += encoder.encodeInto(all, bytes.subarray(at)).written;
+    const ascii = at - HEADER_BYTES - lengths.byteLength === all.length;
+    for (const [i, entry] of entries.entries()) lengths[i] = ascii ? entry.length : utf8Length(entry);
+    const blobViews = blobs.map((blob, i) => {
+      const view = bytes.subarray(at, at + blob.byteLength);
+      view.set(blob);
+      lengths[entries.length + i] = blob.byteLength;
+      at += blob.byteLength;
+      return view;
     });
     const frame = new Frame(buffer, { ...dictionaries, blobs: blobViews });
     frame.time.set(this.#time.subarray(0, rows));
@@ -265,28 +292,6 @@ class Interner {
     this.bytes += size + unitSize;
     return index;
   }
-}
-
-interface Encoded {
-  readonly lengths: readonly number[];
-  readonly bytes: Uint8Array;
-}
-
-function encodeStrings(entries: readonly string[]): Encoded {
-  const all = entries.join("");
-  const bytes = encoder.encode(all);
-  const ascii = bytes.byteLength === all.length;
-  return { bytes, lengths: entries.map(ascii ? (entry) => entry.length : utf8Length) };
-}
-
-function joinBytes(blobs: readonly Uint8Array[]): Encoded {
-  const bytes = new Uint8Array(blobs.reduce((sum, blob) => sum + blob.byteLength, 0));
-  let at = 0;
-  for (const blob of blobs) {
-    bytes.set(blob, at);
-    at += blob.byteLength;
-  }
-  return { bytes, lengths: blobs.map((blob) => blob.byteLength) };
 }
 
 /** Rows `from` to `to` (exclusive) of a frame, as a frame of their own with only the dictionary entries they use. */
