@@ -10,6 +10,7 @@ import type { AgentStatus } from "./api/types.ts";
 import { brokerRemedy } from "./broker-remedy.ts";
 import type { Chosen } from "./config/last-good.ts";
 import type { LoadedConfig } from "./config/load.ts";
+import { errnoOf, messageOf, WeirError } from "./core/errors.ts";
 import { formatSize } from "./core/units.ts";
 import { NEIGHBOUR } from "./neighbour-name.ts";
 import { dataPaths, folderProblems, whyUnusable } from "./outbox/data-folder.ts";
@@ -58,7 +59,8 @@ const LEAST_MEMORY_BYTES = 160 * 2 ** 20;
 export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> {
   const { config } = loaded;
   const client = new ApiClient(dataPaths(config.data.dir).socket);
-  const agent = await client.status().catch(() => undefined);
+  const answer = await client.status().catch(noAgent);
+  const agent = "pid" in answer ? answer : undefined;
   const readiness = await client.readiness().catch(() => undefined);
   const findings = [
     good("node", `${process.version} on ${process.arch}`),
@@ -71,9 +73,9 @@ export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> 
     addon(),
     dataFolder(config.data.dir, config.outbox.maxBytes),
     clock(),
-    agent === undefined
-      ? warn("agent", `none runs on ${dataPaths(config.data.dir).dir}`, "start it with `weir run`")
-      : good("agent", `pid ${agent.pid}, gateway ${agent.gateway}, epoch ${agent.epoch}`),
+    "pid" in answer
+      ? good("agent", `pid ${answer.pid}, gateway ${answer.gateway}, epoch ${answer.epoch}`)
+      : answer,
     ...(await Promise.all([
       agent === undefined ? port(config.broker) : Promise.resolve(good("broker", brokerOf(agent))),
       agent === undefined
@@ -96,6 +98,14 @@ export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> 
       findings.push(warn("outbox", note.slice(8), "docs/operations.md, alarm `outbox-copied`"));
   }
   return findings;
+}
+
+/** Why the agent says nothing of itself. */
+function noAgent(thrown: unknown): Finding {
+  const errno = thrown instanceof WeirError ? errnoOf(thrown.cause) : undefined;
+  const none = errno === "ENOENT" || errno === "ECONNREFUSED";
+  const remedy = none ? "start it with `weir run`" : "ask as the user that it runs as, or as root";
+  return warn("agent", none ? `none: ${messageOf(thrown)}` : messageOf(thrown), remedy);
 }
 
 /** Files of secrets, and a configuration that holds one, are for the agent's user alone. */

@@ -4,12 +4,22 @@ import { ApiClient } from "../api/client.ts";
 import { type Chosen, loadOrLastGood } from "../config/last-good.ts";
 import { type LoadedConfig, loadConfig } from "../config/load.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
+import { STREAMS, type Stream } from "../core/ports.ts";
 import type { Invocation } from "./commands.ts";
 
 /** The value of an option that takes one. */
 export function option(invocation: Invocation, name: string): string | undefined {
   const value = invocation.values[name];
   return typeof value === "string" ? value : undefined;
+}
+
+/** The stream that `--stream` names, if it is there. */
+export function streamOf(invocation: Invocation): Stream | undefined {
+  const text = option(invocation, "stream");
+  const stream = STREAMS.find((one) => one === text);
+  if (text !== undefined && stream === undefined)
+    throw new WeirError("cli.usage", `--stream takes ${STREAMS.join(", ")}, not ${text}`);
+  return stream;
 }
 
 /** The configuration that the options name, with `--data-dir` applied; where they name none, `file`, or what there is. */

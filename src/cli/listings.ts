@@ -86,8 +86,10 @@ export async function probeOn(invocation: Invocation): Promise<number> {
 /** `weir probe off` */
 export async function probeOff(invocation: Invocation): Promise<number> {
   const [name] = invocation.positionals;
-  if (name === undefined) throw new WeirError("cli.usage", "which probe?");
+  if (name === undefined)
+    throw new WeirError("cli.usage", "which probe? `weir probe ls` lists those that are on");
   await agentOf(invocation).switchProbe(name, undefined);
+  line(`${name} is off`);
   return 0;
 }
 

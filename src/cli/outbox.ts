@@ -1,20 +1,11 @@
 /** `weir outbox ls|export|purge` */
 import { once } from "node:events";
 import { WeirError } from "../core/errors.ts";
-import { STREAMS, type Stream } from "../core/ports.ts";
 import { formatSize, parseDuration } from "../core/units.ts";
 import { exportOutbox } from "../outbox-tools.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, chosenConfigOf, option } from "./context.ts";
+import { agentOf, chosenConfigOf, option, streamOf } from "./context.ts";
 import { dim, line, printJson, table, yellow } from "./output.ts";
-
-function streamOf(invocation: Invocation): Stream | undefined {
-  const text = option(invocation, "stream");
-  const stream = STREAMS.find((one) => one === text);
-  if (text !== undefined && stream === undefined)
-    throw new WeirError("cli.usage", `--stream takes ${STREAMS.join(", ")}, not ${text}`);
-  return stream;
-}
 
 /** `weir outbox ls` */
 export async function ls(invocation: Invocation): Promise<number> {

@@ -6,8 +6,9 @@ import { Deduper } from "../consume/dedupe.ts";
 import { readGap } from "../consume/gap.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { type Matcher, matcher } from "../core/glob.ts";
+import type { Stream } from "../core/ports.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, option } from "./context.ts";
+import { agentOf, option, streamOf } from "./context.ts";
 import { bold, dim, jsonText, line, note, printable, yellow } from "./output.ts";
 
 /** How often `--rejected` asks for news, in milliseconds. */
@@ -107,7 +108,8 @@ function isNew(payload: Buffer, deduper: Deduper): boolean {
   if (span === undefined) return true;
   try {
     const verdict = deduper.take(span);
-    if (verdict === "overlap") note(`numbers that came before: ${span.stream} ${span.seq} + ${span.span}`);
+    if (verdict === "overlap")
+      note(`numbers that came before: ${printable(span.stream)} ${span.seq} + ${span.span}`);
     return verdict !== "duplicate";
   } catch {
     return true;
@@ -117,7 +119,7 @@ function isNew(payload: Buffer, deduper: Deduper): boolean {
 /** What is shown of batches; with any of it, other messages are not. */
 interface Filter {
   readonly any: boolean;
-  readonly stream: Matcher;
+  readonly stream: Stream | undefined;
   readonly device: Matcher;
   readonly metric: Matcher;
 }
@@ -126,10 +128,11 @@ interface Filter {
 const nameFilter = (patterns = "*"): Matcher => matcher(patterns.split(","));
 
 function filterOf(invocation: Invocation): Filter {
-  const [stream, device, metric] = ["stream", "device", "metric"].map((name) => option(invocation, name));
+  const stream = streamOf(invocation);
+  const [device, metric] = ["device", "metric"].map((name) => option(invocation, name));
   return {
     any: [stream, device, metric].some((one) => one !== undefined),
-    stream: nameFilter(stream),
+    stream,
     device: nameFilter(device),
     metric: nameFilter(metric),
   };
@@ -149,7 +152,7 @@ function show(
     print(json ? jsonText({ topic, payload: text }) : `${dim(printable(topic))} ${printable(text)}`);
     return;
   }
-  if (!filter.stream(batch.stream)) return;
+  if (filter.stream !== undefined && batch.stream !== filter.stream) return;
   for (const whole of batch.samples) {
     const chosen = Object.entries(whole.values).filter(([name]) => filter.metric(name));
     if (chosen.length === 0 || !filter.device(whole.device)) continue;
