@@ -3,7 +3,8 @@ import { deviceProblem } from "../core/dictionary.ts";
 import { mayPublish } from "../core/glob.ts";
 import type { StateEntry } from "../core/ports.ts";
 import type { PluginLimits } from "./manifest.ts";
-import { brokenWire, type OpenRequest, ownsScope, type ResultFields, STATE_ENTRY_BYTES } from "./wire.ts";
+import { type OpenRequest, ownsScope, type ResultFields, STATE_ENTRY_BYTES } from "./wire.ts";
+import { brokenWire } from "./wire-fields.ts";
 
 /** Log lines beyond the limit that a worker may send before it is taken for broken: it drops them itself, by its own clock. */
 const LOG_SLACK = 100;

@@ -20,8 +20,6 @@ import { WASI } from "./wasi-stubs.ts";
 import {
   encodeHead,
   encodeResult,
-  FieldReader,
-  FieldWriter,
   LOG_LEVELS,
   type LogLevel,
   MOST_TEXT,
@@ -30,6 +28,7 @@ import {
   WIRE_HEADER_BYTES,
   Wire,
 } from "./wire.ts";
+import { FieldReader, FieldWriter } from "./wire-fields.ts";
 
 /** What the host's main thread hands a worker. */
 export interface WorkerData {

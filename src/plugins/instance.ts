@@ -13,12 +13,9 @@ import type { LanePlace } from "./lane-of.ts";
 import type { PluginLimits } from "./manifest.ts";
 import type { Vetted } from "./vet.ts";
 import {
-  brokenWire,
   decodeResult,
   encodeHead,
   encodeOpen,
-  FieldReader,
-  FieldWriter,
   type InstanceMemory,
   LOG_LEVELS,
   type LogLevel,
@@ -30,6 +27,7 @@ import {
   Wire,
   type WireMessage,
 } from "./wire.ts";
+import { brokenWire, FieldReader, FieldWriter } from "./wire-fields.ts";
 
 /** JS heap of a worker: generated code, and frames as they pass through. */
 const HEAP_MIB = 64;

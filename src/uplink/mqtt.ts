@@ -17,6 +17,7 @@ import { readDurableNotice } from "./durable-notice.ts";
 import type { UplinkOptions } from "./options.ts";
 import { answerOf, connectionReason, isCrowded, PAUSE_MS, TAKEN_OVER, TOO_LARGE } from "./reasons.ts";
 import { fillTopic } from "./topics.ts";
+import { onUnfinished, UNFINISHED_BYTES } from "./unfinished.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
 const LEAST_BACKOFF_MS = 500;
@@ -31,8 +32,6 @@ const TAKEOVERS = 3;
 const TAKEOVER_WINDOW_MS = 5 * 60_000;
 /** No broker takes less: below it, the size is not what it minds. */
 const LEAST_PACKET = 1_024;
-/** What a broker may send without a packet coming to its end, in bytes. */
-const UNFINISHED_BYTES = 1024 * 1024;
 /** Time to say goodbye in, in milliseconds. */
 const GOODBYE_MS = 2_000;
 
@@ -392,16 +391,4 @@ export class MqttUplink implements Uplink {
   #note(message: string): void {
     this.lastError = message;
   }
-}
-
-/** Calls back when a packet seems to have no end: mqtt.js would keep all of it. */
-function onUnfinished(client: MqttClient, tell: () => void): void {
-  let bytes = 0;
-  client.on("packetreceive", () => {
-    bytes = 0;
-  });
-  client.stream.on("data", (part: Uint8Array) => {
-    bytes += part.byteLength;
-    if (bytes > UNFINISHED_BYTES) tell();
-  });
 }

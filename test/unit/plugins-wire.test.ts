@@ -6,12 +6,11 @@ import {
   decodeResult,
   encodeHead,
   encodeResult,
-  FieldReader,
-  FieldWriter,
   MessageReader,
   type ResultFields,
   type WireMessage,
 } from "../../src/plugins/wire.ts";
+import { FieldReader, FieldWriter } from "../../src/plugins/wire-fields.ts";
 
 const caps = { metaBytes: 1_000, blockBytes: 1_000 };
 
