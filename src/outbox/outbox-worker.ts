@@ -4,6 +4,7 @@
  */
 import { type Transferable, Worker } from "node:worker_threads";
 import { messageOf, WeirError } from "../core/errors.ts";
+import { HangWatch } from "./hang-watch.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
 import { fromWire, type Notice, type Op, type Operations, type Reply } from "./protocol.ts";
 
@@ -74,11 +75,22 @@ export class OutboxWorker {
     refresh: new Map(),
     learn: new Map(),
     remembered: new Map(),
+    tell: new Map(),
     stop: new Map(),
   };
   /** calls that wait for a worker, in order; undefined while there is one */
   #gate: Gated[] | undefined;
   #trouble: Trouble | undefined;
+  /** there is a worker, and it does not answer */
+  #hung: Trouble | undefined;
+  readonly #watch = new HangWatch({
+    waits: () => Object.values(this.#waiting).some(({ size }) => size > 0),
+    hangs: (trouble) => {
+      this.#hung = trouble;
+      this.#setTrouble(trouble);
+    },
+    goesOn: () => this.#goesOn(),
+  });
   #restarts = 0;
   #retry: NodeJS.Timeout | undefined;
   readonly #ended = Promise.withResolvers<WeirError | undefined>();
@@ -121,6 +133,14 @@ export class OutboxWorker {
   /** Whether there is no database to speak to for now: {@link stop} is all that is left to somebody who can't wait. */
   get away(): boolean {
     return this.#gate !== undefined && this.#trouble !== undefined;
+  }
+
+  /** It answers again: the alarm could not be stored before. */
+  #goesOn(): void {
+    const trouble = this.#hung;
+    this.#hung = undefined;
+    this.#setTrouble(undefined);
+    if (trouble !== undefined && this.#worker !== undefined) this.call("tell", trouble).catch(() => {});
   }
 
   #setTrouble(trouble: Trouble | undefined): void {
@@ -210,6 +230,7 @@ export class OutboxWorker {
     let cause: WeirError | undefined;
     let running = false;
     worker.on("message", (notice: Notice) => {
+      this.#watch.heard();
       if (notice.type === "replies") for (const reply of notice.replies) this.#settle(reply);
       else if (notice.type === "ready") this.#events.ready();
       else if (notice.type === "full") this.#events.full(notice.full);
@@ -240,6 +261,8 @@ export class OutboxWorker {
       for (const { reject } of calls.values()) reject(error);
       calls.clear();
     }
+    this.#hung = undefined;
+    this.#watch.heard();
     if (this.#worker !== worker) return;
     this.#worker = undefined;
     if (this.#stopped !== undefined || error.disposition === "fatal") {
@@ -299,8 +322,10 @@ export class OutboxWorker {
       this.#calls += 1;
       worker.postMessage({ id: this.#calls, op, args }, transfer);
       this.#waiting[op].set(this.#calls, { resolve, reject });
+      this.#watch.asked();
     };
-    if (this.#gate === undefined) send();
+    if (this.#hung !== undefined && ASKING.has(op)) reject(this.#unreachable());
+    else if (this.#gate === undefined) send();
     else if (this.away && ASKING.has(op)) reject(this.#unreachable());
     else this.#gate.push({ op, send, reject });
     return promise;

@@ -77,6 +77,8 @@ export interface Operations {
   readonly refresh: { readonly args: ArrayBuffer; readonly result: undefined };
   readonly learn: { readonly args: readonly DeviceNews[]; readonly result: undefined };
   readonly remembered: { readonly args: undefined; readonly result: readonly RememberedDevice[] };
+  /** trouble that is over: the alarm */
+  readonly tell: { readonly args: Trouble; readonly result: undefined };
   readonly stop: { readonly args: undefined; readonly result: undefined };
 }
 

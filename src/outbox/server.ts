@@ -245,6 +245,9 @@ class Server {
         return [done(request, undefined)];
       case "remembered":
         return [done(request, store.devices.remembered())];
+      case "tell":
+        store.putTrouble(request.args);
+        return [done(request, undefined)];
       case "stop":
         return [];
     }

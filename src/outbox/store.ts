@@ -339,13 +339,16 @@ export class Store {
   }
 
   /** The alarm `outbox-unwritable` can't be stored before it is over: it is raised, and ended. */
-  tellOfTrouble({ sinceMs, message }: Trouble): void {
+  tellOfTrouble(trouble: Trouble): void {
+    this.transaction(() => this.putTrouble(trouble));
+  }
+
+  /** The same, inside a transaction. */
+  putTrouble({ sinceMs, message }: Trouble): void {
     const code = "outbox-unwritable";
     const text = `nothing could be stored since ${new Date(sinceMs).toISOString()}: ${message}`;
-    this.transaction(() => {
-      for (const alarm of [ownAlarm(code, text), ownAlarm(code, undefined)])
-        this.#put("alarm", alarmFrame([alarm], this.#now()));
-    });
+    for (const alarm of [ownAlarm(code, text), ownAlarm(code, undefined)])
+      this.#put("alarm", alarmFrame([alarm], this.#now()));
   }
 
   /** See {@link Leasing.lease}. */

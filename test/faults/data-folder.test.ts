@@ -216,6 +216,44 @@ fault(
   },
 );
 
+let frozen: BreakableDisk;
+
+fault(
+  "the disk hangs, and answers again",
+  {
+    lacks: hasProgram("fsfreeze") ? lacksDisk() : "fsfreeze",
+    prepare: (dir) => {
+      mkdirSync(dir);
+      frozen = new BreakableDisk();
+      expect(sh(`mount ${frozen.attach()} ${dir}`)).toBe(true);
+      return () => {
+        sh(`fsfreeze -u ${dir}; umount -l ${dir}`);
+        frozen.remove();
+      };
+    },
+  },
+  async (world) => {
+    const data = join(world.folder.dir, "data");
+    const { epoch } = await world.folder.api.status();
+    try {
+      expect(sh(`fsfreeze -f ${data}`)).toBe(true);
+      const reason = await until("the outbox to say that nothing answers", () => troubleOf(world));
+      expect(reason).toContain("the disk does not answer");
+      await nothingAcknowledged(world);
+      // Whoever asks is told at once.
+      await expect(world.folder.api.outbox()).rejects.toThrow("the disk does not answer");
+    } finally {
+      sh(`fsfreeze -u ${data}`);
+    }
+    await until(
+      "all to be well, with the alarm raised and ended",
+      async () => (await alarms(world)) === 6 && (await world.folder.api.readiness()).ready,
+    );
+    expect((await world.folder.api.status()).epoch).toBe(epoch);
+    return "goes on";
+  },
+);
+
 const immutable = sh("f=$(mktemp) && chattr +i $f && chattr -i $f && rm $f");
 
 fault(

@@ -46,6 +46,21 @@ fault("SIGTERM under load", { load: { perSecond: 0 } }, async (world) => {
   return `ended within ${ended.toFixed(1)} s`;
 });
 
+fault("SIGTERM while the broker does not answer", {}, async (world) => {
+  let ended = 0;
+  await world.acknowledged(200);
+  world.link.stall();
+  await again(world, async () => {
+    await world.acknowledged(200);
+    const began = performance.now();
+    expect(await world.agent.stop()).toBe(0);
+    ended = (performance.now() - began) / 1000;
+    world.link.unstall();
+  });
+  if (LONG) expect(ended).toBeLessThan(6);
+  return `ended within ${ended.toFixed(1)} s`;
+});
+
 const clocks = [
   ["clock 400 days back", "-400d"],
   ["clock 10 years ahead", "+3650d"],
