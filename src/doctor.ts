@@ -15,6 +15,7 @@ import { formatSize } from "./core/units.ts";
 import { NEIGHBOUR } from "./neighbour-name.ts";
 import { dataPaths, folderProblems, whyUnusable } from "./outbox/data-folder.ts";
 import { jailLayers, spawnJailed } from "./plugins/jail.ts";
+import { findLauncher } from "./plugins/jail-launcher.ts";
 import { DEFAULT_LIMITS } from "./plugins/manifest.ts";
 import { componentWalls } from "./plugins/walls.ts";
 
@@ -255,6 +256,11 @@ async function reach(name: string, url: string): Promise<Finding> {
 
 /** Starts an empty program in the jail, to see which layers stand here. */
 async function jail(): Promise<Finding[]> {
+  try {
+    findLauncher();
+  } catch (thrown) {
+    return [warn("jail", `plugins stay off: ${messageOf(thrown)}`, "everything else runs")];
+  }
   const script = join(import.meta.dirname, "plugins", `jail-probe${extname(import.meta.filename)}`);
   const { child, layers } = spawnJailed({
     script,
@@ -290,8 +296,6 @@ async function jail(): Promise<Finding[]> {
 }
 
 function remedyFor(reason: string): string {
-  if (/not built|no launcher/.test(reason))
-    return "install g++ and make, then run `npm rebuild` in Weir's folder";
   if (/root|privilege|EPERM|not permitted|permission denied|another uid/i.test(reason))
     return "start Weir as root, which can give plugins a user of their own; the other layers stand";
   if (/kernel|ABI|ENOSYS/.test(reason)) return "a newer kernel has it; the other layers stand";

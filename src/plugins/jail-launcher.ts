@@ -1,6 +1,7 @@
 import { accessSync, constants, existsSync, readFileSync, realpathSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { WeirError } from "../core/errors.ts";
 import { type JailLayer, jailLayers } from "./jail-report.ts";
 
 /** The command line of a jailed process: where the launcher is, what it is told, and which flags Node gets. */
@@ -66,24 +67,28 @@ function nearestPackage(file: string): string | undefined {
   }
 }
 
-/** The launcher's path, or why there is none. */
-function findLauncher(): { path: string } | { missing: string } {
+/**
+ * The launcher's path. Nothing of a plugin's is run without it: what is left then, Node's own permissions, is no boundary.
+ * @throws WeirError `plugin.failed` with the remedy: another try may find it
+ */
+export function findLauncher(): string {
   const root = dirname(nearestPackage(fileURLToPath(import.meta.url)) ?? "/package.json");
   const candidates = [
     join(root, "build", "Release", "weir-jail"),
     join(root, "prebuilds", `linux-${process.arch}`, "weir-jail"),
   ];
-  let missing = "launcher not built: run npm rebuild (needs python3, make and g++)";
+  let missing =
+    "the jail's launcher is not built: install python3, make and g++, then run `npm rebuild` in Weir's folder";
   for (const path of candidates) {
     if (!existsSync(path)) continue;
     try {
       accessSync(path, constants.X_OK);
-      return { path };
+      return path;
     } catch {
-      missing = `launcher ${path} is not executable: chmod 755 it`;
+      missing = `the jail's launcher can't be run: chmod 755 ${path}`;
     }
   }
-  return { missing };
+  throw new WeirError("plugin.failed", missing);
 }
 
 /** What the launcher preloads into Node, beside it; none where it wasn't built. */
@@ -194,11 +199,9 @@ export interface JailCommand {
   readonly environment: NodeJS.ProcessEnv;
   /** Whether Node's own permission model is on. */
   readonly permission: "on" | "off";
-  /** Why Node will run without the launcher; undefined when it runs behind it. */
-  readonly missing: string | undefined;
 }
 
-/** Puts together the command line for `options`; reads files, starts nothing. */
+/** Puts together the command line for `options`; reads files, starts nothing. Throws like {@link findLauncher}. */
 export function jailCommand(options: JailOptions): JailCommand {
   const launcher = findLauncher();
   const enabled = enabledLayers(options);
@@ -212,14 +215,10 @@ export function jailCommand(options: JailOptions): JailCommand {
     ...(options.scriptArgs ?? []),
   ];
   const common = { environment: enabled.has("environment") ? environment : process.env, permission } as const;
-  if ("missing" in launcher) {
-    return { ...common, command: process.execPath, arguments: node, missing: launcher.missing };
-  }
-  const walls = launcherArguments(launcher.path, options, readable, enabled);
+  const walls = launcherArguments(launcher, options, readable, enabled);
   return {
     ...common,
-    command: launcher.path,
+    command: launcher,
     arguments: [...walls, "--", process.execPath, ...node],
-    missing: undefined,
   };
 }

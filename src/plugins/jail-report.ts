@@ -37,7 +37,7 @@ export type LayerReport = Readonly<Record<JailLayer, LayerState>>;
 const reportLimit = 32 * 1024;
 
 /** A report in which all of the launcher's layers have one state. */
-export function uniformReport(permission: LayerState, others: LayerState): LayerReport {
+function uniformReport(permission: LayerState, others: LayerState): LayerReport {
   return {
     permission,
     descriptors: others,

@@ -2,7 +2,7 @@ import { type ChildProcess, spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { Duplex, type Readable } from "node:stream";
 import { type JailOptions, jailCommand } from "./jail-launcher.ts";
-import { followReport, type LayerReport, uniformReport } from "./jail-report.ts";
+import { followReport, type LayerReport } from "./jail-report.ts";
 
 /**
  * The TypeScript face of `native/jail/` (the launcher `weir-jail`): starts a Node script behind every wall this machine
@@ -80,28 +80,25 @@ function watchMemory(child: ChildProcess, memoryMiB: number, onExcess: (reason: 
  * Starts `options.script` in the jail. Call it on the main thread: the kernel kills the child when the *thread* that started it
  * ends. The child is in a session of its own, so a Ctrl-C at the terminal reaches the agent alone, which then stops the child.
  *
- * A layer that this machine cannot give is reported, not an error; deciding what is too little is the caller's. Without the
- * launcher the child runs under `--permission` alone. Failure to start at all is the child's `error` or `exit` event.
+ * A layer that this machine cannot give is reported, not an error. Failure to start is the child's `error` or `exit` event.
+ * @throws WeirError `plugin.failed` without the launcher: then nothing is started
  */
 export function spawnJailed(options: JailOptions): Jailed {
-  const { command, arguments: list, environment, permission, missing } = jailCommand(options);
-  const reports = missing === undefined ? 1 : 0;
+  const { command, arguments: list, environment, permission } = jailCommand(options);
+  // And one for the launcher's report.
+  const descriptors = 2 + options.pipes + 1;
   const child = spawn(command, list, {
-    stdio: ["ignore", ...new Array<"pipe">(2 + options.pipes + reports).fill("pipe")],
+    stdio: ["ignore", ...new Array<"pipe">(descriptors).fill("pipe")],
     cwd: "/",
     env: environment,
     detached: true,
   });
   const streams = child.stdio.slice(1).filter((stream) => stream instanceof Duplex);
-  if (streams.length !== 2 + options.pipes + reports)
-    throw new Error("too few descriptors left to start a process");
-  const report = streams[2 + options.pipes];
+  const report = streams[descriptors - 1];
+  if (report === undefined) throw new Error("too few descriptors left to start a process");
   const onLine = options.onOutput ?? ((): void => {});
   const output = followOutput(streams.slice(0, 2), onLine);
-  const layers =
-    report === undefined
-      ? Promise.resolve(uniformReport(permission, `unavailable: ${missing}`))
-      : followReport(child, report, permission);
+  const layers = followReport(child, report, permission);
   void layers.then((states) => {
     // "off" was asked for, by a test of another layer.
     if (states["memory-cgroup"] === "on" || states["memory-cgroup"] === "off" || child.exitCode !== null)

@@ -14,6 +14,7 @@ import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { spawnJailed } from "./jail.ts";
+import { findLauncher } from "./jail-launcher.ts";
 import type { JailLayer } from "./jail-report.ts";
 import { isRuntime } from "./runtime.ts";
 
@@ -75,9 +76,10 @@ export interface VetOptions {
 /**
  * Vets a component, or finds it in the cache.
  * @throws WeirError `plugin.refused` with the reason; `plugin.failed` when that may not be the component's doing, because vetting
- * took too long or the system killed it: another try may end otherwise
+ * took too long, the system killed it, or there is no jail: another try may end otherwise
  */
 export async function vet(hash: string, component: Uint8Array, options: VetOptions): Promise<Vetted> {
+  findLauncher();
   const dir = join(options.cacheDir, `${hash}-${VETTER}-${options.memoryMiB}`);
   const known = await readCached(dir);
   if (known !== undefined) return { ...known, dir, cached: true };
