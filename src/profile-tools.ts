@@ -108,7 +108,7 @@ function fold(stacks: Iterable<Seen>, symbols: Symbols): { stacks: Map<string, n
       ...kernel.map((address) => `${symbols.kernel(address)}_[k]`).reverse(),
     ];
     // The format's own signs; and names come from files that anybody may have written.
-    const key = frames.map((frame) => frame.replace(/[;\u0000-\u001f\u007f]/g, "_")).join(";");
+    const key = frames.map((frame) => frame.replace(/[;\u0000-\u001f\u007f-\u009f]/g, "_")).join(";");
     folded.set(key, (folded.get(key) ?? 0) + count);
     samples += count;
   }

@@ -44,10 +44,13 @@ export function agentOf(invocation: Invocation): ApiClient {
   return new ApiClient(join(chosenConfigOf(invocation).loaded.config.data.dir, "weir.sock"));
 }
 
-/** Writes a file that an option names, for its owner alone where `mode` says so. */
-export function writeOut(path: string, contents: string | Uint8Array, mode = 0o666): void {
+/**
+ * Writes a file that an option names, for its owner alone where `mode` says so. `fresh`: nobody named it, so nothing may be there yet,
+ * such as a link that somebody else has put into a common folder.
+ */
+export function writeOut(path: string, contents: string | Uint8Array, mode = 0o666, fresh = false): void {
   try {
-    writeFileSync(path, contents, { mode });
+    writeFileSync(path, contents, { mode, flag: fresh ? "wx" : "w" });
   } catch (thrown) {
     throw new WeirError("cli.usage", `can't write ${path}: ${messageOf(thrown)}`, { cause: thrown });
   }

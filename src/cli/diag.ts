@@ -36,8 +36,9 @@ export async function diag(invocation: Invocation): Promise<number> {
   add("journal.txt", journal());
   const bytes = gzipSync(tar(files, Date.now() / 1000));
   const stamp = new Date().toISOString().replace(/[-:]|\..*/g, "");
-  const path = option(invocation, "out") ?? `weir-diag-${loaded.config.gateway.name}-${stamp}.tar.gz`;
-  writeOut(path, bytes, 0o600);
+  const named = option(invocation, "out");
+  const path = named ?? `weir-diag-${loaded.config.gateway.name}-${stamp}.tar.gz`;
+  writeOut(path, bytes, 0o600, named === undefined);
   line(`${path}: ${formatSize(bytes.byteLength)}`);
   for (const name of files.keys()) line(dim(`  ${name}`));
   line("no secrets and no payloads of devices are in it; names of devices and topics may be");

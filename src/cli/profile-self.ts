@@ -13,10 +13,11 @@ export async function profileSelf(invocation: Invocation, forMs: number): Promis
   }
   const seconds = forMs / 1000;
   if (seconds < 1 || seconds > 60) throw new WeirError("cli.usage", "--for takes 1s to 60s with --self");
-  const file = option(invocation, "out") ?? `weir-${Date.now()}.cpuprofile`;
+  const named = option(invocation, "out");
+  const file = named ?? `weir-${Date.now()}.cpuprofile`;
   note(`watching the agent for ${seconds} s`);
   const text = JSON.stringify(await agent.profile(seconds));
-  writeOut(file, text, 0o600);
+  writeOut(file, text, 0o600, named === undefined);
   line(
     `${file}: ${formatSize(text.length)}; open it in Chrome's developer tools (Performance) or in speedscope`,
   );
