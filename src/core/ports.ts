@@ -28,14 +28,26 @@ export interface Route {
 /** What became of a message: only `committed` and `rejected` may be acknowledged to the device. */
 export type Outcome = "committed" | "rejected" | "dropped";
 
+/** What is to be told what became of a message, or of several. */
+export interface Owed {
+  /** microseconds since the Unix epoch: when it arrived */
+  readonly timeUs: number;
+  /** that it stands for; absent: one */
+  readonly messages?: number;
+  /** Called once. For QoS 1 and 2 the acknowledgement waits for it. */
+  readonly settle: ((outcome: Outcome) => void) | undefined;
+}
+
 /** A message from a device, with the route that its topic has. Its members may be getters: not to be spread. */
-export interface DeviceMessage {
+export interface DeviceMessage extends Owed {
   readonly topic: string;
   readonly route: Route;
   /** Stays unchanged until the message is settled; where nobody waits for that, until it has been taken in (a plugin's: its own). */
   readonly payload: Uint8Array;
-  /** microseconds since the Unix epoch: when it arrived */
-  readonly timeUs: number;
+  /** Where the payload lies, for who reads it there and saves making a view of it: in `bytes`, from `from` to `to`. Absent: `payload` is all. */
+  readonly bytes?: Uint8Array;
+  readonly from?: number;
+  readonly to?: number;
   readonly qos: 0 | 1 | 2;
   /** the broker had kept it */
   readonly retained: boolean;
@@ -43,8 +55,16 @@ export interface DeviceMessage {
   readonly trace?: string | undefined;
   /** the source's line in the ledger; absent: `devices` */
   readonly source?: string;
-  /** Called once. For QoS 1 and 2 the acknowledgement waits for it. */
-  readonly settle: ((outcome: Outcome) => void) | undefined;
+  /**
+   * Absent: the message may be kept as it is. Else the object stands for the next one once it has been taken in, and who keeps it keeps
+   * what this gives, which is also what `refused` messages are known by. Called once, and not beside `join`.
+   */
+  keep?(): DeviceMessage;
+  /**
+   * Has it settled together with those before it: answers what is to be settled, which is `before` where it belongs there. Undefined: it
+   * is to be kept and settled alone.
+   */
+  join?(before: Owed | undefined): Owed | undefined;
 }
 
 /** Where sources put what they take in. */

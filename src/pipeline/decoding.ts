@@ -30,17 +30,18 @@ export class Decoding {
     this.#count.note("made", 0);
   }
 
-  /** Decodes a message into rows; one that isn't valid is added to `refused`. */
-  now(message: DeviceMessage, builder: FrameBuilder, refused: Set<DeviceMessage>): void {
+  /** Decodes a message into rows. False when it isn't valid. */
+  now(message: DeviceMessage, builder: FrameBuilder): boolean {
     this.#count.in += 1;
     const before = builder.rows;
     const reason = this.#decoder.decode(message, builder);
-    if (reason === undefined) {
-      this.#count.out += 1;
-      this.#count.note("made", builder.rows - before);
-    } else {
-      this.#refuse(message, reason, refused);
+    if (reason !== undefined) {
+      this.#refuse(message, reason);
+      return false;
     }
+    this.#count.out += 1;
+    this.#count.note("made", builder.rows - before);
+    return true;
   }
 
   /** A message is kept for a plugin, until its input is {@link settled}. */
@@ -53,7 +54,9 @@ export class Decoding {
   settled({ byPlugin, refused }: Input, rejected: ChainOutput["rejected"]): void {
     for (const { plugin, index, reason } of rejected) {
       const message = byPlugin.get(plugin)?.[index];
-      if (message !== undefined && !refused.has(message)) this.#refuse(message, reason, refused);
+      if (message === undefined || refused.has(message)) continue;
+      refused.add(message);
+      this.#refuse(message, reason);
     }
     for (const messages of byPlugin.values()) {
       this.#held -= messages.length;
@@ -61,8 +64,7 @@ export class Decoding {
     }
   }
 
-  #refuse(message: DeviceMessage, reason: string, refused: Set<DeviceMessage>): void {
-    refused.add(message);
+  #refuse(message: DeviceMessage, reason: string): void {
     this.#count.rejected += 1;
     this.#rejected.add(message, reason);
   }

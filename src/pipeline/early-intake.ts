@@ -14,7 +14,7 @@ export class EarlyIntake implements Intake {
 
   message(message: DeviceMessage): void {
     if (this.#intake !== undefined) this.#intake.message(message);
-    else if (message.qos > 0) this.#waiting.push(message);
+    else if (message.qos > 0) this.#waiting.push(message.keep?.() ?? message);
     else {
       this.#count.in += 1;
       this.#count.dropped += 1;

@@ -1,7 +1,7 @@
 /** An input of the ingest loop: what runs through the chain as one, and is kept until its output is committed. */
 import { Frame } from "../core/frame.ts";
 import type { Messages } from "../core/messages.ts";
-import type { ChainFailure, ChainResult, DeviceMessage, Stream } from "../core/ports.ts";
+import type { ChainFailure, ChainResult, DeviceMessage, Owed, Stream } from "../core/ports.ts";
 import type { Traces } from "../core/trace.ts";
 import type { GivenTimes } from "./known-time.ts";
 
@@ -17,10 +17,10 @@ export interface Input {
   readonly messages: ReadonlyMap<string, Messages>;
   /** the same messages, in the order of their columns */
   readonly byPlugin: ReadonlyMap<string, readonly DeviceMessage[]>;
-  /** messages that are to be settled; nobody waits for QoS 0 */
-  readonly waiting: readonly DeviceMessage[];
+  /** messages, or several at once, that are to be settled; nobody waits for QoS 0 */
+  readonly waiting: readonly Owed[];
   /** of all messages, those that turned out not to be valid */
-  readonly refused: Set<DeviceMessage>;
+  readonly refused: Set<Owed>;
   /** what it counts for while it waits */
   readonly bytes: number;
   /** plugins that its rows pass by, rejected */

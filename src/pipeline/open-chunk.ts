@@ -3,7 +3,7 @@
 import { Status } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import { type Messages, MessagesBuilder } from "../core/messages.ts";
-import type { DeviceMessage } from "../core/ports.ts";
+import type { DeviceMessage, Owed } from "../core/ports.ts";
 import { TraceCollector } from "../core/trace.ts";
 import type { Decoding } from "./decoding.ts";
 import { frameInput, type Input } from "./input.ts";
@@ -21,8 +21,10 @@ export class OpenChunk {
   readonly #decoding: Decoding;
   readonly #clock: KnownTime;
   readonly #builder = new FrameBuilder(4096);
-  #waiting: DeviceMessage[] = [];
-  #refused = new Set<DeviceMessage>();
+  #waiting: Owed[] = [];
+  /** of them, what the message before has been joined to */
+  #joined: Owed | undefined;
+  #refused = new Set<Owed>();
   #byPlugin = new Map<string, { readonly builder: MessagesBuilder; readonly messages: DeviceMessage[] }>();
   #given: GivenTimes | undefined;
   readonly #traces = new TraceCollector();
@@ -60,13 +62,25 @@ export class OpenChunk {
   /** Takes a message in: valid or not, it will be settled with the chunk. */
   add(message: DeviceMessage): void {
     const { plugin } = message.route;
-    if (plugin === undefined) this.#decoding.now(message, this.#builder, this.#refused);
-    else this.#keepFor(plugin, message);
-    const { trace } = message;
-    if (trace !== undefined && !this.#refused.has(message)) this.#traces.add(trace);
-    if (message.settle !== undefined) this.#waiting.push(message);
+    const isValid = plugin !== undefined || this.#decoding.now(message, this.#builder);
+    const { trace, from = 0, to = message.payload.byteLength } = message;
+    if (trace !== undefined && isValid) this.#traces.add(trace);
     this.#messages += 1;
-    this.#bytes += message.payload.byteLength + MESSAGE_BYTES;
+    this.#bytes += to - from + MESSAGE_BYTES;
+    const joined = plugin === undefined && isValid ? message.join?.(this.#joined) : undefined;
+    if (joined === undefined) this.#keep(message, plugin, isValid);
+    else if (joined !== this.#joined) {
+      this.#waiting.push(joined);
+      this.#joined = joined;
+    }
+  }
+
+  /** Takes a message in that is not one of many. */
+  #keep(message: DeviceMessage, plugin: string | undefined, isValid: boolean): void {
+    const kept = message.keep?.() ?? message;
+    if (plugin !== undefined) this.#keepFor(plugin, kept);
+    if (!isValid) this.#refused.add(kept);
+    if (kept.settle !== undefined) this.#waiting.push(kept);
   }
 
   /** Gives what was collected, and begins the next chunk. */
@@ -90,6 +104,7 @@ export class OpenChunk {
       traces: this.#traces.take(this.#messages - this.#refused.size),
     };
     this.#waiting = [];
+    this.#joined = undefined;
     this.#refused = new Set();
     this.#byPlugin = new Map();
     this.#given = undefined;

@@ -1,11 +1,11 @@
 /** What an input is owed once its output is committed, or will never be: its counts, its messages' acknowledgements, its effects. */
 import type { Histogram } from "../core/histogram.ts";
 import type { Ledger } from "../core/ledger.ts";
-import type { ChainOutput, DeviceMessage, Outcome } from "../core/ports.ts";
+import type { ChainOutput, Outcome, Owed } from "../core/ports.ts";
 import type { Decoding } from "./decoding.ts";
 import type { Input } from "./input.ts";
 
-/** Of so many messages of a chunk, one is measured for all. */
+/** So many messages of a chunk at least are measured as one. */
 const MEASURE_EVERY = 16;
 
 /** What settling is made of. */
@@ -55,11 +55,15 @@ export class Settlement {
   }
 
   /** How long messages waited for their settlement. */
-  #measure(waiting: readonly DeviceMessage[]): void {
+  #measure(waiting: readonly Owed[]): void {
     const nowUs = Date.now() * 1000;
-    for (let i = 0; i < waiting.length; i += MEASURE_EVERY) {
-      const timeUs = waiting[i]?.timeUs ?? nowUs;
-      this.#ackSeconds.observe((nowUs - timeUs) / 1e6, Math.min(MEASURE_EVERY, waiting.length - i));
+    const last = waiting.length - 1;
+    let messages = 0;
+    for (const [i, owed] of waiting.entries()) {
+      messages += owed.messages ?? 1;
+      if (messages < MEASURE_EVERY && i < last) continue;
+      this.#ackSeconds.observe((nowUs - owed.timeUs) / 1e6, messages);
+      messages = 0;
     }
   }
 }

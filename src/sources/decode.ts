@@ -81,9 +81,9 @@ export class DeviceDecoder implements MessageDecoder {
 
   decode(message: DeviceMessage, into: FrameBuilder): string | undefined {
     if (message.route.device === "") return "the device id in the topic is over 256 bytes";
-    const { payload } = message;
     const rule = this.#rules[message.route.rule] ?? WHOLE;
-    if (payload[0] === BRACE && rule.scans && this.#scanner.scan(message, into)) return undefined;
+    if (rule.scans && this.#scanner.scan(message, into)) return undefined;
+    const { payload } = message;
     const samples = this.#samples;
     samples.clear();
     if (payload.byteLength === 0) return "the payload is empty";

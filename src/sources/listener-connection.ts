@@ -10,7 +10,7 @@ import type { Outcome } from "../core/ports.ts";
 import { TokenBucket } from "../core/token-bucket.ts";
 import type { Identity } from "./broker-access.ts";
 import { takeControl } from "./listener-control.ts";
-import { HeldMessage, letGo } from "./listener-held.ts";
+import { type HeldMessage, type HeldRun, type Keeper, letGo, PassingMessage } from "./listener-held.ts";
 import type { ListenerHost } from "./listener-host.ts";
 import { ClientInput, type PacketSink } from "./listener-input.ts";
 import { ClientOutput } from "./listener-output.ts";
@@ -33,7 +33,7 @@ const HELD_BYTES = 256 * 1024;
 const DEVICES = 4096;
 
 /** A connection from its first byte to its end. */
-export class ClientConnection implements PacketSink {
+export class ClientConnection implements PacketSink, Keeper {
   readonly socket: Socket;
   clientId = "";
   identity: Identity | undefined;
@@ -62,7 +62,9 @@ export class ClientConnection implements PacketSink {
   #heldBytes = 0;
   #heldMessages = 0;
   #last: KnownTopic | undefined;
-  #lastHeld: HeldMessage | undefined;
+  #passing: PassingMessage | undefined;
+  /** holds the message of the piece at hand that came last */
+  #lastHeld: HeldMessage | HeldRun | undefined;
   /** where what is charged to held messages ends, in the bytes at hand */
   #charged = 0;
   /** messages that it may send, where that is limited */
@@ -82,11 +84,31 @@ export class ClientConnection implements PacketSink {
     this.#input.resume();
   }
 
+  hold({ size, packed }: PassingMessage): number {
+    this.#heldBytes += size;
+    this.#heldMessages += 1;
+    this.#host.hold(size);
+    return this.#output.owe(packed >> 2, (packed & 2) !== 0 ? 2 : 1);
+  }
+
+  #release(held: number, messages: number): void {
+    this.#heldBytes -= held;
+    this.#heldMessages -= messages;
+    this.#host.hold(-held);
+  }
+
+  /** Messages of this connection are settled. */
+  settledRun({ piece, first, held, messages }: HeldRun, outcome: Outcome): void {
+    this.#release(held, messages);
+    letGo(piece);
+    if (this.ended) return;
+    if (outcome === "dropped") this.end(Reason.shuttingDown);
+    else this.#output.settle(first, this.#reasonOf(outcome), messages);
+  }
+
   /** A message of this connection is settled. */
   settled(message: HeldMessage, outcome: Outcome): void {
-    this.#heldBytes -= message.bytes;
-    this.#heldMessages -= 1;
-    this.#host.hold(-message.bytes);
+    this.#release(message.held, 1);
     const { known, retain } = message;
     if (outcome !== "dropped" && (retain || this.#host.isWanted(known))) {
       message.piece.kept = true;
@@ -195,7 +217,7 @@ export class ClientConnection implements PacketSink {
   pieceRead(at: number): void {
     if (this.#lastHeld !== undefined) {
       const trailing = at - this.#charged;
-      this.#lastHeld.bytes += trailing;
+      this.#lastHeld.held += trailing;
       this.#heldBytes += trailing;
       this.#host.hold(trailing);
       this.#lastHeld = undefined;
@@ -280,17 +302,21 @@ export class ClientConnection implements PacketSink {
       this.#pass(known, payload, 0, retain, about);
       return;
     }
-    const place = this.#output.owe(id, qos);
-    const size = to - this.#charged;
+    this.#passing ??= new PassingMessage(this, known, route, this.#input.piece);
+    const message = this.#passing;
+    message.known = known;
+    message.route = route;
+    message.piece = this.#input.piece;
+    message.from = at;
+    message.to = to;
+    message.packed = (id << 2) | (qos === 2 ? 2 : 0) | (retain ? 1 : 0);
+    message.size = to - this.#charged;
+    message.about = about;
+    message.alone = retain || qos === 2 || this.#host.isWanted(known);
+    message.holder = undefined;
     this.#charged = to;
-    this.#heldBytes += size;
-    this.#heldMessages += 1;
-    this.#host.hold(size);
-    const packed = (id << 2) | (qos === 2 ? 2 : 0) | (retain ? 1 : 0);
-    const held = new HeldMessage(this, known, route, this.#input.piece, at, to, packed, place, size, about);
-    this.#lastHeld = held;
-    this.#input.piece.held += 1;
-    this.#host.intake?.message(held);
+    this.#host.intake?.message(message);
+    this.#lastHeld = message.holder;
   }
 
   /** A QoS 2 message is open until its PUBREL. False where it is not to be passed on. */

@@ -1,11 +1,14 @@
 /** Messages of the embedded broker's clients while their commit is waited for. */
-import type { DeviceMessage, Outcome, Route } from "../core/ports.ts";
+import type { DeviceMessage, Outcome, Owed, Route } from "../core/ports.ts";
 import type { KnownTopic } from "./listener-topics.ts";
 import type { PublishAbout } from "./mqtt-read.ts";
 
-/** What a message is to be settled with. */
-interface Settler {
+/** Whose messages these are. */
+export interface Keeper {
+  /** A message is held from now on; answers the place of its acknowledgement. */
+  hold(message: PassingMessage): number;
   settled(message: HeldMessage, outcome: Outcome): void;
+  settledRun(run: HeldRun, outcome: Outcome): void;
 }
 
 /** What was read at once: its messages lie in it. */
@@ -16,7 +19,7 @@ export interface Piece {
   /** the payload that was asked for last, and whose it is */
   view: Uint8Array;
   viewOf: HeldMessage | undefined;
-  /** messages in it that are not settled, and one more while it is being read */
+  /** what holds messages in it that are not settled, and one more while it is being read */
   held: number;
   /** something else may look into it for longer than that */
   kept: boolean;
@@ -35,37 +38,136 @@ export function letGo(piece: Piece): void {
 }
 
 /**
- * A message that is acknowledged once it is settled. There are as many as are being committed, and they outlive a young
- * generation: so it says where things are, and makes them when they are asked for.
+ * Messages of a piece, one right after the other, that are acknowledged together: nobody else wants them. What is held outlives a young
+ * generation, so one object for each message would be most of what there is to collect.
  */
+export class HeldRun implements Owed {
+  readonly piece: Piece;
+  /** the place of the first one's acknowledgement */
+  readonly first: number;
+  messages = 1;
+  /** bytes of what was read that they keep from being freed */
+  held: number;
+  readonly #keeper: Keeper;
+
+  constructor(keeper: Keeper, piece: Piece, first: number, held: number) {
+    this.#keeper = keeper;
+    this.piece = piece;
+    this.first = first;
+    this.held = held;
+    piece.held += 1;
+  }
+
+  get timeUs(): number {
+    return this.piece.timeUs;
+  }
+
+  settle(outcome: Outcome): void {
+    this.#keeper.settledRun(this, outcome);
+  }
+}
+
+/** The QoS 1 or 2 message that a connection has read last: one object that moves on to the next. */
+export class PassingMessage implements DeviceMessage {
+  known: KnownTopic;
+  route: Route;
+  piece: Piece;
+  from = 0;
+  to = 0;
+  /** packet identifier, then a bit each for QoS 2 and retain */
+  packed = 0;
+  /** bytes of what was read that it keeps from being freed */
+  size = 0;
+  about: PublishAbout | undefined;
+  /** it is acknowledged alone: something is to be done with it then */
+  alone = false;
+  /** what it is held by */
+  holder: HeldRun | HeldMessage | undefined;
+  readonly #keeper: Keeper;
+
+  constructor(keeper: Keeper, known: KnownTopic, route: Route, piece: Piece) {
+    this.#keeper = keeper;
+    this.known = known;
+    this.route = route;
+    this.piece = piece;
+  }
+
+  get topic(): string {
+    return this.known.topic;
+  }
+
+  get bytes(): Uint8Array {
+    return this.piece.bytes;
+  }
+
+  get payload(): Uint8Array {
+    return this.piece.bytes.subarray(this.from, this.to);
+  }
+
+  get timeUs(): number {
+    return this.piece.timeUs;
+  }
+
+  get trace(): string | undefined {
+    return this.about?.trace;
+  }
+
+  get qos(): 1 | 2 {
+    return (this.packed & 2) !== 0 ? 2 : 1;
+  }
+
+  get retained(): false {
+    return false;
+  }
+
+  join(before: Owed | undefined): Owed | undefined {
+    if (this.alone) return undefined;
+    const place = this.#keeper.hold(this);
+    if (
+      before instanceof HeldRun &&
+      before.piece === this.piece &&
+      before.first + before.messages === place
+    ) {
+      before.messages += 1;
+      before.held += this.size;
+      this.holder = before;
+      return before;
+    }
+    const run = new HeldRun(this.#keeper, this.piece, place, this.size);
+    this.holder = run;
+    return run;
+  }
+
+  keep(): HeldMessage {
+    const held = new HeldMessage(this.#keeper, this, this.#keeper.hold(this));
+    this.holder = held;
+    return held;
+  }
+
+  settle(outcome: Outcome): void {
+    this.keep().settle(outcome);
+  }
+}
+
+/** A message that is acknowledged once it is settled. It says where things are, and makes them when they are asked for. */
 export class HeldMessage implements DeviceMessage {
   readonly known: KnownTopic;
   readonly route: Route;
   /** packet identifier, then a bit each for QoS 2 and retain */
   readonly packed: number;
   readonly place: number;
-  /** of what was read, what it keeps from being freed */
-  bytes: number;
+  /** bytes of what was read that it keeps from being freed */
+  held: number;
   /** what the message brought in MQTT 5 beside its payload, or undefined */
   readonly about: PublishAbout | undefined;
-  readonly #connection: Settler;
+  readonly #keeper: Keeper;
   readonly piece: Piece;
   readonly #from: number;
   readonly #to: number;
 
-  constructor(
-    connection: Settler,
-    known: KnownTopic,
-    route: Route,
-    piece: Piece,
-    from: number,
-    to: number,
-    packed: number,
-    place: number,
-    bytes: number,
-    about: PublishAbout | undefined,
-  ) {
-    this.#connection = connection;
+  constructor(keeper: Keeper, passing: PassingMessage, place: number) {
+    const { known, route, piece, from, to, packed, size, about } = passing;
+    this.#keeper = keeper;
     this.known = known;
     this.route = route;
     this.piece = piece;
@@ -73,8 +175,9 @@ export class HeldMessage implements DeviceMessage {
     this.#to = to;
     this.packed = packed;
     this.place = place;
-    this.bytes = bytes;
+    this.held = size;
     this.about = about;
+    piece.held += 1;
   }
 
   get topic(): string {
@@ -116,6 +219,6 @@ export class HeldMessage implements DeviceMessage {
   }
 
   settle(outcome: Outcome): void {
-    this.#connection.settled(this, outcome);
+    this.#keeper.settled(this, outcome);
   }
 }

@@ -37,9 +37,9 @@ export class ClientOutput {
     return this.#acks.push(id, qos === 1 ? Type.puback << 4 : Type.pubrec << 4);
   }
 
-  /** It can be written. */
-  settle(place: number, reason: number): void {
-    this.#acks.settle(place, reason);
+  /** It can be written, and so can those that follow it, `count` in all. */
+  settle(place: number, reason: number, count = 1): void {
+    for (let i = 0; i < count; i++) this.#acks.settle(place + i, reason);
     this.#flushLater();
   }
 

@@ -81,13 +81,17 @@ export class JsonScanner {
   }
 
   /** Adds the message's rows if it fits a shape; else it adds none and answers false. */
-  scan({ payload, route, timeUs, retained }: DeviceMessage, into: FrameBuilder): boolean {
+  scan(message: DeviceMessage, into: FrameBuilder): boolean {
+    const { route, timeUs, retained } = message;
+    const bytes = message.bytes ?? message.payload;
+    const from = message.from ?? 0;
+    const to = message.to ?? bytes.length;
     const rule = this.#rules[route.rule];
     if (rule === undefined || rule.left > 0) return false;
     for (let index = 0; index < rule.shapes.length; index++) {
       const shape = rule.shapes[index];
       if (shape === undefined) break;
-      const time = this.#read(payload, shape);
+      const time = this.#read(bytes, from, to, shape);
       if (time === undefined) continue;
       if (index > 0) {
         // What came last comes again soonest.
@@ -130,12 +134,14 @@ export class JsonScanner {
     }
   }
 
-  /** Reads a payload's values; answers the device's time in microseconds, or undefined when it does not fit. */
-  #read(payload: Uint8Array, shape: Shape): number | "none" | undefined {
+  /**
+   * Reads the values of the payload that lies from `from` to `size`; answers the device's time in microseconds, or undefined when it
+   * does not fit. A value may be read beyond the payload's end: then what comes after every value, one byte at least, is not there.
+   */
+  #read(payload: Uint8Array, from: number, size: number, shape: Shape): number | "none" | undefined {
     const { literals, ends, roles } = shape;
-    const size = payload.length;
     let time: number | "none" = "none";
-    let at = 0;
+    let at = from;
     let literal = 0;
     let row = 0;
     for (let slot = 0; ; slot++) {

@@ -28,8 +28,9 @@ async function startBroker(options: object = {}) {
     () => {},
   );
   const message = (one: DeviceMessage): void => {
-    messages.push(taken(one));
-    one.settle?.("committed");
+    const own = taken(one);
+    messages.push(own);
+    own.settle?.("committed");
   };
   await broker.start({ message, frame: () => true }, new AbortController().signal);
   broker.onDeviceGone((device) => gone.push(device));

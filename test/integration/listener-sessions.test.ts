@@ -24,8 +24,9 @@ async function startBroker(options: object = {}, settles = true) {
   const rules = sourcesSchema.parse({}).devices;
   const broker = new EmbeddedBroker(brokerSchema.parse({ port: 0, ...options }), rules, count, () => {});
   const message = (one: DeviceMessage): void => {
-    messages.push(taken(one));
-    if (settles) one.settle?.("committed");
+    const own = taken(one);
+    messages.push(own);
+    if (settles) own.settle?.("committed");
   };
   await broker.start({ message, frame: () => true }, new AbortController().signal);
   broker.onDeviceGone((device) => gone.push(device));

@@ -36,8 +36,9 @@ async function startBroker() {
     () => {},
   );
   const message = (one: DeviceMessage): void => {
-    messages.push(taken(one));
-    one.settle?.("committed");
+    const own = taken(one);
+    messages.push(own);
+    own.settle?.("committed");
   };
   await broker.start({ message, frame: () => true }, new AbortController().signal);
   cleanups.push(() => broker.close());

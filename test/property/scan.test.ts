@@ -11,10 +11,16 @@ const RULES = [
   deviceRuleSchema.parse({ topic: "a/{device}", values: "$.object", time: "$.time" }),
 ];
 
+/** What lies behind a payload in what was read: it could go on any value. */
+const BEHIND = ['2"}', "}", '"', "1.5e3}"].map((text) => Buffer.from(text));
+
 const message = (payload: Uint8Array, rule = 0): DeviceMessage => ({
   topic: "devices/d/c",
   route: { device: "d", channel: "c", plugin: undefined, rule },
   payload,
+  bytes: Buffer.concat([Buffer.from("{1"), payload, BEHIND[payload.length % BEHIND.length] ?? payload]),
+  from: 2,
+  to: 2 + payload.length,
   timeUs: 1_763_640_000_000_000,
   qos: 1,
   retained: false,
