@@ -20,6 +20,8 @@ export interface NativeHash {
   of(bytes: Uint8Array): bigint;
   /** false when a start is out of order or `into` too short */
   slices(bytes: Uint8Array, starts: Uint32Array, into: BigUint64Array): boolean;
+  /** hashes what lies in the stage, and leaves its digest's low word there */
+  staged(): void;
 }
 
 /** A hash of parts. */
@@ -60,8 +62,11 @@ export interface Native {
   askConnections(into: Uint8Array): readonly [keptOrNegativeErrno: number, seen: number];
   /** threads that still hold one of these capabilities, or a negative errno */
   dropCapabilities(numbers: Uint32Array): number;
-  /** `kind` as src/addon/hash.ts numbers it; `key` has two words, which are copied */
-  openHash(kind: number, key: BigUint64Array): NativeHash;
+  /**
+   * `kind` as src/addon/hash.ts numbers it; `key` has two words, which are copied; `stage` is a SharedArrayBuffer whole: a word for
+   * the digest, one for the length (32 bits), then 256 bytes
+   */
+  openHash(kind: number, key: BigUint64Array, stage: Uint8Array<SharedArrayBuffer>): NativeHash;
   readonly HashStream: new (kind: number, key: BigUint64Array) => NativeHashStream;
   readonly crc32cImplementation: string;
   readonly Sampler: new (

@@ -179,6 +179,17 @@ describe.skipIf(!state.ok)(`the addon's hashes${state.ok ? "" : ` (skipped: ${st
     hash.slices(bytes, new Uint32Array(0), new BigUint64Array(0));
   });
 
+  test("bytes are refused that are none, and a stage that could be taken away or is too small", () => {
+    for (const none of ["abc", new Uint16Array(4), undefined])
+      expect(() => Reflect.apply(open("xxh3").of, open("xxh3"), [none])).toThrow(TypeError);
+    const { native } = state.ok ? state : expect.fail("no addon");
+    const shared = new SharedArrayBuffer(300);
+    for (const stage of [new Uint8Array(272), new Uint8Array(shared, 0, 271), new Uint8Array(shared, 4, 272)])
+      expect(() => Reflect.apply(native.openHash, native, [0, new BigUint64Array(2), stage])).toThrow(
+        TypeError,
+      );
+  });
+
   test("bytes of a detached buffer and of a shared one are read safely", () => {
     const detached = new Uint8Array([1, 2, 3]);
     structuredClone(detached.buffer, { transfer: [detached.buffer] });
