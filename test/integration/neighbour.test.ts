@@ -78,7 +78,7 @@ test.skipIf(!hasProgram("mosquitto"))(
       later.on("message", (topic, payload) => heard.push(`${topic} ${payload}`));
       heard.length = 0;
       await later.subscribeAsync("weir/v1/gw/#", { qos: 1 });
-      await until("the birth there", () => heard.some((text) => text.includes('"online":true')), 20_000);
+      await until("the birth there", () => heard.some((text) => text.includes('"status":"online"')), 20_000);
       await later.publishAsync("devices/pump-1/t", '{"temp_c":72.5}', { qos: 1 });
       await until("what a device says there", () => heard.some((text) => text.includes("72.5")), 30_000);
     }
