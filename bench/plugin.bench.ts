@@ -21,7 +21,7 @@ import type { Frame } from "../src/core/frame.ts";
 import { FrameBuilder } from "../src/core/frame-builder.ts";
 import { Chain } from "../src/plugins/chain.ts";
 import { HostPool } from "../src/plugins/host.ts";
-import { DEFAULT_LIMITS } from "../src/plugins/manifest.ts";
+import { DEFAULT_LIMITS } from "../src/plugins/limits.ts";
 import { Runner, type RunnerSpec } from "../src/plugins/runner.ts";
 import { type Vetted, vet } from "../src/plugins/vet.ts";
 import { WASI } from "../src/plugins/wasi-stubs.ts";

@@ -3,7 +3,8 @@ import { readFileSync, writeFileSync } from "node:fs";
 import { z } from "zod";
 import { configJsonSchema, type SchemaNode } from "../src/config/json-schema.ts";
 import { ERRORS } from "../src/core/errors.ts";
-import { DEFAULT_LIMITS, manifestSchema } from "../src/plugins/manifest.ts";
+import { DEFAULT_LIMITS } from "../src/plugins/limits.ts";
+import { manifestSchema } from "../src/plugins/manifest.ts";
 import { METRICS } from "../src/telemetry/metrics.ts";
 
 const MADE = "<!-- Made by `npm run gen`: change the code, not this page. -->";

@@ -8,7 +8,7 @@ import { addonState, crc32cImplementation, kernelSupport, PROBES } from "./addon
 import { ApiClient } from "./api/client.ts";
 import type { AgentStatus } from "./api/types.ts";
 import { brokerRemedy } from "./broker-remedy.ts";
-import type { Chosen } from "./config/last-good.ts";
+import type { Chosen } from "./config/choose.ts";
 import type { LoadedConfig } from "./config/load.ts";
 import { errnoOf, messageOf, WeirError } from "./core/errors.ts";
 import { formatSize } from "./core/units.ts";
@@ -16,7 +16,7 @@ import { NEIGHBOUR } from "./neighbour-name.ts";
 import { dataPaths, folderProblems, whyUnusable } from "./outbox/data-folder.ts";
 import { jailLayers, spawnJailed } from "./plugins/jail.ts";
 import { findLauncher } from "./plugins/jail-launcher.ts";
-import { DEFAULT_LIMITS } from "./plugins/manifest.ts";
+import { DEFAULT_LIMITS } from "./plugins/limits.ts";
 import { componentWalls } from "./plugins/walls.ts";
 
 /** One thing that was looked at. */

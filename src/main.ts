@@ -18,6 +18,7 @@ import type { Trouble } from "./outbox/plan.ts";
 import { lockDownStatus, missingProbes, outboxPlan } from "./parts.ts";
 import { Effects } from "./pipeline/effects.ts";
 import { Ingest } from "./pipeline/ingest.ts";
+import type { PluginFiles } from "./plugins/files.ts";
 import { PluginManager } from "./plugins/manager.ts";
 import { Versions } from "./plugins/versions.ts";
 import { fixedChanges, sectionsChanged } from "./reload.ts";
@@ -34,7 +35,8 @@ const EFFECTS_MS = 500;
 /** A running agent. */
 export class Agent {
   readonly #run: Running;
-  readonly #load: () => LoadedConfig;
+  readonly #files: PluginFiles;
+  readonly #load: () => Promise<LoadedConfig>;
   readonly #service = new ServiceManager(process.env);
   readonly #trim = new MemoryTrim();
   readonly #failed = Promise.withResolvers<WeirError>();
@@ -43,9 +45,16 @@ export class Agent {
   #folder: HeldDataFolder | undefined;
   #clockKeeper: ClockKeeper | undefined;
 
-  /** Does nothing yet: {@link start}. `load` reads the configuration again, for {@link reload}; it throws when that is not valid. */
-  constructor(loaded: LoadedConfig, version: string, log: LogOptions, load: () => LoadedConfig) {
+  /** Does nothing yet: {@link start}. `load` reads the configuration again, for {@link reload}; it rejects when that is not valid. */
+  constructor(
+    loaded: LoadedConfig,
+    version: string,
+    log: LogOptions,
+    files: PluginFiles,
+    load: () => Promise<LoadedConfig>,
+  ) {
     this.#run = new Running(loaded, version, log);
+    this.#files = files;
     this.#load = load;
     this.#answers = new Answers(this.#run, () => this.reload());
   }
@@ -101,7 +110,8 @@ export class Agent {
     const manager = new PluginManager({
       options: plugins,
       cacheDir: folder.paths.cache,
-      versions: new Versions(folder.paths.store, {
+      files: this.#files,
+      versions: new Versions(folder.paths.store, this.#files, {
         load: async (key) => {
           await opened;
           return await outbox.setting(key);
@@ -244,7 +254,7 @@ export class Agent {
   async #reloadNow(): Promise<ReloadReport> {
     let next: LoadedConfig;
     try {
-      next = this.#load();
+      next = await this.#load();
       if (next.empty && !this.#run.loaded.empty)
         throw new WeirError("config.invalid", `${next.file}: has no byte, as after a write to a full disk`);
     } catch (thrown) {

@@ -7,7 +7,7 @@ import type { Intake, LocalBroker, Outgoing } from "./core/ports.ts";
 import { NEIGHBOUR } from "./neighbour-name.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
 import { type MqttSourcesParts, mqttSource } from "./sources/mqtt-sources.ts";
-import { type DeviceRule, mqttSourceSchema } from "./sources/options.ts";
+import type { DeviceRule, MqttSourceOptions } from "./sources/options.ts";
 import type { UplinkOptions } from "./uplink/options.ts";
 
 /** Longest that it may take to let Weir in, in milliseconds. */
@@ -16,6 +16,15 @@ const CONNECT_MS = 3_000;
 const LOOK_MS = 20;
 /** A neighbour that can't be reached for so long has left its place, in milliseconds: longer than its own restart or upgrade takes. */
 const AWAY_MS = 60_000;
+
+/** How devices are read from it. */
+const SOURCE: Omit<MqttSourceOptions, "url" | "rules"> = {
+  version: 4,
+  tls: {},
+  qos: 1,
+  keepaliveS: 30,
+  sessionExpiryS: 86_400,
+};
 
 /** What the neighbour is used for, and how. */
 export interface NeighbourParts extends MqttSourcesParts {
@@ -59,12 +68,7 @@ export async function findNeighbour(parts: NeighbourParts): Promise<Neighbour | 
   const source =
     rules.length === 0
       ? undefined
-      : mqttSource(
-          NEIGHBOUR,
-          { ...mqttSourceSchema.parse({ url, version: 4 }), rules: [...rules] },
-          firstRule,
-          parts,
-        );
+      : mqttSource(NEIGHBOUR, { ...SOURCE, url, rules: [...rules] }, firstRule, parts);
   await source?.start(intake, signal);
   log(
     "warn",

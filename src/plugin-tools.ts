@@ -17,8 +17,10 @@ import { messageOf, WeirError } from "./core/errors.ts";
 import { type Frame, Kind, Status } from "./core/frame.ts";
 import { FrameBuilder } from "./core/frame-builder.ts";
 import { COMPONENT_BYTES } from "./plugins/discover.ts";
+import { pluginFiles } from "./plugins/files.ts";
+import { DEFAULT_LIMITS } from "./plugins/limits.ts";
 import { PluginManager } from "./plugins/manager.ts";
-import { DEFAULT_LIMITS, parseManifest } from "./plugins/manifest.ts";
+import { parseManifest } from "./plugins/manifest.ts";
 import { pluginsSchema } from "./plugins/options.ts";
 import { Versions } from "./plugins/versions.ts";
 import { vet } from "./plugins/vet.ts";
@@ -118,7 +120,8 @@ async function runCase(folder: string, plugin: string, dir: string): Promise<str
   const manager = new PluginManager({
     options,
     cacheDir: join(folder, "cache"),
-    versions: new Versions(join(folder, "store"), {
+    files: pluginFiles,
+    versions: new Versions(join(folder, "store"), pluginFiles, {
       load: async (key) => decisions.get(key),
       save: async (key, value) => void decisions.set(key, value),
     }),

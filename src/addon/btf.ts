@@ -76,7 +76,11 @@ export function enumNames(bytes: Buffer, name: string): ReadonlyMap<number, stri
 /** The same of the running kernel; empty when it doesn't describe its types. */
 export function kernelEnum(name: string): ReadonlyMap<number, string> {
   try {
-    return enumNames(readFileSync("/sys/kernel/btf/vmlinux"), name) ?? new Map();
+    const bytes = readFileSync("/sys/kernel/btf/vmlinux");
+    const names = enumNames(bytes, name);
+    // 5 MB that would else wait for a collection, which an agent at rest has none of.
+    if (bytes.buffer.byteLength === bytes.byteLength) bytes.buffer.transfer(0);
+    return names ?? new Map();
   } catch {
     return new Map();
   }

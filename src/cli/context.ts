@@ -1,17 +1,13 @@
 import { writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { ApiClient } from "../api/client.ts";
-import { type Chosen, loadOrLastGood } from "../config/last-good.ts";
+import { type Chosen, loadOrLastGood } from "../config/choose.ts";
+import { inDataDir } from "../config/data-dir.ts";
 import { type LoadedConfig, loadConfig } from "../config/load.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { STREAMS, type Stream } from "../core/ports.ts";
 import type { Invocation } from "./commands.ts";
-
-/** The value of an option that takes one. */
-export function option(invocation: Invocation, name: string): string | undefined {
-  const value = invocation.values[name];
-  return typeof value === "string" ? value : undefined;
-}
+import { option } from "./option.ts";
 
 /** The stream that `--stream` names, if it is there. */
 export function streamOf(invocation: Invocation): Stream | undefined {
@@ -22,21 +18,16 @@ export function streamOf(invocation: Invocation): Stream | undefined {
   return stream;
 }
 
-/** The configuration that the options name, with `--data-dir` applied; where they name none, `file`, or what there is. */
-export function configOf(invocation: Invocation, file?: string): LoadedConfig {
-  return withDataDir(invocation, loadConfig(option(invocation, "config") ?? file, process.env));
+/** The configuration that the options name, with `--data-dir` applied. */
+export function configOf(invocation: Invocation): LoadedConfig {
+  return inDataDir(loadConfig(option(invocation, "config"), process.env), option(invocation, "data-dir"));
 }
 
 /** The same, or the last good one when the files are broken: for commands that are to work all the same. */
 export function chosenConfigOf(invocation: Invocation): Chosen {
-  const named = option(invocation, "config");
-  const { loaded, fallback } = loadOrLastGood(named, process.env, option(invocation, "data-dir"));
-  return { loaded: withDataDir(invocation, loaded), fallback };
-}
-
-function withDataDir(invocation: Invocation, loaded: LoadedConfig): LoadedConfig {
-  const dir = resolve(option(invocation, "data-dir") ?? loaded.config.data.dir);
-  return { ...loaded, config: { ...loaded.config, data: { ...loaded.config.data, dir } } };
+  const dataDir = option(invocation, "data-dir");
+  const { loaded, fallback } = loadOrLastGood(option(invocation, "config"), process.env, dataDir);
+  return { loaded: inDataDir(loaded, dataDir), fallback };
 }
 
 /** The running agent of that data folder. */

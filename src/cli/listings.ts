@@ -3,7 +3,8 @@ import { WeirError } from "../core/errors.ts";
 import { imbalance, type LedgerLine } from "../core/ledger.ts";
 import { formatSize, parseDuration } from "../core/units.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, option } from "./context.ts";
+import { agentOf } from "./context.ts";
+import { option } from "./option.ts";
 import { dim, hang, line, printJson, red, table } from "./output.ts";
 
 /** `weir plugin ls` */

@@ -4,7 +4,8 @@ import { WeirError } from "../core/errors.ts";
 import { formatSize, parseDuration } from "../core/units.ts";
 import { exportOutbox } from "../outbox-tools.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, chosenConfigOf, option, streamOf } from "./context.ts";
+import { agentOf, chosenConfigOf, streamOf } from "./context.ts";
+import { option } from "./option.ts";
 import { dim, line, printJson, table, yellow } from "./output.ts";
 
 /** `weir outbox ls` */

@@ -1,7 +1,8 @@
 import { WeirError } from "../core/errors.ts";
 import { formatSize } from "../core/units.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, option, writeOut } from "./context.ts";
+import { agentOf, writeOut } from "./context.ts";
+import { option } from "./option.ts";
 import { line, note, printJson } from "./output.ts";
 
 /** `weir profile --self`: a CPU profile of the running agent's main thread; with `--heap` what its heap holds. */

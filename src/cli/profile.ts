@@ -4,8 +4,9 @@ import { WeirError } from "../core/errors.ts";
 import { parseDuration } from "../core/units.ts";
 import { recordProfile } from "../profile-tools.ts";
 import type { Invocation } from "./commands.ts";
-import { option, writeOut } from "./context.ts";
+import { writeOut } from "./context.ts";
 import { flameGraph } from "./flame-graph.ts";
+import { option } from "./option.ts";
 import { profileSelf } from "./profile-self.ts";
 
 /** `weir profile`. Without a file to write to, the folded stacks go to standard output. Ctrl-C ends the recording early. */

@@ -1,14 +1,14 @@
 /** `weir run`: the agent in the foreground, until SIGINT or SIGTERM. */
 
 import type { AgentStatus } from "../api/types.ts";
-import { mainFilePlaces } from "../config/files.ts";
+import { inDataDir } from "../config/data-dir.ts";
 import { refuseWithout } from "../config/last-good.ts";
 import type { LoadedConfig } from "../config/load.ts";
+import { mainFilePlaces } from "../config/main-file.ts";
 import { WeirError } from "../core/errors.ts";
-import { Agent } from "../main.ts";
-import { ConfigWatch } from "../reload.ts";
+import { Reader } from "../reader.ts";
 import type { Invocation } from "./commands.ts";
-import { chosenConfigOf, configOf, option } from "./context.ts";
+import { option } from "./option.ts";
 import { bold, dim, line, yellow } from "./output.ts";
 import { version } from "./version.ts";
 
@@ -20,17 +20,26 @@ const MOST_STOP_MS = 9_500;
 export async function run(invocation: Invocation): Promise<number> {
   const level = option(invocation, "log-level") ?? "info";
   if (!LEVELS.includes(level)) throw new WeirError("cli.usage", `--log-level takes ${LEVELS.join(", ")}`);
-  const { loaded, fallback } = chosenConfigOf(invocation);
+  const [named, dataDir] = [option(invocation, "config"), option(invocation, "data-dir")];
+  const reader = new Reader();
+  const choosing = reader.chosen(named, dataDir);
+  // Meanwhile, the rest of the code.
+  const [{ loaded: chosen, fallback }, { Agent }, { ConfigWatch }] = await Promise.all([
+    choosing,
+    import("../main.ts"),
+    import("../reload.ts"),
+  ]);
+  const loaded = inDataDir(chosen, dataDir);
   refuseWithout(loaded);
   const log = { level, terminal: process.stderr.isTTY === true };
   // A file that counted once and is gone is an error: without it uplinks would go, and with them what they hold.
   let { file } = loaded;
-  const load = (): LoadedConfig => {
-    const next = configOf(invocation, file);
+  const load = async (): Promise<LoadedConfig> => {
+    const next = inDataDir(await reader.loaded(named ?? file), dataDir);
     file = next.file;
     return next;
   };
-  const agent = new Agent(loaded, version(), log, load);
+  const agent = new Agent(loaded, version(), log, reader, load);
   const stopped = Promise.withResolvers<string>();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stopped.resolve(signal));
 

@@ -8,7 +8,8 @@ import { messageOf, WeirError } from "../core/errors.ts";
 import { type Matcher, matcher } from "../core/glob.ts";
 import type { Stream } from "../core/ports.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, option, streamOf } from "./context.ts";
+import { agentOf, streamOf } from "./context.ts";
+import { option } from "./option.ts";
 import { bold, dim, jsonText, line, note, printable, yellow } from "./output.ts";
 
 /** How often `--rejected` asks for news, in milliseconds. */

@@ -2,7 +2,8 @@
 import type { ApiClient } from "../api/client.ts";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf, option } from "./context.ts";
+import { agentOf } from "./context.ts";
+import { option } from "./option.ts";
 import { line } from "./output.ts";
 import { type Figures, figuresOf, type Look } from "./top-figures.ts";
 import { Painter, screen } from "./top-view.ts";

@@ -2,8 +2,8 @@
  * The files of a configuration: `weir.yaml`, then `conf.d/*.yaml` beside it in the order of their names. Later ones win:
  * mappings are merged key by key, lists and plain values are replaced.
  */
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { dirname, join, resolve } from "node:path";
+import { readdirSync, readFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { type Document, isCollection, isNode, LineCounter, parseDocument } from "yaml";
 import { errnoOf, messageOf } from "../core/errors.ts";
 
@@ -11,8 +11,6 @@ import { errnoOf, messageOf } from "../core/errors.ts";
 const MOST_BYTES = 1024 * 1024;
 /** Files in conf.d at most. */
 const MOST_FILES = 64;
-/** Where the file lies when nothing names one and the working folder has none: the service's. */
-const SERVICE_FILE = "/etc/weir/weir.yaml";
 
 interface Parsed {
   readonly path: string;
@@ -33,14 +31,6 @@ export interface ConfigFiles {
   readonly problems: readonly string[];
   /** `file:line` of a key, of the last file that has it; of its parent where no file has it */
   placeOf(keys: readonly PropertyKey[]): string;
-}
-
-/** Where the main file is looked for when nothing names one, absolute. */
-export const mainFilePlaces = (): readonly string[] => [resolve("weir.yaml"), SERVICE_FILE];
-
-/** The file that counts: the one named, `./weir.yaml`, or the service's. */
-export function mainFile(named: string | undefined): string | undefined {
-  return named === undefined ? mainFilePlaces().find((path) => existsSync(path)) : resolve(named);
 }
 
 /** Reads the main file and its conf.d. Never throws: what is wrong is in `problems`. */

@@ -4,28 +4,19 @@
  * was not in the files themselves.
  */
 import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { join } from "node:path";
 import { WeirError } from "../core/errors.ts";
-import { mainFile, readConfigFiles } from "./files.ts";
-import { type LoadedConfig, resolveConfig } from "./load.ts";
-import type { Environment } from "./substitute.ts";
+import type { LoadedConfig } from "./load.ts";
 
 const NAME = "last-good.json";
 
 /** A kept configuration. */
-interface LastGood {
+export interface LastGood {
   /** the main file that it was of */
   readonly file: string;
   /** milliseconds since the Unix epoch: when it took effect */
   readonly at: number;
   readonly raw: unknown;
-}
-
-/** What a start goes by. */
-export interface Chosen {
-  readonly loaded: LoadedConfig;
-  /** why the files are not what counts, when they are not */
-  readonly fallback: string | undefined;
 }
 
 /**
@@ -50,47 +41,6 @@ export function keepLastGood(dataDir: string, { file, raw }: LoadedConfig): void
 }
 
 /**
- * Loads the configuration, or the last good one of the same file when that is broken. A file that is missing is never
- * replaced: somebody took it away.
- * @param dataDir the data folder that the command line names, if it does
- * @throws WeirError `config.invalid` when there is nothing to fall back to
- */
-export function loadOrLastGood(
-  named: string | undefined,
-  environment: Environment,
-  dataDir: string | undefined,
-): Chosen {
-  const file = mainFile(named);
-  const read = readConfigFiles(file);
-  let why: WeirError;
-  try {
-    const loaded = resolveConfig(read, environment);
-    const kept = loaded.empty
-      ? findKept(file, dataDir ?? loaded.config.data.dir, read.raw, environment)
-      : undefined;
-    if (kept === undefined || isNothing(kept.raw)) return { loaded, fallback: undefined };
-    why = new WeirError(
-      "config.invalid",
-      `${file}: has no byte, as after a write to a full disk; a line with a comment in it means defaults`,
-    );
-  } catch (thrown) {
-    if (!(thrown instanceof WeirError) || read.problems.some((one) => one === `${file}: no such file`))
-      throw thrown;
-    why = thrown;
-  }
-  const kept = findKept(file, dataDir, read.raw, environment);
-  if (kept === undefined) throw why;
-  try {
-    const loaded = resolveConfig({ ...read, raw: kept.raw, problems: [] }, environment);
-    const since = new Date(kept.at).toISOString();
-    return { loaded, fallback: `${why.message}\nthe last good configuration, of ${since}, is in force` };
-  } catch {
-    // A reference that no longer resolves: the files' own errors say more.
-    throw why;
-  }
-}
-
-/**
  * Refuses a start without a file in a data folder where one counted that is gone: by the defaults, what its uplinks still hold
  * would be dropped.
  * @throws WeirError `config.invalid`
@@ -104,36 +54,12 @@ export function refuseWithout({ file, config }: LoadedConfig): void {
   );
 }
 
-const isNothing = (raw: unknown): boolean =>
+/** Whether a file says nothing at all. */
+export const isNothing = (raw: unknown): boolean =>
   raw === null || (typeof raw === "object" && Object.keys(raw).length === 0);
 
-/** Looks where the data folder may be, as far as broken files say. */
-function findKept(
-  file: string | undefined,
-  dataDir: string | undefined,
-  raw: unknown,
-  environment: Environment,
-): LastGood | undefined {
-  const section: unknown = typeof raw === "object" && raw !== null ? Reflect.get(raw, "data") : undefined;
-  const said: unknown =
-    typeof section === "object" && section !== null ? Reflect.get(section, "dir") : undefined;
-  const dirs = [
-    dataDir,
-    environment["WEIR__DATA__DIR"],
-    said,
-    environment["STATE_DIRECTORY"],
-    "./.weir",
-    "/var/lib/weir",
-  ];
-  for (const dir of dirs) {
-    if (typeof dir !== "string" || dir === "") continue;
-    const kept = readKept(resolve(dir));
-    if (kept !== undefined && kept.file === file) return kept;
-  }
-  return undefined;
-}
-
-function readKept(dataDir: string): LastGood | undefined {
+/** What is kept in a data folder; undefined when that is nothing whole. */
+export function readKept(dataDir: string): LastGood | undefined {
   try {
     const kept: unknown = JSON.parse(readFileSync(join(dataDir, NAME), "utf8"));
     return isLastGood(kept) ? kept : undefined;

@@ -2,8 +2,9 @@
 import { parseDocument } from "yaml";
 import { WeirError } from "../core/errors.ts";
 import { withPresets } from "../uplink/options.ts";
-import { type ConfigFiles, mainFile, readConfigFiles } from "./files.ts";
+import { type ConfigFiles, readConfigFiles } from "./files.ts";
 import { knownKeys } from "./json-schema.ts";
+import { mainFile } from "./main-file.ts";
 import { problemsOf } from "./problems.ts";
 import { type Config, configSchema } from "./schema.ts";
 import { secretsOf } from "./secrets.ts";

@@ -17,3 +17,7 @@ export function ipAddress(bytes: Uint8Array): string {
   const text = (part: readonly number[]): string => part.map((group) => group.toString(16)).join(":");
   return length < 2 ? text(groups) : `${text(groups.slice(0, from))}::${text(groups.slice(from + length))}`;
 }
+
+/** Whether a host name or address can only be reached from this machine. */
+export const isLoopback = (host: string): boolean =>
+  host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);

@@ -1,6 +1,7 @@
 /** What people are shown of plugins. */
-import type { PluginLimits } from "./manifest.ts";
-import type { Binding } from "./options.ts";
+
+import type { Binding } from "./binding.ts";
+import type { PluginLimits } from "./limits.ts";
 import type { LogLevel } from "./wire.ts";
 
 /** Log lines kept of each plugin. */

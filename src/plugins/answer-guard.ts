@@ -2,7 +2,7 @@
 import { deviceProblem } from "../core/dictionary.ts";
 import { mayPublish } from "../core/glob.ts";
 import type { StateEntry } from "../core/ports.ts";
-import type { PluginLimits } from "./manifest.ts";
+import type { PluginLimits } from "./limits.ts";
 import { type OpenRequest, ownsScope, type ResultFields, STATE_ENTRY_BYTES } from "./wire.ts";
 import { brokenWire } from "./wire-fields.ts";
 

@@ -2,7 +2,27 @@
 import type { Frame } from "../core/frame.ts";
 import { concat, select } from "../core/frame-builder.ts";
 import { type Matcher, matcher } from "../core/glob.ts";
-import type { Binding } from "./options.ts";
+import type { PluginOptions } from "./options.ts";
+
+/** Sample plugins touch demonstration devices only, unless weir.yaml says otherwise. */
+const SAMPLES: ReadonlySet<string> = new Set(["deadband", "scale"]);
+
+/** Which rows a plugin gets. */
+export interface Binding {
+  readonly sources: readonly string[];
+  readonly devices: readonly string[];
+  readonly metrics: readonly string[];
+}
+
+/** The binding of a plugin: what weir.yaml says, else device streams, every device. */
+export function bindingOf(name: string, options: PluginOptions): Binding {
+  const {
+    sources = ["devices"],
+    devices = SAMPLES.has(name) ? ["demo-*"] : ["*"],
+    metrics = ["*"],
+  } = options.bind;
+  return { sources, devices, metrics };
+}
 
 /** A frame, divided between a plugin and what passes it by. `bound` undefined: nothing is bound; `passing`: everything is. */
 export interface Divided {

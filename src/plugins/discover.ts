@@ -4,10 +4,10 @@
  */
 import { createHash } from "node:crypto";
 import { constants } from "node:fs";
-import { lstat, open, readdir } from "node:fs/promises";
+import { lstat, open, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
-import { bareManifest, type Manifest, parseManifest, pluginName } from "./manifest.ts";
+import { bareManifest, type Manifest, manifestSchema, parseManifest, pluginName } from "./manifest.ts";
 
 const MANIFEST_BYTES = 256 * 1024;
 /** Largest component: a JavaScript engine with its libraries takes 2 to 13 MB. */
@@ -62,6 +62,14 @@ export async function discover(dir: string): Promise<Discovered> {
     }
   }
   return { candidates: [...candidates.values()], refused };
+}
+
+/** A version as it lies in a folder of the store (versions.ts). */
+export async function readKept(folder: string): Promise<Candidate> {
+  const manifest = manifestSchema.parse(JSON.parse(await readFile(join(folder, "manifest.json"), "utf8")));
+  const component = new Uint8Array(await readFile(join(folder, "component.wasm")));
+  const hash = createHash("sha256").update(component).digest("hex");
+  return { name: manifest.name, manifest, component, hash };
 }
 
 const refusal = (reason: string): WeirError => new WeirError("plugin.refused", reason);

@@ -10,7 +10,7 @@ import type { StateEntry } from "../core/ports.ts";
 import { AnswerGuard } from "./answer-guard.ts";
 import type { Slot } from "./host.ts";
 import type { LanePlace } from "./lane-of.ts";
-import type { PluginLimits } from "./manifest.ts";
+import type { PluginLimits } from "./limits.ts";
 import type { Vetted } from "./vet.ts";
 import {
   decodeResult,

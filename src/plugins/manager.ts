@@ -8,7 +8,7 @@ import { messageOf, WeirError } from "../core/errors.ts";
 import type { PluginChain } from "../core/ports.ts";
 import { type PluginInfo, type PluginLine, PluginLines } from "./account.ts";
 import { Chain } from "./chain.ts";
-import { type Candidate, discover } from "./discover.ts";
+import type { Candidate } from "./discover.ts";
 import { HostRoom, type HostRoomOptions } from "./host-room.ts";
 import type { LayerReport } from "./jail-report.ts";
 import type { PluginsOptions } from "./options.ts";
@@ -29,7 +29,7 @@ const MOST_RETRY_MS = 600_000;
 export interface PluginManagerOptions
   extends Pick<
       RolloutParts,
-      "cacheDir" | "versions" | "loadState" | "exclusively" | "hashSlices" | "startMs" | "without"
+      "cacheDir" | "files" | "versions" | "loadState" | "exclusively" | "hashSlices" | "startMs" | "without"
     >,
     Pick<HostRoomOptions, "slots"> {
   /** the `plugins` section of weir.yaml */
@@ -214,7 +214,7 @@ export class PluginManager {
   /** Looks at the folder: which versions are to run that don't yet, and what runs that is to run no longer. */
   async #look(): Promise<{ wishes: Wish[]; gone: Runner[] }> {
     const { dir, named } = this.#settings;
-    const { candidates, refused } = await discover(resolve(dir));
+    const { candidates, refused } = await this.#parts.files.discover(resolve(dir));
     const seen = new Set([...candidates, ...refused].map(({ name }) => name));
     const wishes: Wish[] = [];
     const gone: Runner[] = [];

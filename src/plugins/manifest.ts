@@ -24,22 +24,6 @@ export const pluginName: z.ZodString = z
   .regex(/^[a-z0-9][a-z0-9_-]{0,63}$/, "expected 1 to 64 of a-z 0-9 _ -")
   .refine((name) => !RESERVED.includes(name), `${RESERVED.join(", ")} are names of Weir's own`);
 
-/** What one instance of a plugin may take. The names carry their units. */
-export interface PluginLimits {
-  /** each of its wasm memories */
-  readonly memoryMiB: number;
-  /** one call, from when the plugin could begin with it */
-  readonly timeMs: number;
-  /** rows of one result */
-  readonly outputRows: number;
-  /** the frame of one result */
-  readonly outputBytes: number;
-  /** all kept entries with their scopes and keys */
-  readonly stateBytes: number;
-  readonly logPerMin: number;
-  readonly effectsPerBatch: number;
-}
-
 const count = (most: number, least = 0) => z.number().int().min(least).max(most);
 
 /** The limits as they may be written: any of them, in a manifest or in weir.yaml. */
@@ -53,34 +37,8 @@ export const limitsShape = {
   effectsPerBatch: count(10_000).optional().describe("effects of one call"),
 };
 
-/** What holds where neither the manifest nor weir.yaml says otherwise. */
-export const DEFAULT_LIMITS: PluginLimits = {
-  memoryMiB: 64,
-  timeMs: 250,
-  outputRows: 65_536,
-  outputBytes: 4_194_304,
-  stateBytes: 1_048_576,
-  logPerMin: 60,
-  effectsPerBatch: 100,
-};
-
 /** Limits of which some are given: a manifest's, or the operator's. */
 export type SomeLimits = z.infer<z.ZodObject<typeof limitsShape>>;
-
-/** The first value that is given for each limit, the defaults last. */
-export function mergeLimits(...given: readonly SomeLimits[]): PluginLimits {
-  const pick = (name: keyof PluginLimits): number =>
-    given.map((limits) => limits[name]).find((value) => value !== undefined) ?? DEFAULT_LIMITS[name];
-  return {
-    memoryMiB: pick("memoryMiB"),
-    timeMs: pick("timeMs"),
-    outputRows: pick("outputRows"),
-    outputBytes: pick("outputBytes"),
-    stateBytes: pick("stateBytes"),
-    logPerMin: pick("logPerMin"),
-    effectsPerBatch: pick("effectsPerBatch"),
-  };
-}
 
 /** An MQTT topic filter: `+` for a level, `#` for the rest. */
 export const topicFilter: z.ZodString = z

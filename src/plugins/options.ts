@@ -71,26 +71,3 @@ export const pluginsSchema = z
 
 /** The `plugins` section, every default filled in. */
 export type PluginsOptions = z.infer<typeof pluginsSchema>;
-
-/** Sample plugins touch demonstration devices only, unless weir.yaml says otherwise. */
-const SAMPLES: ReadonlySet<string> = new Set(["deadband", "scale"]);
-
-/** Which rows a plugin gets. */
-export interface Binding {
-  readonly sources: readonly string[];
-  readonly devices: readonly string[];
-  readonly metrics: readonly string[];
-}
-
-/** The binding of a plugin: what weir.yaml says, else device streams, every device. */
-export function bindingOf(name: string, options: PluginOptions): Binding {
-  const {
-    sources = ["devices"],
-    devices = SAMPLES.has(name) ? ["demo-*"] : ["*"],
-    metrics = ["*"],
-  } = options.bind;
-  return { sources, devices, metrics };
-}
-
-/** What holds for a plugin that weir.yaml doesn't name. */
-export const defaultPluginOptions = (): PluginOptions => pluginSchema.parse({});

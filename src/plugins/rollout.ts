@@ -5,12 +5,12 @@
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { SliceHash } from "../core/frame.ts";
 import type { StateEntry } from "../core/ports.ts";
+import { bindingOf } from "./binding.ts";
 import type { Chain } from "./chain.ts";
 import type { Candidate } from "./discover.ts";
+import type { PluginFiles } from "./files.ts";
 import type { HostRoom } from "./host-room.ts";
 import type { JailLayer } from "./jail-report.ts";
-import { mergeConfig } from "./manifest.ts";
-import { bindingOf } from "./options.ts";
 import type { Roster } from "./roster.ts";
 import { Runner, type RunnerSpec, SWITCH_MS } from "./runner.ts";
 import type { Settings } from "./settings.ts";
@@ -28,6 +28,7 @@ const STARTS_AT_A_TIME = 8;
 export interface RolloutParts {
   /** `<data>/cache`, which is there */
   readonly cacheDir: string;
+  readonly files: PluginFiles;
   readonly versions: Versions;
   /** a plugin's committed state */
   readonly loadState: (plugin: string) => Promise<readonly StateEntry[]>;
@@ -160,7 +161,7 @@ export class Rollout {
       const { candidate, dropped, key } = one.wish;
       const old = roster.get(candidate.name)?.runner;
       try {
-        const spec = this.#specOf(candidate, one.vetted, settings);
+        const spec = await this.#specOf(candidate, one.vetted, settings);
         const runner = this.#makeRunner(spec, dropped, old?.state === "on" ? old.spec : undefined);
         changes.push({ ...one, runner, old });
       } catch (thrown) {
@@ -234,9 +235,9 @@ export class Rollout {
     return new Runner(spec, { lease: () => room.lease(), loadState, exclusively, onChange }, fallback);
   }
 
-  /** What a plugin is run from. Throws when its configuration doesn't fit its own schema. */
-  #specOf(candidate: Candidate, vetted: Vetted, settings: Settings): RunnerSpec {
-    const { startMs = START_MS, hashSlices, log } = this.#parts;
+  /** What a plugin is run from. Rejects when its configuration doesn't fit its own schema. */
+  async #specOf(candidate: Candidate, vetted: Vetted, settings: Settings): Promise<RunnerSpec> {
+    const { files, startMs = START_MS, hashSlices, log } = this.#parts;
     const { name, manifest, hash } = candidate;
     const { needs, onFailure, perDevice, scheduleMs, version } = manifest;
     const options = settings.of(name);
@@ -248,7 +249,7 @@ export class Rollout {
       order,
       perDevice,
       lanes: settings.lanes(candidate),
-      config: mergeConfig(manifest, options.config),
+      config: await files.config(manifest, options.config),
       startMs,
       onFailure,
       scheduleMs,

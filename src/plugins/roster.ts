@@ -1,7 +1,7 @@
 /** The roster: every plugin that was found or is named in weir.yaml, what runs of it, and why it is out where it is. */
 import type { PluginInfo } from "./account.ts";
+import { bindingOf } from "./binding.ts";
 import type { KnownPlugin } from "./discover.ts";
-import { bindingOf } from "./options.ts";
 import { NO_MEMORY, type Runner } from "./runner.ts";
 import type { Settings } from "./settings.ts";
 import type { Decision } from "./versions.ts";

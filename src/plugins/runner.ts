@@ -1,11 +1,10 @@
 /** One plugin of the chain: its instance, its failures, and whether it may run. */
 import { messageOf } from "../core/errors.ts";
 import type { StateEntry } from "../core/ports.ts";
-import { RowBinding } from "./binding.ts";
+import { type Binding, RowBinding } from "./binding.ts";
 import type { Slot } from "./host.ts";
 import { type Callable, Instance, type InstanceFailure, type InstanceSpec } from "./instance.ts";
 import { Lanes } from "./lanes.ts";
-import type { Binding } from "./options.ts";
 import type { Exports } from "./vet-checks.ts";
 import type { InstanceMemory } from "./wire.ts";
 

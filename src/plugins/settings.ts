@@ -1,7 +1,17 @@
 /** What holds for one plugin: the operator's word in weir.yaml, over its manifest's, over the defaults. */
 import type { KnownPlugin } from "./discover.ts";
-import { mergeLimits, type PluginLimits } from "./manifest.ts";
-import { defaultPluginOptions, type PluginOptions, type PluginsOptions } from "./options.ts";
+import { mergeLimits, type PluginLimits } from "./limits.ts";
+import type { PluginOptions, PluginsOptions } from "./options.ts";
+
+/** What holds for a plugin that weir.yaml doesn't name: the schema's defaults. */
+export const UNNAMED: PluginOptions = {
+  enabled: true,
+  bind: {},
+  order: 0,
+  grant: { state: true, alarm: true, publish: [] },
+  limits: {},
+  config: {},
+};
 
 /** The `plugins` section of weir.yaml, asked plugin by plugin. Immutable: a reload makes another. */
 export class Settings {
@@ -25,7 +35,7 @@ export class Settings {
 
   /** What weir.yaml says of a plugin. */
   of(name: string): PluginOptions {
-    return this.#section.plugins.get(name) ?? defaultPluginOptions();
+    return this.#section.plugins.get(name) ?? UNNAMED;
   }
 
   /** What a plugin may take. */

@@ -6,27 +6,39 @@
  * What was decided lies in the database under `plugin/<name>`: it survives restarts.
  */
 import { createHash } from "node:crypto";
-import { mkdir, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { z } from "zod";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Candidate, KnownPlugin } from "./discover.ts";
-import { manifestSchema } from "./manifest.ts";
+import type { PluginFiles } from "./files.ts";
 
 /** Versions kept of each plugin. */
 const KEPT = 4;
-const versionId = z.string().regex(/^[0-9a-f]{64}$/);
-
-const decisionSchema = z.strictObject({
-  disabled: z.boolean().default(false),
-  /** versions that have run, newest first */
-  history: z.array(versionId).max(KEPT).default([]),
-  /** the version that runs instead of the dropped one as long as that one stays, and why */
-  pin: z.strictObject({ to: versionId, dropped: versionId, why: z.string() }).optional(),
-});
 
 /** What was decided about a plugin. */
-export type Decision = z.infer<typeof decisionSchema>;
+export interface Decision {
+  readonly disabled: boolean;
+  /** versions that have run, newest first */
+  readonly history: readonly string[];
+  /** the version that runs instead of the dropped one as long as that one stays, and why */
+  readonly pin?: { readonly to: string; readonly dropped: string; readonly why: string };
+}
+
+const NOTHING: Decision = { disabled: false, history: [] };
+
+const isId = (value: unknown): value is string => typeof value === "string" && /^[0-9a-f]{64}$/.test(value);
+
+/** Whether this is a decision as it was kept. */
+function isDecision(value: unknown): value is Decision {
+  if (!isObject(value)) return false;
+  const { disabled, history, pin } = value;
+  const isWhole = typeof disabled === "boolean" && Array.isArray(history) && history.every(isId);
+  if (!isWhole || pin === undefined) return isWhole;
+  return isObject(pin) && isId(pin["to"]) && isId(pin["dropped"]) && typeof pin["why"] === "string";
+}
+
+const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null;
 
 /** Where decisions are kept. */
 export interface DecisionStore {
@@ -43,18 +55,24 @@ export const versionOf = ({ hash, manifest }: KnownPlugin): string =>
 /** The versions of all plugins. */
 export class Versions {
   readonly #dir: string;
+  readonly #files: PluginFiles;
   readonly #decisions: DecisionStore;
 
   /** `dir`: `<data>/store`; made when something is kept there. */
-  constructor(dir: string, decisions: DecisionStore) {
+  constructor(dir: string, files: PluginFiles, decisions: DecisionStore) {
     this.#dir = dir;
+    this.#files = files;
     this.#decisions = decisions;
   }
 
   /** What was decided; nothing yet gives the defaults. */
   async decision(name: string): Promise<Decision> {
     const text = await this.#decisions.load(`plugin/${name}`);
-    return decisionSchema.parse(text === undefined ? {} : JSON.parse(text));
+    if (text === undefined) return NOTHING;
+    const decision: unknown = JSON.parse(text);
+    if (!isDecision(decision))
+      throw new WeirError("plugin.refused", `${name}: what was decided about it is not readable`);
+    return decision;
   }
 
   /** Keeps a decision. */
@@ -88,13 +106,7 @@ export class Versions {
    */
   async load(id: string): Promise<Candidate> {
     try {
-      const folder = join(this.#dir, id);
-      const manifest = manifestSchema.parse(
-        JSON.parse(await readFile(join(folder, "manifest.json"), "utf8")),
-      );
-      const component = new Uint8Array(await readFile(join(folder, "component.wasm")));
-      const hash = createHash("sha256").update(component).digest("hex");
-      const candidate = { name: manifest.name, manifest, component, hash };
+      const candidate = await this.#files.kept(join(this.#dir, id));
       if (versionOf(candidate) !== id) throw new Error("its bytes have changed");
       return candidate;
     } catch (thrown) {

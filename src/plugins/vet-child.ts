@@ -9,22 +9,13 @@ import { readSync, writeSync } from "node:fs";
 import { registerHooks } from "node:module";
 import { extname } from "node:path";
 import { capMemories } from "./memory-cap.ts";
-import { checkContract, checkNames, checkPreamble, type Exports, MOST_MEMORIES } from "./vet-checks.ts";
+import { checkContract, checkNames, checkPreamble, MOST_MEMORIES } from "./vet-checks.ts";
+import type { VetAnswer } from "./vetted.ts";
 
 /** What the agent asks. */
 export interface VetRequest {
   readonly memoryMiB: number;
 }
-
-/** What the agent is told; `files` follow in this order. */
-export type VetAnswer =
-  | {
-      readonly ok: true;
-      readonly exports: Exports;
-      readonly memories: number;
-      readonly files: readonly { readonly name: string; readonly size: number }[];
-    }
-  | { readonly ok: false; readonly reason: string };
 
 const PIPE = 3;
 

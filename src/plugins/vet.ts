@@ -11,12 +11,12 @@ import { chmod, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } fr
 import { dirname, extname, join } from "node:path";
 import type { Duplex } from "node:stream";
 import { fileURLToPath } from "node:url";
-import { z } from "zod";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { spawnJailed } from "./jail.ts";
 import { findLauncher } from "./jail-launcher.ts";
 import type { JailLayer } from "./jail-report.ts";
 import { isRuntime } from "./runtime.ts";
+import { MOST_FILE_BYTES, readAnswer, readVetted, type VettedFiles } from "./vetted.ts";
 
 /** Changes when what vetting makes does, so that old cache entries are left behind: our own number and the transpiler's version. */
 export const VETTER = "1-0.15.0";
@@ -26,34 +26,10 @@ const VET_MEMORY_MIB = 768;
 /** A child whose pipe has closed has so long to end by itself, so that its end can be told from ours, in milliseconds. */
 const END_MS = 1_000;
 const MOST_META = 64 * 1024;
-const MOST_FILE_BYTES = 64 * 1024 * 1024;
 /** Cache entries kept beside those in use. */
 const SPARE_ENTRIES = 16;
 
 const PACKAGE = "package.json";
-
-const fileName = z.string().regex(/^component(?:\.js|\.core\d{0,4}\.wasm)$/);
-const exportName = z.string().max(100);
-const vettedSchema = z.strictObject({
-  exports: z.strictObject({
-    lifecycle: exportName,
-    decoder: exportName.optional(),
-    transform: exportName.optional(),
-    timer: exportName.optional(),
-  }),
-  memories: z.number().int().min(0).max(64),
-  files: z
-    .array(z.strictObject({ name: fileName, size: z.number().int().min(1).max(MOST_FILE_BYTES) }))
-    .min(2)
-    .max(100),
-});
-const answerSchema = z.union([
-  vettedSchema.extend({ ok: z.literal(true) }),
-  z.strictObject({ ok: z.literal(false), reason: z.string().max(1000) }),
-]);
-
-/** What vetting found out, and the names and sizes of what it made. */
-export type VettedFiles = z.infer<typeof vettedSchema>;
 
 /** A component that may be started. */
 export interface Vetted extends VettedFiles {
@@ -115,7 +91,7 @@ export async function pruneCache(cacheDir: string, used: ReadonlySet<string>): P
 /** What lies in a cache folder; undefined unless it is whole. */
 async function readCached(dir: string): Promise<VettedFiles | undefined> {
   try {
-    const vetted = vettedSchema.parse(JSON.parse(await readFile(join(dir, "vetted.json"), "utf8")));
+    const vetted = readVetted(JSON.parse(await readFile(join(dir, "vetted.json"), "utf8")));
     const sizes = await Promise.all(vetted.files.map(async ({ name }) => (await stat(join(dir, name))).size));
     return vetted.files.every(({ size }, i) => sizes[i] === size) ? vetted : undefined;
   } catch {
@@ -157,7 +133,7 @@ async function runChild(
     head.writeUInt32LE(component.byteLength, 4);
     for (const part of [head, meta, component]) pipe.write(part);
     pipe.uncork();
-    return await readAnswer(pipe);
+    return await receive(pipe);
   } catch (thrown) {
     if (thrown instanceof WeirError) throw thrown;
     if (late) throw new WeirError("plugin.failed", "vetting: took too long");
@@ -183,7 +159,7 @@ async function runChild(
 }
 
 /** Reads the child's answer; every length is capped before anything is kept for it. */
-async function readAnswer(pipe: Duplex): Promise<{ vetted: VettedFiles; bytes: Buffer }> {
+async function receive(pipe: Duplex): Promise<{ vetted: VettedFiles; bytes: Buffer }> {
   const parts: Buffer[] = [];
   let have = 0;
   let wanted = 8;
@@ -202,7 +178,7 @@ async function readAnswer(pipe: Duplex): Promise<{ vetted: VettedFiles; bytes: B
       wanted = 8 + metaBytes;
     }
     if (vetted === undefined && have >= wanted) {
-      const answer = answerSchema.parse(JSON.parse(all.toString("utf8", 8, wanted)));
+      const answer = readAnswer(JSON.parse(all.toString("utf8", 8, wanted)));
       if (!answer.ok) throw new WeirError("plugin.refused", answer.reason);
       const { ok: _, ...rest } = answer;
       vetted = rest;

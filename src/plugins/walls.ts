@@ -1,5 +1,5 @@
 /** The walls around a component itself, in the words of `weir check` and `weir plugin inspect`; those around its process are in jail-report.ts. */
-import type { PluginLimits } from "./manifest.ts";
+import type { PluginLimits } from "./limits.ts";
 
 /**
  * Every wall and how it stands. These need nothing of the machine, so none is ever off or unavailable: what can't be

@@ -1,5 +1,6 @@
 /** The `broker` section of weir.yaml: Weir's own broker, who may come, and how much of everything there may be. */
 import { z } from "zod";
+import { isLoopback } from "../core/ip-address.ts";
 import { isPasswordHash } from "../core/password.ts";
 import { filterProblem } from "./topic-tree.ts";
 
@@ -16,10 +17,6 @@ const filters = z
       }),
   )
   .max(256);
-
-/** Whether a host name or address can only be reached from this machine. */
-export const isLoopback = (host: string): boolean =>
-  host === "localhost" || host === "::1" || /^127(?:\.\d{1,3}){3}$/.test(host);
 
 const identitySchema = z
   .strictObject({

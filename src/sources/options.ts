@@ -1,9 +1,9 @@
-/** The `sources` section of weir.yaml; what others need of broker-options.ts is passed on. */
+/** The `sources` section of weir.yaml; the schema of broker-options.ts is passed on. */
 import { z } from "zod";
-import { tlsFilesSchema } from "../core/tls.ts";
+import { tlsFilesSchema } from "../core/tls-options.ts";
 import { parseDuration } from "../core/units.ts";
 
-export { brokerSchema, isLoopback } from "./broker-options.ts";
+export { brokerSchema } from "./broker-options.ts";
 
 import { isJsonPath } from "./json-path.ts";
 import { PRESET_NAMES, PRESETS } from "./presets.ts";
@@ -17,9 +17,6 @@ const pattern = (captures: boolean) =>
   });
 
 const jsonPath = z.string().refine(isJsonPath, "expected a path such as $.object.time");
-
-/** Decoders of Weir's own; any other name is a plugin's. */
-export const DECODERS: readonly string[] = ["json", "plain", "availability", "about", "senml", "cbor"];
 
 const metricDeclaration = z.strictObject({
   unit: z.string().max(64).optional().describe("UCUM"),
@@ -231,11 +228,6 @@ export const mqttSourceSchema = z.strictObject({
     .describe("how long the broker keeps what is not acknowledged; MQTT 5 only"),
   rules: rulesSchema.describe("mapping rules for this broker's messages, as in sources.devices"),
 });
-
-/** The rule of what is said about devices that are gone or back (presence.ts). */
-export const PRESENCE_RULES: readonly DeviceRule[] = [
-  deviceRuleSchema.parse({ topic: "{device}", decoder: "availability" }),
-];
 
 /** Where telemetry comes from. */
 export const sourcesSchema = z

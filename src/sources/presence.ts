@@ -6,6 +6,7 @@
 import type { Frame } from "../core/frame.ts";
 import type { StageCount } from "../core/ledger.ts";
 import type { DeviceMessage, Intake } from "../core/ports.ts";
+import type { DeviceRule } from "./options.ts";
 
 /** How often silence is looked for, in milliseconds. */
 const LOOK_MS = 1_000;
@@ -13,6 +14,11 @@ const LOOK_MS = 1_000;
 const MOST_DEVICES = 10_000;
 /** The ledger's line of what is said here. */
 export const PRESENCE = "presence";
+
+/** The rule of what is said here. */
+export const PRESENCE_RULES: readonly DeviceRule[] = [
+  { topic: "{device}", skip: [], decoder: "availability", metrics: {} },
+];
 
 /** What is known of the rules. */
 export interface PresenceRules {

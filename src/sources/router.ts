@@ -3,9 +3,12 @@ import { FrameLimits, utf8Length } from "../core/frame.ts";
 import { percentEncode } from "../core/labels.ts";
 import type { Route } from "../core/ports.ts";
 import { Doorkeeper } from "./doorkeeper.ts";
-import { DECODERS, type DeviceRule } from "./options.ts";
+import type { DeviceRule } from "./options.ts";
 import { RecentMap } from "./recent-map.ts";
 import { TopicPattern } from "./topic-pattern.ts";
+
+/** Decoders of Weir's own; any other name is a plugin's. */
+export const DECODERS: readonly string[] = ["json", "plain", "availability", "about", "senml", "cbor"];
 
 /** What is to be done with a topic's messages. */
 export interface Verdict {

@@ -1,7 +1,7 @@
 /** The `uplinks` section of weir.yaml. */
 import { z } from "zod";
 import { STREAMS } from "../core/ports.ts";
-import { tlsFilesSchema } from "../core/tls.ts";
+import { tlsFilesSchema } from "../core/tls-options.ts";
 import { parseDuration, parseSize } from "../core/units.ts";
 import { PRESETS } from "./presets.ts";
 

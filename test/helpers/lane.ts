@@ -8,6 +8,7 @@ import { Kind } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import type { Messages } from "../../src/core/messages.ts";
 import type { ChainFailure, ChainOutput, ChainResult, StateEntry } from "../../src/core/ports.ts";
+import { pluginFiles } from "../../src/plugins/files.ts";
 import { PluginManager, type PluginManagerOptions } from "../../src/plugins/manager.ts";
 import { pluginsSchema } from "../../src/plugins/options.ts";
 import { Versions } from "../../src/plugins/versions.ts";
@@ -65,7 +66,8 @@ export class Lane {
     this.manager = new PluginManager({
       options: pluginsSchema.parse(section),
       cacheDir,
-      versions: new Versions(join(this.dir, "store"), {
+      files: pluginFiles,
+      versions: new Versions(join(this.dir, "store"), pluginFiles, {
         load: async (key) => this.decisions.get(key),
         save: async (key, value) => void this.decisions.set(key, value),
       }),

@@ -18,7 +18,7 @@ import type { Frame } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { MessagesBuilder } from "../../src/core/messages.ts";
 import { HostPool } from "../../src/plugins/host.ts";
-import { DEFAULT_LIMITS } from "../../src/plugins/manifest.ts";
+import { DEFAULT_LIMITS } from "../../src/plugins/limits.ts";
 import { pluginsSchema } from "../../src/plugins/options.ts";
 import { Runner } from "../../src/plugins/runner.ts";
 import { hostRuntime } from "../../src/plugins/runtime.ts";

@@ -2,8 +2,9 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
+import { loadOrLastGood } from "../../src/config/choose.ts";
 import { configJsonSchema } from "../../src/config/json-schema.ts";
-import { keepLastGood, loadOrLastGood, refuseWithout } from "../../src/config/last-good.ts";
+import { keepLastGood, refuseWithout } from "../../src/config/last-good.ts";
 import { loadConfig } from "../../src/config/load.ts";
 import { redactor, secretsOf, withoutSecrets } from "../../src/config/secrets.ts";
 

@@ -7,11 +7,14 @@ import { dirname, join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { matcher, mayPublish } from "../../src/core/glob.ts";
+import { bindingOf } from "../../src/plugins/binding.ts";
 import { COMPONENT_BYTES, discover } from "../../src/plugins/discover.ts";
 import { laneOf } from "../../src/plugins/lane-of.ts";
-import { mergeConfig, mergeLimits, parseManifest } from "../../src/plugins/manifest.ts";
+import { mergeLimits } from "../../src/plugins/limits.ts";
+import { mergeConfig, parseManifest } from "../../src/plugins/manifest.ts";
 import { capMemories } from "../../src/plugins/memory-cap.ts";
-import { autoLanes, bindingOf, pluginsSchema } from "../../src/plugins/options.ts";
+import { autoLanes, pluginsSchema } from "../../src/plugins/options.ts";
+import { UNNAMED } from "../../src/plugins/settings.ts";
 import { VETTER } from "../../src/plugins/vet.ts";
 import { checkContract, checkPreamble } from "../../src/plugins/vet-checks.ts";
 import { openFolder } from "../helpers/lane.ts";
@@ -118,6 +121,10 @@ describe("the plugins section", () => {
       metrics: ["*"],
     });
     expect(bindingOf("x", options).devices).toEqual(["*"]);
+  });
+
+  test("says nothing of a plugin it doesn't name: that one gets what an empty part gives", () => {
+    expect(pluginsSchema.parse({ x: {} }).plugins.get("x")).toEqual(UNNAMED);
   });
 });
 

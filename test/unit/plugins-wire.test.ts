@@ -2,6 +2,7 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { WeirError } from "../../src/core/errors.ts";
+import { readAnswer, readVetted } from "../../src/plugins/vetted.ts";
 import {
   decodeResult,
   encodeHead,
@@ -146,4 +147,44 @@ test("fields keep to their caps, their bytes and UTF-8", () => {
       .slice(),
   );
   expect(() => bad.text(9)).toThrow("UTF-8");
+});
+
+describe("what a vetting child answers", () => {
+  const files = [
+    { name: "component.js", size: 1 },
+    { name: "component.core.wasm", size: 2 },
+  ];
+  const exports = { lifecycle: "weir:plugin/lifecycle@0.1.0", transform: "weir:plugin/transform@0.1.0" };
+  const good = { ok: true, exports, memories: 1, files };
+
+  test("is read whole, from the child and from the cache", () => {
+    expect(readAnswer(good)).toEqual(good);
+    expect(readAnswer({ ok: false, reason: "no" })).toEqual({ ok: false, reason: "no" });
+    const { ok: _, ...kept } = good;
+    expect(readVetted(kept)).toEqual(kept);
+  });
+
+  test.each([
+    null,
+    [],
+    "ok",
+    { ...good, ok: "yes" },
+    { ...good, more: 1 },
+    { ok: true, exports, memories: 1 },
+    { ok: false },
+    { ok: false, reason: "x".repeat(1001) },
+    { ...good, ok: false, reason: "both" },
+    { ...good, memories: 1.5 },
+    { ...good, memories: 65 },
+    { ...good, exports: {} },
+    { ...good, exports: { ...exports, timer: 1 } },
+    { ...good, exports: { ...exports, other: "x" } },
+    { ...good, exports: { lifecycle: "x".repeat(101) } },
+    { ...good, files: files.slice(1) },
+    { ...good, files: Array(101).fill(files[0]) },
+    { ...good, files: [...files, { name: "../component.js", size: 1 }] },
+    { ...good, files: [...files, { name: "component.core2.wasm", size: 0 }] },
+    { ...good, files: [...files, { name: "component.core2.wasm", size: 2 ** 27 }] },
+    { ...good, files: [...files, { name: "component.core2.wasm", size: 1, mode: 7 }] },
+  ])("is refused: %j", (answer) => expect(() => readAnswer(answer)).toThrow("not what vetting answers"));
 });

@@ -4,10 +4,11 @@ import { metricName } from "../../src/core/labels.ts";
 import { RESERVED } from "../../src/plugins/manifest.ts";
 import { RetainedMessages } from "../../src/sources/broker-retained.ts";
 import { NOTHING } from "../../src/sources/delivery.ts";
-import { brokerSchema, DECODERS, deviceRuleSchema, sourcesSchema } from "../../src/sources/options.ts";
+import { brokerSchema, deviceRuleSchema, sourcesSchema } from "../../src/sources/options.ts";
 import { PacketGuard } from "../../src/sources/packet-guard.ts";
+import { PRESENCE_RULES } from "../../src/sources/presence.ts";
 import { RecentMap } from "../../src/sources/recent-map.ts";
-import { deviceId, Router } from "../../src/sources/router.ts";
+import { DECODERS, deviceId, Router } from "../../src/sources/router.ts";
 
 const rules = sourcesSchema.parse({}).devices;
 const presets = new Router(rules);
@@ -16,6 +17,10 @@ const found = (topic: string) => {
   return route && [route.device, route.channel, rules[route.rule]?.decoder ?? "json"];
 };
 const routerOf = (...rules: object[]) => new Router(rules.map((rule) => deviceRuleSchema.parse(rule)));
+
+it("what presence says goes by a rule that is whole", () => {
+  expect(PRESENCE_RULES.map((rule) => deviceRuleSchema.parse(rule))).toEqual(PRESENCE_RULES);
+});
 
 it("no plugin can have a decoder's name", () => {
   expect(DECODERS.filter((name) => !RESERVED.includes(name))).toEqual([]);
