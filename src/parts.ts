@@ -28,6 +28,7 @@ export const PROBE_TEXTS = {
   coldstart: "from a program's start to listening, and to its first connection",
   oom: "processes killed for want of memory",
   fserror: "errors in ext4 file systems",
+  writeerror: "writes that failed, of any file system",
   thermal: "thermal zones that crossed a trip point",
   sockcalls: "how long system calls on sockets take, by process",
   opens: "files that are opened, and by whom",

@@ -36,6 +36,8 @@
 #include "tcploss.raw.lskel.h"
 #include "thermal.lskel.h"
 #include "thermal.raw.lskel.h"
+#include "writeerror.lskel.h"
+#include "writeerror.raw.lskel.h"
 #include "../perf/counters.h"
 #include "../ring/size.h"
 #ifdef WEIR_BENCH
@@ -115,6 +117,8 @@ WEIR_LOADER(fserror, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(fserror_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(oom, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(oom_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(writeerror, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
+WEIR_LOADER(writeerror_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(sched, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(sched_raw, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
 WEIR_LOADER(softirq, WEIR_NO_RING_SIZE, WEIR_NO_RING_FD)
@@ -194,6 +198,8 @@ const struct weir_probe_kind weir_probe_kinds[] = {
     {"oom", 0, 32, false, load_oom, destroy_oom, NULL, load_oom_raw, destroy_oom_raw},
     {"fserror", 0, 16, false, load_fserror, destroy_fserror, NULL, load_fserror_raw,
      destroy_fserror_raw},
+    {"writeerror", 0, 16, false, load_writeerror, destroy_writeerror, NULL, load_writeerror_raw,
+     destroy_writeerror_raw},
     {"thermal", 0, 32, false, load_thermal, destroy_thermal, NULL, load_thermal_raw,
      destroy_thermal_raw},
     {"sockcalls", 4, 128, false, load_sockcalls, destroy_sockcalls, NULL},

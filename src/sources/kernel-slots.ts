@@ -163,6 +163,11 @@ const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
   },
   oom: { values: [count("process.oom_kills", "{process}")], labels: byName, most: 32 },
   fserror: { values: [count("system.filesystem.errors", "{error}")], labels: byDevice, most: 16 },
+  writeerror: {
+    values: [count("system.filesystem.write_errors", "{error}")],
+    labels: byDevice,
+    most: 16,
+  },
   thermal: {
     values: [count("hw.temperature.trips", "{trip}")],
     labels: ([a = 0n, b = 0n, trip = 0n]) => ({

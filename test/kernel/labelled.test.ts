@@ -126,7 +126,7 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
     probe.close();
   });
 
-  for (const name of ["oom", "fserror", "thermal"] as const) {
+  for (const name of ["oom", "fserror", "writeerror", "thermal"] as const) {
     test(`${name} attaches and says nothing while nothing happens`, () => {
       const probe = open(name);
       expect(reader(probe, new SlotRows(name))(/./)).toBe(0);
