@@ -53,7 +53,7 @@ describe.skipIf(lacks !== undefined)(
       });
       if (done.status !== 0 && NPM_UNREACHABLE.test(done.stderr)) offline = "npm can't reach a registry";
       else if (done.status !== 0) throw new Error(done.stderr);
-    }, 300_000);
+    }, 600_000);
     afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
     test("finds its addon and launcher, and its own Node, without a compiler on the PATH", (context) => {

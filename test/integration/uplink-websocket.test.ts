@@ -148,7 +148,7 @@ describe.skipIf(missing.length > 0)(`uplinks over WebSocket${lacking}`, () => {
     await delivered(2);
     await publish(3);
     await delivered(3);
-  }, 180_000);
+  });
 
   test("leave a will, which says that they are gone when the agent is killed", async () => {
     heard.length = 0;

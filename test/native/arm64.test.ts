@@ -38,7 +38,7 @@ describe.skipIf(lacks !== undefined)(
       const done = spawnSync("npm", args, { encoding: "utf8" });
       if (done.status !== 0 && NPM_UNREACHABLE.test(done.stderr)) offline = "npm can't reach a registry";
       else if (done.status !== 0) throw new Error(done.stderr);
-    }, 300_000);
+    }, 600_000);
     afterAll(() => rmSync(folder, { recursive: true }));
 
     test("gives the digests of the x64 one for every hash, length and way", (context) => {
@@ -83,7 +83,7 @@ describe.skipIf(lacks !== undefined)(
         await agent.kill();
         agentFolder.remove();
       }
-    }, 180_000);
+    }, 600_000);
 
     for (const { name, sources } of [
       { name: "ring_test.cc", sources: ["native/ring/ring.cc"] },
