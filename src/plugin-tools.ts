@@ -16,7 +16,7 @@ import { parse } from "yaml";
 import { messageOf, WeirError } from "./core/errors.ts";
 import { type Frame, Kind, Status } from "./core/frame.ts";
 import { FrameBuilder } from "./core/frame-builder.ts";
-import { COMPONENT_BYTES } from "./plugins/discover.ts";
+import { COMPONENT_BYTES } from "./plugins/component-file.ts";
 import { pluginFiles } from "./plugins/files.ts";
 import { DEFAULT_LIMITS } from "./plugins/limits.ts";
 import { PluginManager } from "./plugins/manager.ts";
@@ -53,7 +53,7 @@ export async function inspectFile(file: string): Promise<FileVerdict> {
   const common = { file, bytes: component.byteLength, hash };
   return await inFolder(async (folder) => {
     try {
-      const { exports, memories } = await vet(hash, component, {
+      const { exports, memories } = await vet(hash, async () => component, {
         cacheDir: folder,
         memoryMiB: DEFAULT_LIMITS.memoryMiB,
       });

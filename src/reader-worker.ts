@@ -24,17 +24,10 @@ const readings: Readings = {
   loaded: async (named) => loadConfig(named, process.env),
 };
 
-/** Components are megabytes: they are handed over, not copied. */
-function components(value: Awaited<ReturnType<Readings[keyof Readings]>>): ArrayBuffer[] {
-  if (typeof value === "string") return [];
-  if ("component" in value) return [value.component.buffer];
-  return "candidates" in value ? value.candidates.map(({ component }) => component.buffer) : [];
-}
-
 async function answer(name: keyof Readings, args: readonly [never, never], port: MessagePort): Promise<void> {
   try {
     const value = await readings[name](...args);
-    port.postMessage({ ok: true, value } satisfies Answer<keyof Readings>, components(value));
+    port.postMessage({ ok: true, value } satisfies Answer<keyof Readings>);
   } catch (thrown) {
     const code = thrown instanceof WeirError ? thrown.code : undefined;
     port.postMessage({ ok: false, code, message: messageOf(thrown) } satisfies Answer<keyof Readings>);

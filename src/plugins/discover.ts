@@ -2,16 +2,13 @@
  * What lies in the plugins folder: folders with a plugin.yaml, and bare `.wasm` files. Everything there is untrusted:
  * links and odd names are refused with the reason, and no more than the limit is read of any file.
  */
-import { createHash } from "node:crypto";
-import { constants } from "node:fs";
-import { lstat, open, readdir, readFile } from "node:fs/promises";
+import { lstat, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
+import { errnoOf, messageOf } from "../core/errors.ts";
+import { hashOf, readBounded, refusal } from "./component-file.ts";
 import { bareManifest, type Manifest, manifestSchema, parseManifest, pluginName } from "./manifest.ts";
 
 const MANIFEST_BYTES = 256 * 1024;
-/** Largest component: a JavaScript engine with its libraries takes 2 to 13 MB. */
-export const COMPONENT_BYTES: number = 32 * 1024 * 1024;
 /** Entries looked at in the folder. */
 const MOST_ENTRIES = 1_000;
 
@@ -19,13 +16,14 @@ const MOST_ENTRIES = 1_000;
 export interface Candidate {
   readonly name: string;
   readonly manifest: Manifest;
-  readonly component: Uint8Array<ArrayBuffer>;
   /** SHA-256 of the component, hexadecimal: its identity */
   readonly hash: string;
+  /** where the component lies; it is read when it is needed */
+  readonly path: string;
 }
 
-/** A plugin without its bytes, which are megabytes and lie in the store. */
-export type KnownPlugin = Omit<Candidate, "component">;
+/** A plugin as it is remembered. */
+export type KnownPlugin = Omit<Candidate, "path">;
 
 /** What was looked at: plugins, and what was refused, by name. */
 export interface Discovered {
@@ -67,12 +65,8 @@ export async function discover(dir: string): Promise<Discovered> {
 /** A version as it lies in a folder of the store (versions.ts). */
 export async function readKept(folder: string): Promise<Candidate> {
   const manifest = manifestSchema.parse(JSON.parse(await readFile(join(folder, "manifest.json"), "utf8")));
-  const component = new Uint8Array(await readFile(join(folder, "component.wasm")));
-  const hash = createHash("sha256").update(component).digest("hex");
-  return { name: manifest.name, manifest, component, hash };
+  return withComponent(manifest, join(folder, "component.wasm"));
 }
-
-const refusal = (reason: string): WeirError => new WeirError("plugin.refused", reason);
 
 /** A file's name for a person to read: one line, not too long. */
 const printable = (name: string): string => JSON.stringify(name.slice(0, 80)).slice(1, -1);
@@ -103,36 +97,11 @@ function checkName(name: string): void {
   if (!result.success) throw refusal(`its name: ${result.error.issues[0]?.message ?? "not valid"}`);
 }
 
+/** A plugin by its manifest and the file of its component, which is looked through once. */
 async function withComponent(manifest: Manifest, path: string): Promise<Candidate> {
-  const component = await readBounded(path, COMPONENT_BYTES).catch((thrown: unknown) => {
+  const hash = await hashOf(path).catch((thrown: unknown) => {
     if (errnoOf(thrown) === "ENOENT") throw refusal(`${manifest.component} is missing`);
     throw thrown;
   });
-  const hash = createHash("sha256").update(component).digest("hex");
-  return { name: manifest.name, manifest, component, hash };
-}
-
-/** A regular file's bytes. Never follows a link, never waits on a FIFO. */
-async function readBounded(path: string, most: number): Promise<Uint8Array<ArrayBuffer>> {
-  const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW | constants.O_NONBLOCK).catch(
-    (thrown: unknown) => {
-      if (errnoOf(thrown) === "ELOOP") throw refusal(`${path} is a link`);
-      throw thrown;
-    },
-  );
-  try {
-    const stat = await handle.stat();
-    if (!stat.isFile()) throw refusal(`${path} is not a regular file`);
-    if (stat.size > most) throw refusal(`${path} has ${stat.size} bytes, the limit is ${most}`);
-    const bytes = new Uint8Array(stat.size);
-    let at = 0;
-    while (at < bytes.byteLength) {
-      const { bytesRead } = await handle.read(bytes, at, bytes.byteLength - at, at);
-      if (bytesRead === 0) throw refusal(`${path} got shorter while it was read`);
-      at += bytesRead;
-    }
-    return bytes;
-  } finally {
-    await handle.close();
-  }
+  return { name: manifest.name, manifest, hash, path };
 }

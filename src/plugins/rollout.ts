@@ -7,6 +7,7 @@ import type { SliceHash } from "../core/frame.ts";
 import type { StateEntry } from "../core/ports.ts";
 import { bindingOf } from "./binding.ts";
 import type { Chain } from "./chain.ts";
+import { readComponent } from "./component-file.ts";
 import type { Candidate } from "./discover.ts";
 import type { PluginFiles } from "./files.ts";
 import type { HostRoom } from "./host-room.ts";
@@ -126,7 +127,11 @@ export class Rollout {
     const { cacheDir, without } = this.#parts;
     const { memoryMiB } = settings.limits(candidate);
     const jail = without === undefined ? {} : { without };
-    return await vet(candidate.hash, candidate.component, { cacheDir, memoryMiB, ...jail });
+    return await vet(candidate.hash, () => readComponent(candidate.path, candidate.hash), {
+      cacheDir,
+      memoryMiB,
+      ...jail,
+    });
   }
 
   /** The version that ran last, when the dropped one is refused and none runs: as after a restart. */
@@ -208,11 +213,15 @@ export class Rollout {
 
   /** What runs now can be gone back to. No data waits for this. */
   async #keepVersions(changes: readonly Change[]): Promise<void> {
-    const { roster, versions } = this.#parts;
+    const { roster, versions, log } = this.#parts;
     for (const { wish, runner } of changes) {
       if (runner.state !== "on") continue;
-      const decision = await versions.ran(wish.candidate);
-      const entry = roster.get(wish.candidate.name);
+      const { name } = wish.candidate;
+      const decision = await versions.ran(wish.candidate).catch((thrown: unknown) => {
+        log(name, "warn", `this version can't be gone back to: ${messageOf(thrown)}`);
+      });
+      if (decision === undefined) continue;
+      const entry = roster.get(name);
       if (entry?.runner === runner) roster.set({ ...entry, decision });
     }
   }

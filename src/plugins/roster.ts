@@ -48,7 +48,7 @@ export class Roster {
   }
 
   set(entry: Entry): void {
-    this.#entries.set(entry.name, { ...entry, candidate: withoutBytes(entry.candidate) });
+    this.#entries.set(entry.name, entry);
   }
 
   /** Takes a plugin out; gives back what ran. */
@@ -128,11 +128,4 @@ function infoOf({ name, candidate, decision, runner, state, reason }: Entry, set
     stateBytes,
     ...memory,
   };
-}
-
-/** What is given may carry the component's bytes: here they would stay for as long as the plugin. */
-function withoutBytes(plugin: KnownPlugin | undefined): KnownPlugin | undefined {
-  if (plugin === undefined) return undefined;
-  const { name, manifest, hash } = plugin;
-  return { name, manifest, hash };
 }

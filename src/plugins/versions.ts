@@ -9,6 +9,7 @@ import { createHash } from "node:crypto";
 import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf, WeirError } from "../core/errors.ts";
+import { readComponent } from "./component-file.ts";
 import type { Candidate, KnownPlugin } from "./discover.ts";
 import type { PluginFiles } from "./files.ts";
 
@@ -125,13 +126,14 @@ export class Versions {
       if (!kept.has(entry)) await rm(join(this.#dir, entry), { recursive: true, force: true });
   }
 
-  async #keep(id: string, { manifest, component }: Candidate): Promise<void> {
+  async #keep(id: string, { manifest, path, hash }: Candidate): Promise<void> {
+    const bytes = await readComponent(path, hash);
     const folder = join(this.#dir, id);
     const temporary = `${folder}.new`;
     await rm(temporary, { recursive: true, force: true });
     await mkdir(temporary, { recursive: true, mode: 0o700 });
     await writeFile(join(temporary, "manifest.json"), JSON.stringify(manifest), { mode: 0o600 });
-    await writeFile(join(temporary, "component.wasm"), component, { mode: 0o600 });
+    await writeFile(join(temporary, "component.wasm"), bytes, { mode: 0o600 });
     await rm(folder, { recursive: true, force: true });
     await rename(temporary, folder);
   }

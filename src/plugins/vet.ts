@@ -50,16 +50,21 @@ export interface VetOptions {
 }
 
 /**
- * Vets a component, or finds it in the cache.
+ * Vets a component, or finds it in the cache: then it isn't even read.
+ * @param hash SHA-256 of what `component` reads
  * @throws WeirError `plugin.refused` with the reason; `plugin.failed` when that may not be the component's doing, because vetting
  * took too long, the system killed it, or there is no jail: another try may end otherwise
  */
-export async function vet(hash: string, component: Uint8Array, options: VetOptions): Promise<Vetted> {
+export async function vet(
+  hash: string,
+  component: () => Promise<Uint8Array>,
+  options: VetOptions,
+): Promise<Vetted> {
   findLauncher();
   const dir = join(options.cacheDir, `${hash}-${VETTER}-${options.memoryMiB}`);
   const known = await readCached(dir);
   if (known !== undefined) return { ...known, dir, cached: true };
-  const { vetted, bytes } = await runChild(component, options);
+  const { vetted, bytes } = await runChild(await component(), options);
   await store(dir, vetted, bytes);
   return { ...vetted, dir, cached: false };
 }

@@ -415,17 +415,17 @@ describe("vetting", () => {
   test("happens once for a component and a memory limit", async () => {
     const options = { cacheDir: join(folder, "vet-cache"), memoryMiB: 8 };
     mkdirSync(options.cacheDir);
-    expect((await vet(hash, bytes, options)).cached).toBe(false);
-    expect((await vet(hash, bytes, options)).cached).toBe(true);
-    expect((await vet(hash, bytes, { ...options, memoryMiB: 16 })).cached).toBe(false);
+    expect((await vet(hash, async () => bytes, options)).cached).toBe(false);
+    expect((await vet(hash, async () => bytes, options)).cached).toBe(true);
+    expect((await vet(hash, async () => bytes, { ...options, memoryMiB: 16 })).cached).toBe(false);
   });
 
   test("is done again when a cached file has lost bytes", async () => {
     const options = { cacheDir: join(folder, "torn-cache"), memoryMiB: 8 };
     mkdirSync(options.cacheDir);
-    const { dir } = await vet(hash, bytes, options);
+    const { dir } = await vet(hash, async () => bytes, options);
     writeFileSync(join(dir, "component.js"), "");
-    expect((await vet(hash, bytes, options)).cached).toBe(false);
+    expect((await vet(hash, async () => bytes, options)).cached).toBe(false);
     expect(statSync(join(dir, "component.js")).size).toBeGreaterThan(1_000);
     expect(readdirSync(options.cacheDir)).toHaveLength(1);
   });
@@ -442,7 +442,7 @@ describe("vetting", () => {
 
   test("ends at its time limit", async () => {
     const options = { cacheDir: join(folder, "late-cache"), memoryMiB: 8, timeoutMs: 1 };
-    await expect(vet(hash, bytes, options)).rejects.toThrow("took too long");
+    await expect(vet(hash, async () => bytes, options)).rejects.toThrow("took too long");
   });
 
   test("is tried again when the system has killed it", async () => {

@@ -1,6 +1,7 @@
 /** What manifests, options, patterns and checks accept, and what they refuse. */
 
 import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -8,7 +9,8 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { matcher, mayPublish } from "../../src/core/glob.ts";
 import { bindingOf } from "../../src/plugins/binding.ts";
-import { COMPONENT_BYTES, discover } from "../../src/plugins/discover.ts";
+import { COMPONENT_BYTES, readComponent } from "../../src/plugins/component-file.ts";
+import { discover } from "../../src/plugins/discover.ts";
 import { laneOf } from "../../src/plugins/lane-of.ts";
 import { mergeLimits } from "../../src/plugins/limits.ts";
 import { mergeConfig, parseManifest } from "../../src/plugins/manifest.ts";
@@ -199,6 +201,19 @@ describe("the plugins folder", () => {
       lost: "lost.wasm is missing",
       linking: expect.stringContaining("is a link"),
     });
+  });
+
+  test("a component is read when it is asked for, and is refused when it is another one by then", async () => {
+    const big = Buffer.alloc(1_000_000, 7);
+    writeFileSync(join(dir, "bare.wasm"), big);
+    const { candidates } = await discover(dir);
+    const bare = candidates.find(({ name }) => name === "bare");
+    const hash = createHash("sha256").update(big).digest("hex");
+    expect(bare).toMatchObject({ hash, path: join(dir, "bare.wasm") });
+    expect(big.equals(await readComponent(join(dir, "bare.wasm"), hash))).toBe(true);
+    big[999_999] = 8;
+    writeFileSync(join(dir, "bare.wasm"), big);
+    await expect(readComponent(join(dir, "bare.wasm"), hash)).rejects.toThrow("has changed");
   });
 
   test("that isn't there holds no plugins", async () => {
