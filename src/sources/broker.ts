@@ -216,6 +216,7 @@ export class EmbeddedBroker implements Source, LocalPublisher {
         identity.maySubscribe(filter) ? undefined : Reason.notAuthorized,
       sessionDropped: () => this.#count.note("sessions", 1),
       willDue: (will, identity, devices) => this.#sendWill(will, identity, devices),
+      shedBytes: () => this.#slow.shedBytes,
       shed: () => this.#count.note("shed", 1),
       slow: (connection) => this.#slow.add(connection),
     };

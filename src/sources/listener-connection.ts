@@ -14,7 +14,7 @@ import { type HeldMessage, type HeldRun, type Keeper, letGo, PassingMessage } fr
 import type { ListenerHost } from "./listener-host.ts";
 import { ClientInput, type PacketSink } from "./listener-input.ts";
 import { ClientOutput } from "./listener-output.ts";
-import type { Session } from "./listener-session.ts";
+import { type Session, SLOW_BYTES } from "./listener-session.ts";
 import { isTopic, type KnownTopic } from "./listener-topics.ts";
 import {
   type Connect,
@@ -29,6 +29,8 @@ import { encodeAccept, encodeRefusal, type Written } from "./mqtt-write.ts";
 /** Unsettled messages of one connection, at which no more is read from it; MQTT 5 clients are told so. */
 export const HELD_MESSAGES = 4096;
 const HELD_BYTES = 256 * 1024;
+/** Answers that may be unread beside what subscriptions have left. */
+const ANSWER_BYTES = 64 * 1024;
 /** Devices remembered of a connection with a will. */
 const DEVICES = 4096;
 
@@ -195,10 +197,21 @@ export class ClientConnection implements PacketSink, Keeper {
 
   isFull(): boolean {
     return (
+      this.#isUnread() ||
       this.#heldBytes >= HELD_BYTES ||
       this.#output.owed >= HELD_MESSAGES ||
       this.#host.isShut(this, this.#heldMessages)
     );
+  }
+
+  /** Whether answers have been left unread, beyond what subscriptions may leave there. */
+  #isUnread(): boolean {
+    const unread = this.socket.writableLength;
+    if (unread <= SLOW_BYTES) return false;
+    const most = this.session?.subscribes === true ? this.#host.shedBytes() + ANSWER_BYTES : SLOW_BYTES;
+    if (unread <= most) return false;
+    this.#host.slow(this);
+    return true;
   }
 
   packet(first: number, bytes: Buffer, from: number, to: number): boolean {

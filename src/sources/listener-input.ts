@@ -6,8 +6,6 @@ import type { Socket } from "node:net";
 import { letGo, type Piece } from "./listener-held.ts";
 import { Reason } from "./mqtt-wire.ts";
 
-/** Written and not taken: beyond what subscriptions may leave there, only answers can have made it so much. */
-const UNREAD_BYTES = 4 * 1024 * 1024 + 64 * 1024;
 /** So many parts of a packet become one: a buffer costs a hundred times the byte that a slow client may have put into it. */
 const LOOSE_PARTS = 64;
 /** After this a client that was too fast is heard again, in milliseconds. */
@@ -15,7 +13,7 @@ const RATE_PAUSE_MS = 50;
 
 /** What is made of the packets. */
 export interface PacketSink {
-  /** Whether it has all that it may have. */
+  /** Whether it has all that it may have, or the client has not taken what it was answered. */
   isFull(): boolean;
   /** Takes a packet by its first byte; its body lies from `from` to `to`. False: not now, it is to come again. */
   packet(first: number, bytes: Buffer, from: number, to: number): boolean;
@@ -39,6 +37,7 @@ export class ClientInput {
   #partBytes = 0;
   /** of them, those that came since some were made one */
   #loose = 0;
+  #awaitsDrain = false;
   /** bytes that must be there before it is worth looking again */
   #need = 0;
   #closed = false;
@@ -75,14 +74,18 @@ export class ClientInput {
         if (this.waits === "rate") this.go();
       }, RATE_PAUSE_MS);
       timer.unref();
-    } else if (why === "room" && this.#socket.writableLength > UNREAD_BYTES) {
-      this.#socket.once("drain", () => this.resume());
+    } else if (why === "room" && this.#socket.writableNeedDrain && !this.#awaitsDrain) {
+      this.#awaitsDrain = true;
+      this.#socket.once("drain", () => {
+        this.#awaitsDrain = false;
+        this.resume();
+      });
     }
   }
 
   /** Reads on, if it was room that was waited for and there is some. */
   resume(): void {
-    if (this.waits === "room" && !this.#closed && !this.#isFull()) this.go();
+    if (this.waits === "room" && !this.#closed && !this.#sink.isFull()) this.go();
   }
 
   /** Reads on, whatever was waited for. */
@@ -97,10 +100,6 @@ export class ClientInput {
   close(): void {
     this.#closed = true;
     this.#forgetParts();
-  }
-
-  #isFull(): boolean {
-    return this.#sink.isFull() || this.#socket.writableLength > UNREAD_BYTES;
   }
 
   #readParts(): void {
@@ -135,7 +134,7 @@ export class ClientInput {
     let at = 0;
     this.#need = 2;
     while (end - at >= 2) {
-      if (this.#isFull()) {
+      if (this.#sink.isFull()) {
         this.wait("room");
         break;
       }

@@ -18,10 +18,8 @@ import {
 } from "./mqtt-write.ts";
 import { filterProblem } from "./topic-tree.ts";
 
-/** Bytes written to a subscriber and not yet taken, at which Weir's own publishing waits for it … */
+/** Bytes written to a client and not yet taken, at which it is slow: Weir's own publishing waits for it. */
 export const SLOW_BYTES = 256 * 1024;
-/** … and at which messages are no longer written to it. */
-const SHED_BYTES = 4 * 1024 * 1024;
 /** Longest topic filter, in characters, and its levels. */
 const FILTER_LENGTH = 1024;
 const FILTER_LEVELS = 64;
@@ -44,6 +42,8 @@ export interface SessionHost {
   readonly waiting: { bytes: number; readonly most: number };
   /** Why a client may not have a subscription, as a reason code, or undefined. */
   maySubscribe(session: Session, filter: string): number | undefined;
+  /** bytes written to a client and not yet taken, at which messages are no longer written to it */
+  shedBytes(): number;
   /** A message that the client should have got is given up. */
   shed(): void;
   /** The client has not taken what was written. */
@@ -98,6 +98,11 @@ export class Session {
     this.clientId = clientId;
     this.identity = identity;
     this.#host = host;
+  }
+
+  /** Whether the client has subscriptions. */
+  get subscribes(): boolean {
+    return this.#filters.size > 0;
   }
 
   /** The client is here, and has been told so: what it has not acknowledged is sent again, then what has waited for it. */
@@ -201,7 +206,7 @@ export class Session {
     const unread = connection.socket.writableLength;
     if (unread > SLOW_BYTES) this.#host.slow(connection);
     if (qos === 0) {
-      if (unread > SHED_BYTES) this.#host.shed();
+      if (unread > this.#host.shedBytes()) this.#host.shed();
       else this.#write(queued, 0, false);
     } else if (this.#again.length > 0 || this.#queue.length > 0 || !this.#hasRoom(connection)) {
       if (isKept) this.#wait(queued);
@@ -220,7 +225,7 @@ export class Session {
     return (
       onTheWay < Math.min(connection.takes.receiveMaximum, MOST_IDS) &&
       (this.#sentBytes === 0 || (this.#sentBytes <= this.#host.queueBytes && !this.#isTooMuch())) &&
-      connection.socket.writableLength <= SHED_BYTES
+      connection.socket.writableLength <= this.#host.shedBytes()
     );
   }
 

@@ -4,6 +4,10 @@ import { SLOW_BYTES } from "./listener-session.ts";
 
 /** Publishing waits for a slow subscriber, but not for longer than this, in milliseconds. */
 const WAIT_MS = 1000;
+/** What one may leave unread before messages for it are given up, … */
+const MOST_BYTES = 4 * 1024 * 1024;
+/** … and all of them together, as far as each keeps what makes it slow. */
+const MOST_BYTES_OF_ALL = 64 * 1024 * 1024;
 /** One that has not caught up for so long is given up. */
 const MOST_MS = 60_000;
 
@@ -12,6 +16,11 @@ export class SlowSubscribers {
   /** since when, in milliseconds of the monotonic clock */
   readonly #slow = new Map<ClientConnection, number>();
   readonly #waiters = new Set<() => void>();
+
+  /** What a client may leave unread now: the more of them are slow, the less. */
+  get shedBytes(): number {
+    return Math.max(SLOW_BYTES, Math.min(MOST_BYTES, MOST_BYTES_OF_ALL / Math.max(1, this.#slow.size)));
+  }
 
   /** A client has much to read; it counts as slow until its socket is drained. */
   add(connection: ClientConnection): void {

@@ -265,6 +265,28 @@ describe("subscriptions", () => {
     await eventually(() => expect(socket.bytesRead).toBeGreaterThan(200 * 50_000));
   });
 
+  it("one that asks and reads no answer is no longer read, until it reads", async () => {
+    const { port, url } = await startBroker();
+    const socket = await open(port, "deaf");
+    socket.pause();
+    // Some of it fits into the system's buffers, which are megabytes on both sides.
+    const pings = Buffer.alloc(64 * 1024 * 1024);
+    for (let at = 0; at < pings.length; at += 2) pings[at] = 0xc0;
+    socket.write(pings);
+    const client = await join(url);
+    let before = -1;
+    await eventually(async () => {
+      await client.publishAsync("y", "1", { qos: 1 });
+      const now = socket.bytesWritten - socket.writableLength;
+      const isStill = now === before;
+      before = now;
+      expect(isStill).toBe(true);
+    }, 500);
+    expect(socket.writableLength).toBeGreaterThan(16 * 1024 * 1024);
+    socket.resume();
+    await eventually(() => expect(socket.writableLength).toBe(0));
+  });
+
   it("what Weir publishes waits for a client that is away, also for one that does not want its own messages back", async () => {
     const { url, broker } = await startBroker();
     const before = await keep(url);
@@ -293,6 +315,20 @@ describe.skipIf(process.env["WEIR_LONG"] !== "1")("what takes long (WEIR_LONG=1)
     await once(socket, "close");
     clearInterval(drip);
     expect(count.also["refused"]).toBe(1);
+  });
+
+  it("one that asks and never reads an answer is disconnected within two minutes", {
+    timeout: 200_000,
+  }, async () => {
+    const { port, count } = await startBroker();
+    const socket = await open(port, "deaf");
+    socket.pause();
+    const closed = once(socket, "close");
+    const pings = Buffer.alloc(64 * 1024 * 1024);
+    for (let at = 0; at < pings.length; at += 2) pings[at] = 0xc0;
+    socket.write(pings);
+    await eventually(() => expect(count.also["refused"]).toBe(1));
+    await closed;
   });
 
   it("a subscriber that never reads misses messages, and is disconnected within two minutes", {
