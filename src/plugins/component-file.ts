@@ -24,17 +24,24 @@ export async function hashOf(path: string): Promise<string> {
  * @throws WeirError `plugin.refused` when it has another one
  */
 export async function readComponent(path: string, hash: string): Promise<Uint8Array<ArrayBuffer>> {
-  const bytes = await readBounded(path, COMPONENT_BYTES);
-  if (createHash("sha256").update(bytes).digest("hex") !== hash) throw refusal(`${path} has changed`);
+  // A part at a time: all of it at once would hold this thread up for as long as a chunk may take.
+  const found = createHash("sha256");
+  const bytes = await readBounded(path, COMPONENT_BYTES, (part) => void found.update(part));
+  if (found.digest("hex") !== hash) throw refusal(`${path} has changed`);
   return bytes;
 }
 
-/** A regular file's bytes, no more than `most`. Throws `plugin.refused` for what is no such file. */
-export async function readBounded(path: string, most: number): Promise<Uint8Array<ArrayBuffer>> {
+/** A regular file's bytes, no more than `most`, each part shown to `see`. Throws `plugin.refused` for what is no such file. */
+export async function readBounded(
+  path: string,
+  most: number,
+  see: (part: Uint8Array) => void = () => {},
+): Promise<Uint8Array<ArrayBuffer>> {
   let bytes = new Uint8Array(0);
   let at = 0;
   await readParts(path, most, (part, size) => {
     if (at === 0) bytes = new Uint8Array(size);
+    see(part);
     bytes.set(part, at);
     at += part.byteLength;
   });
