@@ -240,11 +240,26 @@ export class FrameBuilder {
   }
 }
 
-/** Entries in order of first use, each once. */
+/** What an interner has seen. */
+interface Known {
+  /** of the frame that the index is in */
+  frame: number;
+  index: number;
+  /** UTF-8 bytes, its unit's included */
+  readonly bytes: number;
+}
+
+/** What a dictionary remembers from frame to frame: so many entries and bytes, else nothing. */
+const MOST_KNOWN = 4096;
+const MOST_KNOWN_BYTES = 262_144;
+
+/** Entries in order of first use, each once. They are remembered from frame to frame, as most come again. */
 class Interner {
   readonly #what: string;
   readonly #most: number;
-  readonly #indexes = new Map<string, number>();
+  readonly #known = new Map<string, Known>();
+  #knownBytes = 0;
+  #frame = 0;
   #entries: string[] = [];
   /** UTF-8 bytes of all entries, units included */
   bytes = 0;
@@ -261,36 +276,49 @@ class Interner {
 
   /** The index of `key`, whose entry is `entry`; its `unit` is kept by the caller. */
   index(key: string, entry: string, unit = ""): number {
-    const known = this.#indexes.get(key);
-    if (known !== undefined) return known;
+    const known = this.#known.get(key);
+    if (known !== undefined) return known.frame === this.#frame ? known.index : this.#enter(known, entry);
     if (!entry.isWellFormed() || !unit.isWellFormed())
       throw invalidFrame(`a ${this.#what} has a lone surrogate`);
-    return this.#enter(key, entry, utf8Length(entry), utf8Length(unit));
+    return this.#learn(key, entry, utf8Length(entry), utf8Length(unit));
   }
 
   /** The index of an entry whose bytes are kept by the caller. */
   indexBytes(bytes: Uint8Array): number {
     const key = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString("latin1");
-    return this.#indexes.get(key) ?? this.#enter(key, "", bytes.byteLength, 0);
+    const known = this.#known.get(key);
+    if (known === undefined) return this.#learn(key, "", bytes.byteLength, 0);
+    return known.frame === this.#frame ? known.index : this.#enter(known, "");
   }
 
-  /** All entries; the interner is empty afterwards. */
+  /** All entries; the interner has none afterwards. */
   take(): string[] {
     const entries = this.#entries;
     this.#entries = [];
-    this.#indexes.clear();
     this.bytes = 0;
+    this.#frame += 1;
+    if (this.#known.size > MOST_KNOWN || this.#knownBytes > MOST_KNOWN_BYTES) {
+      this.#known.clear();
+      this.#knownBytes = 0;
+    }
     return entries;
   }
 
-  #enter(key: string, entry: string, size: number, unitSize: number): number {
+  #learn(key: string, entry: string, size: number, unitSize: number): number {
     if (size > this.#most || unitSize > this.#most)
       throw invalidFrame(`a ${this.#what} is over ${this.#most} bytes`);
-    const index = this.#entries.length;
-    this.#indexes.set(key, index);
+    const known = { frame: -1, index: 0, bytes: size + unitSize };
+    this.#known.set(key, known);
+    this.#knownBytes += known.bytes;
+    return this.#enter(known, entry);
+  }
+
+  #enter(known: Known, entry: string): number {
+    known.frame = this.#frame;
+    known.index = this.#entries.length;
     this.#entries.push(entry);
-    this.bytes += size + unitSize;
-    return index;
+    this.bytes += known.bytes;
+    return known.index;
   }
 }
 

@@ -242,6 +242,21 @@ describe("a builder", () => {
     ]);
   });
 
+  test("gives frame after frame only the entries that it uses, in the order of their first use, however many there were", () => {
+    const fill = (builder: FrameBuilder, names: readonly string[]): Frame => {
+      for (const name of names)
+        builder.add(builder.device(name), builder.metric(name, "K"), 1, Kind.text, 0, builder.text(name));
+      return builder.build();
+    };
+    const builder = new FrameBuilder();
+    const frame = (names: readonly string[]): void =>
+      expect(fill(builder, names).buffer).toEqual(fill(new FrameBuilder(), names).buffer);
+    for (const names of [["a", "b"], ["b", "c", "a"], ["é"], [], ["a", "a", "é"]]) frame(names);
+    for (let round = 0; round < 3; round++)
+      frame(Array.from({ length: 5000 }, (_, i) => `${round} ${i} ${i % 2 === 0 ? "x" : "y".repeat(100)}`));
+    frame(["b", "a"]);
+  });
+
   test("makes -0 into 0, as value and as time", () => {
     const builder = new FrameBuilder(0);
     builder.add(builder.device("d"), builder.metric("m"), -0, Kind.number, 0, -0);
