@@ -131,7 +131,7 @@ describe("a builder", () => {
         addRows(builder, before);
         const first = builder.build();
         addRows(builder, rows);
-        expect(builder.build().buffer).toEqual(frameOf(rows).buffer);
+        expect(builder.build().buffer).toStrictEqual(frameOf(rows).buffer);
         expect(rowsOf(first)).toEqual(before);
       }),
     );

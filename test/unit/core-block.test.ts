@@ -60,7 +60,7 @@ describe("the specification's example", () => {
   });
 
   test("reads back as its frame", () => {
-    expect(readBlock(example, crc32c).buffer).toEqual(exampleFrame().buffer);
+    expect(readBlock(example, crc32c).buffer).toStrictEqual(exampleFrame().buffer);
   });
 });
 
@@ -73,7 +73,7 @@ describe("a block", () => {
 
   test("that is raw is read too, with and without a checksum", () => {
     const raw = new Uint8Array(exampleFrame().buffer);
-    expect(readBlock(raw, crc32c).buffer).toEqual(raw.buffer);
+    expect(readBlock(raw, crc32c).buffer).toStrictEqual(raw.buffer);
     new DataView(raw.buffer).setUint8(Header.flags, 1);
     expect(() => readBlock(raw, crc32c)).toThrow("checksum does not match");
     new DataView(raw.buffer).setUint32(Header.crc, crc32c(raw.subarray(CRC_START)), true);
@@ -84,7 +84,7 @@ describe("a block", () => {
     const block = packBlock(exampleFrame(), crc32c);
     const frame = readBlock(block, crc32c);
     block.fill(0xff);
-    expect(frame.buffer).toEqual(exampleFrame().buffer);
+    expect(frame.buffer).toStrictEqual(exampleFrame().buffer);
   });
 
   test("is the caller's own: packing another does not change it", () => {

@@ -45,7 +45,7 @@ function decode(rules: readonly object[] | undefined, topic: string, payload: st
     const before = frame;
     reason = decoder.decode(message, builder);
     frame = builder.build();
-    expect(frame.buffer).toEqual(before.buffer);
+    expect(frame.buffer).toStrictEqual(before.buffer);
   }
   const rows = Array.from(frame.value, (value, row) => {
     const kind = frame.kind[row];
