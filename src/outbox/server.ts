@@ -128,7 +128,8 @@ class Server {
     this.#reply(this.#commit(requests));
     this.#store.absorb();
     // At once: at full rate, what waits for the collector would be tens of megabytes.
-    for (const request of requests) if (request.op === "append") request.args.frame.transfer(0);
+    for (const { op, args } of requests)
+      if (op === "append" && !this.#store.keeps(args.frame)) args.frame.transfer(0);
     if (this.#full && this.#store.roomy) this.#setFull(false);
     if (stop !== undefined) void this.#stop(stop.id);
     else this.#announce();
@@ -277,7 +278,8 @@ class Server {
         this.#store.transaction(() => this.#store.leaveOut(consumer.name, batch, made, mostBytes));
       encoded.push({ id, key, samples, messages });
       for (const { buffer } of frames)
-        if (messages.every(({ payload }) => payload.buffer !== buffer)) buffer.transfer(0);
+        if (!this.#store.keeps(buffer) && messages.every(({ payload }) => payload.buffer !== buffer))
+          buffer.transfer(0);
     } catch (thrown) {
       if (!isDamage(thrown)) throw thrown;
       try {

@@ -24,6 +24,7 @@ import { type Batch, Lanes, lastChunk, type OldestChunk, type RemovedLane } from
 import { Leasing, type Moment } from "./leasing.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
 import { markDamaged, type Salvage } from "./quarantine.ts";
+import { RecentFrames } from "./recent-frames.ts";
 import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
 import { type Connection, openDatabase } from "./schema.ts";
@@ -96,6 +97,7 @@ export class Store {
   readonly #kept: Keepsakes;
   readonly #epochs: Epochs;
   readonly #traces: TraceBook;
+  readonly #recent = new RecentFrames();
   readonly #sql: ReturnType<typeof statements>;
   /** id of the newest chunk */
   #lastChunk: number;
@@ -197,6 +199,7 @@ export class Store {
       this.#epochs.flush();
       this.#sql.commit.run();
       this.#room.reset();
+      this.#recent.commit();
       return result;
     } catch (thrown) {
       // SQLite rolls back by itself on some errors (a full disk, as one).
@@ -205,6 +208,7 @@ export class Store {
       this.#gaps.handed = handed;
       this.#epochs.restore(numbers);
       this.#lastChunk = lastChunk;
+      this.#recent.rollBack();
       this.#keeper.rollBack(waiting);
       this.#lanes.load();
       this.#room.reload();
@@ -251,7 +255,7 @@ export class Store {
     markDamaged(this.#path);
   }
 
-  /** Stores a chunk: samples, alarms as samples, state and publish effects. */
+  /** Stores a chunk: samples, alarms as samples, state and publish effects. Its frame is to stay as it is while {@link keeps} says so. */
   append(chunk: StoredChunk): void {
     const alarms = chunk.effects.filter((effect) => effect.type === "alarm");
     this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
@@ -260,6 +264,11 @@ export class Store {
     this.#epochs.mark(chunk.stream, chunk.ticket ?? 0);
     if (alarms.length > 0) this.#put("alarm", alarmFrame(alarms, this.#now()), chunk.traces);
     this.#kept.change(chunk.state);
+  }
+
+  /** Whether a frame over this buffer may still be {@link read}. */
+  keeps(buffer: ArrayBuffer): boolean {
+    return this.#recent.keeps(buffer);
   }
 
   /** What is known of devices, as of the last {@link absorb}. */
@@ -308,6 +317,7 @@ export class Store {
     this.#lastChunk += 1;
     this.#traces.note(this.#lastChunk, traces);
     this.#sql.addChunk.run(this.#lastChunk, stream, this.epoch, seq, frame.rows, bytes, created, block);
+    this.#recent.note(this.#lastChunk, stream, frame, lanes.length);
     for (const lane of lanes) {
       lane.oldest ??= { created, epoch: this.epoch };
       lane.pendingSamples += frame.rows;
@@ -366,10 +376,14 @@ export class Store {
   }
 
   /**
-   * The frames of a leased batch, in order.
+   * The frames of a leased batch, in order. They are the caller's, but for those that the store {@link keeps}.
    * @throws WeirError `frame.invalid` when a chunk is damaged or missing
    */
   read(batch: Batch): Frame[] {
+    if (batch.historical === 0) {
+      const recent = this.#recent.take(batch.stream, batch.first, batch.last, batch.span);
+      if (recent !== undefined) return recent;
+    }
     const frames: Frame[] = [];
     let rows = 0;
     for (const bytes of this.#sql.blocks.iterate(batch.stream, batch.first, batch.last)) {
@@ -514,6 +528,7 @@ export class Store {
         more = this.#expire();
       });
     else if (this.#forgetting) this.transaction(() => {});
+    this.#recent.age();
     this.devices.sweep(this.#now());
     more = this.#room.vacuum(idle) || this.#forgetting || more;
     this.storeDevices(false);
