@@ -33,15 +33,18 @@ export class Decoding {
   /** Decodes a message into rows. False when it isn't valid. */
   now(message: DeviceMessage, builder: FrameBuilder): boolean {
     this.#count.in += 1;
-    const before = builder.rows;
     const reason = this.#decoder.decode(message, builder);
     if (reason !== undefined) {
       this.#refuse(message, reason);
       return false;
     }
     this.#count.out += 1;
-    this.#count.note("made", builder.rows - before);
     return true;
+  }
+
+  /** So many rows were made of messages. */
+  made(rows: number): void {
+    this.#count.note("made", rows);
   }
 
   /** A message is kept for a plugin, until its input is {@link settled}. */

@@ -86,6 +86,7 @@ export class OpenChunk {
   /** Gives what was collected, and begins the next chunk. */
   seal(): Input {
     const frame = this.#builder.build();
+    this.#decoding.made(frame.rows);
     correctTimes(frame, this.#clock, Status.gatewayTime);
     const messages = new Map<string, Messages>();
     const byPlugin = new Map<string, readonly DeviceMessage[]>();

@@ -393,16 +393,18 @@ describe("the outbox", () => {
 
   it("counts a damaged chunk as lost, announces it, and goes on", async () => {
     const path = newPath();
-    const outbox = await open(
-      planFor(path, { uplinks: [uplink("up", { batch: { samples: 1, bytes: 1e6, ageMs: 0 } })] }),
-    );
-    for (const value of [1, 2, 3]) await outbox.append(chunk([value]));
+    const plan = planFor(path, { uplinks: [uplink("up", { batch: { samples: 1, bytes: 1e6, ageMs: 0 } })] });
+    const before = await open(plan);
+    for (const value of [1, 2, 3]) await before.append(chunk([value]));
+    // What was stored just now is not read back.
+    await before.stop();
     sql(path, (db) => {
       const block =
         db.prepare<[], Buffer>("SELECT block FROM chunk WHERE seq = 1").pluck().get() ?? Buffer.alloc(0);
       block[90] = (block[90] ?? 0) ^ 1;
       db.prepare("UPDATE chunk SET block = ? WHERE seq = 1").run(block);
     });
+    const outbox = await open(plan);
     const batches = await outbox.lease("up", 3);
     expect(batches.flatMap(numbers)).toEqual([1, 3]);
     expect((await outbox.counts()).find(({ stream }) => stream === "data")).toMatchObject({
