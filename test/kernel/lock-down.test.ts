@@ -62,7 +62,7 @@ describe.skipIf(lacking !== "")(`lock-down${lacking === "" ? "" : ` (skipped: ${
     expect(weir("probe", "on", "signals", ...at)).toMatchObject({ status: 2 });
     expect(weir("probe", "on", "signals", "--for", "60s", ...at).stdout).toMatch(/^signals .* is on until /);
     expect(weir("probe", "ls", ...at).stdout).toMatch(/^signals +on, \d+ s left/m);
-    expect(weir("probe", "off", "signals", ...at)).toMatchObject({ status: 0, stdout: "" });
+    expect(weir("probe", "off", "signals", ...at)).toMatchObject({ status: 0, stdout: "signals is off\n" });
     expect(weir("probe", "ls", ...at).stdout).toMatch(/^signals +on demand/m);
   });
 
