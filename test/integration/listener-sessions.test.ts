@@ -339,7 +339,8 @@ describe.skipIf(process.env["WEIR_LONG"] !== "1")("what takes long (WEIR_LONG=1)
     socket.write(generate({ cmd: "subscribe", messageId: 1, subscriptions: [{ topic: "x", qos: 0 }] }));
     await once(socket, "data");
     socket.pause();
-    const payload = Buffer.alloc(64 * 1024);
+    // Publishing waits for it, a second each time, and after a minute it is given up: before, it has to miss something.
+    const payload = Buffer.alloc(192 * 1024);
     const message = {
       topic: "x",
       payload,
