@@ -3,7 +3,7 @@ import type { Span } from "./dedupe.ts";
 
 /** An announced gap, with why. */
 export interface GapNotice extends Span {
-  /** `overflow`, `ttl`, `purge`, `corrupt` or `uplink removed` */
+  /** `overflow`, `ttl`, `purge`, `corrupt`, `rejected` or `uplink removed` */
   readonly reason: string;
 }
 

@@ -150,6 +150,8 @@ describe("identities", () => {
 
   it("weir passwd prints what is checked, and nothing of the password", () => {
     const run = spawnSync("bin/weir", ["passwd", "--name", "fleet"], { input: "secret\n", encoding: "utf8" });
+    for (const name of ["a:b", "#a", " a", "a\nb", ""])
+      expect(spawnSync("bin/weir", ["passwd", "--name", name], { input: "secret\n" }).status).toBe(2);
     expect(run.stdout).toMatch(/^fleet:scrypt\$16384\$8\$1\$[^$]+\$[^$]+\n$/);
     expect(readPasswords(run.stdout)).toBeInstanceOf(Map);
   });
