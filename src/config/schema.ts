@@ -34,8 +34,8 @@ const pipelineSchema = z.strictObject({
     .int()
     .min(16)
     .max(32_768)
-    .default(2048)
-    .describe("samples that one commit stores; twice as many while an earlier one is under way"),
+    .default(4096)
+    .describe("samples that seal a chunk, which goes through the plugins as one and is stored as one"),
   lingerMs: z
     .number()
     .int()

@@ -1,7 +1,7 @@
 /**
  * The first of the two loops: from sources to the outbox.
  *
- *     message ─► decode ─► chunk (2,048 samples or 5 ms) ─► chain of plugins ─► commit ─► settle (PUBACK) ─► effects
+ *     message ─► decode ─► chunk (4,096 samples or 5 ms) ─► chain of plugins ─► commit ─► settle (PUBACK) ─► effects
  *
  * Chunks go through strictly in order, several at a time. An input is kept until its output is committed; after a failure
  * everything uncommitted is discarded, the chain restarts from committed state, and the kept inputs run again one at
@@ -50,11 +50,6 @@ export interface IngestParts extends DecodingParts, SettlementParts {
 
 /** Inputs that may be in the chain at a time; as many again may wait for their commit. */
 const IN_FLIGHT = 8;
-/**
- * While a chunk is under way, the next may grow to so many times its size: it would wait anyway, and half as many chunks cost a
- * fifth less CPU at a steady 165 k messages/s.
- */
-const GROWTH = 2;
 /** How long an action that is to run between chunks waits for a moment without any, before it holds up the next: at full load there is none. */
 const LULL_MS = 50;
 /** How often due plugin timers are looked for, in milliseconds. */
@@ -167,8 +162,7 @@ export class Ingest implements Intake {
     source.out += 1;
     this.#open.add(message);
     const { chunkSamples, lingerMs } = this.#options;
-    const most = this.#inFlight.length + this.#commits.size > 0 ? GROWTH * chunkSamples : chunkSamples;
-    if (this.#open.isFull(most)) this.#seal();
+    if (this.#open.isFull(chunkSamples)) this.#seal();
     else this.#linger ??= setTimeout(() => this.#seal(), lingerMs);
   }
 
@@ -290,8 +284,6 @@ export class Ingest implements Intake {
       this.#commits.add(commit);
       void commit.then((committed) => {
         this.#commits.delete(commit);
-        if (this.#inFlight.length + this.#commits.size === 0 && this.#open.rows >= this.#options.chunkSamples)
-          this.#seal();
         if (committed) this.#pump();
         else void this.#recoverFromCommit();
         this.#checkIdle();

@@ -36,10 +36,6 @@ export class OpenChunk {
     this.#clock = clock;
   }
 
-  get rows(): number {
-    return this.#builder.rows;
-  }
-
   /** Bytes of the messages in it. */
   get bytes(): number {
     return this.#bytes;
