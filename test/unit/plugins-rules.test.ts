@@ -58,23 +58,22 @@ describe("a manifest", () => {
     });
   });
 
-  test.each([
-    ["a pattern that backtracks without end", "{ a: { type: string, pattern: '^(a+)+$' } }", "{}"],
-    [
-      "references that branch again and again",
-      "{ a: { $ref: '#/$defs/d0' } }",
-      `{ ${Array.from({ length: 40 }, (_, i) => `d${i}: { anyOf: [{ $ref: '#/$defs/d${i + 1}' }, { $ref: '#/$defs/d${i + 1}' }] }`).join(", ")}, d40: { type: number } }`,
-    ],
-  ])("whose schema has %s is refused, and the agent goes on", (_, properties, definitions) => {
+  test("whose schema has a pattern that backtracks without end is refused, and the agent goes on", () => {
     const manifest = parseManifest(
-      `${minimal}config: { a: ${"a".repeat(60)}! }\nconfigSchema: { type: object, properties: ${properties}, $defs: ${definitions} }`,
+      `${minimal}config: { a: ${"a".repeat(60)}! }\nconfigSchema: { properties: { a: { type: string, pattern: '^(a+)+$' } } }`,
     );
     expect(() => mergeConfig(manifest, {})).toThrow(/takes longer than \d+ ms to check/);
   });
 
-  test("whose schema refers to itself for ever is refused", () => {
-    const manifest = parseManifest(`${minimal}configSchema: { $ref: "#" }`);
-    expect(() => mergeConfig(manifest, {})).toThrow("configSchema");
+  test.each([
+    ["to itself", "{ $ref: '#' }"],
+    [
+      "that branch again and again",
+      `{ properties: { a: { $ref: '#/$defs/d0' } }, $defs: { ${Array.from({ length: 40 }, (_, i) => `d${i}: { anyOf: [{ $ref: '#/$defs/d${i + 1}' }, { $ref: '#/$defs/d${i + 1}' }] }`).join(", ")}, d40: { type: number } } }`,
+    ],
+  ])("whose schema has references %s is refused", (_, schema) => {
+    const manifest = parseManifest(`${minimal}config: { a: "$ref" }\nconfigSchema: ${schema}`);
+    expect(() => mergeConfig(manifest, {})).toThrow("$ref is not taken");
   });
 
   test("with tens of thousands of keys is refused before long", () => {
