@@ -60,7 +60,7 @@ describe("a manifest", () => {
 
   test("whose schema has a pattern that backtracks without end is refused, and the agent goes on", () => {
     const manifest = parseManifest(
-      `${minimal}config: { a: ${"a".repeat(60)}! }\nconfigSchema: { properties: { a: { type: string, pattern: '^(a+)+$' } } }`,
+      `${minimal}config: { a: ${"a".repeat(60)}! }\nconfigSchema: { type: object, properties: { a: { type: string, pattern: '^(a+)+$' } } }`,
     );
     expect(() => mergeConfig(manifest, {})).toThrow(/takes longer than \d+ ms to check/);
   });
