@@ -62,17 +62,18 @@ export function quarantine(path: string, reason: string, nowMs: number): Salvage
   const time = new Date(nowMs).toISOString().replaceAll(":", "-");
   let movedTo = join(folder, `${time}-${basename(path)}`);
   for (let i = 2; existsSync(movedTo); i++) movedTo = join(folder, `${time}-${i}-${basename(path)}`);
-  for (const end of ["", "-wal"]) if (existsSync(path + end)) renameSync(path + end, movedTo + end);
+  const ends = ["", "-wal"].filter((end) => existsSync(path + end));
+  for (const end of ends) renameSync(path + end, movedTo + end);
   rmSync(`${path}-shm`, { force: true });
   rmSync(marker(path), { force: true });
-  return { movedTo, reason, ...read };
+  return { movedTo: movedTo + (ends[0] ?? ""), reason, ...read };
 }
 
 function readBooks(path: string): Pick<Salvage, "lanes" | "ranges" | "epochs"> {
   const lanes: LostLane[] = [];
   const ranges: LostRange[] = [];
   const epochs: { epoch: string; stream: Stream; next: number }[] = [];
-  if (statSync(path).size === 0) return { lanes, ranges, epochs };
+  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) === 0) return { lanes, ranges, epochs };
   let db: Database.Database | undefined;
   const each = <T>(sql: string, into: (row: T) => void): void => {
     try {

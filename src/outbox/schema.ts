@@ -29,7 +29,7 @@ export function openDatabase(
   nowMs: number,
 ): { db: Connection; salvage: Salvage | undefined; unchecked: boolean } {
   try {
-    refuseMarked(plan.path);
+    refuseMarked(plan.path, plan.reopened !== undefined);
     return { ...open(plan), salvage: undefined };
   } catch (thrown) {
     if (!(thrown instanceof WeirError) || thrown.code !== "outbox.corrupt") throw thrown;
@@ -46,12 +46,15 @@ export function openDatabase(
 }
 
 /** Damage that is known before the file is opened. */
-function refuseMarked(path: string): void {
+function refuseMarked(path: string, reopened: boolean): void {
   if (isMarked(path)) throw new WeirError("outbox.corrupt", `${path} was found damaged while it was in use`);
   const size = (file: string): number | undefined => statSync(file, { throwIfNoEntry: false })?.size;
   // SQLite would take it for a new one, and drop the WAL.
-  if (size(path) === 0 && (size(`${path}-wal`) ?? 0) > 0)
-    throw new WeirError("outbox.corrupt", `${path} is empty, and its WAL is not`);
+  const left = size(path);
+  if ((left ?? 0) > 0 || (size(`${path}-wal`) ?? 0) === 0) return;
+  // Of a database that was open in this run, it may be put back.
+  if (left === 0 || !reopened)
+    throw new WeirError("outbox.corrupt", `${path} is ${left === 0 ? "empty" : "gone"}, and its WAL is not`);
 }
 
 function open(plan: OutboxPlan): { db: Connection; unchecked: boolean } {

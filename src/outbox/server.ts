@@ -22,7 +22,7 @@ import {
 import { Retained } from "./retained.ts";
 import { storageError } from "./schema.ts";
 import { Store } from "./store.ts";
-import { TroubleWatch } from "./trouble.ts";
+import { DISPLACED, TroubleWatch } from "./trouble.ts";
 
 /** Calls that share one transaction at most. */
 const MOST_CALLS = 512;
@@ -140,6 +140,9 @@ class Server {
     const failed = this.#failed;
     const queued = this.#jobs.length;
     try {
+      // What goes to a file that is nobody's any more is not stored.
+      if (requests.some(({ op }) => op === "append") && this.#store.displaced)
+        throw new WeirError("outbox.commit", DISPLACED);
       return this.#store.transaction(() => requests.flatMap((request) => this.#apply(request)));
     } catch (thrown) {
       this.#failed = failed;

@@ -7,6 +7,10 @@ import type { Store } from "./store.ts";
 /** Looks at a database that can't be written to before it is opened anew. */
 const LOOKS = 3;
 
+/** Why nothing is stored in a file that was moved away. */
+export const DISPLACED =
+  "the database was removed or replaced while it was in use: put it back, or restart Weir";
+
 /** What is done about it. */
 export interface TroubleActions {
   /** there is trouble, or (undefined) it is over */
@@ -42,10 +46,7 @@ export class TroubleWatch {
     try {
       this.#store.probe();
       if (this.#store.tight) return;
-      if (this.#store.displaced)
-        this.#set(
-          "the file was removed or replaced while it was in use, and what is stored goes to the old one: restart Weir",
-        );
+      if (this.#store.displaced) this.#set(DISPLACED);
       else if (before !== undefined) {
         if (this.#looks > 1) this.#store.tellOfTrouble(before);
         this.#set(undefined);

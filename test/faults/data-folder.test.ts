@@ -294,6 +294,7 @@ fault("the database is taken away, and put back, while it is in use", {}, async 
   renameSync(path, `${path}-away`);
   const reason = await until("the outbox to say so", () => troubleOf(world));
   expect(reason).toContain("removed or replaced");
+  await nothingAcknowledged(world);
   renameSync(`${path}-away`, path);
   await until("all to be well", () => isReady(world));
   return undefined;

@@ -84,6 +84,17 @@ describe("a damaged database", () => {
     after.close();
   });
 
+  it("that is gone, and its WAL is not, leaves that to be looked at; in the run that had it open it is waited for", () => {
+    const { path } = damaged((file) => {
+      writeFileSync(`${file}-wal`, "frames");
+      rmSync(file);
+    });
+    expect(() => new Store(planFor(path, { reopened: { trouble: undefined } }), crc32c)).toThrow("is gone");
+    const store = new Store(planFor(path), crc32c);
+    expect(readFileSync(store.quarantined ?? "", "utf8")).toBe("frames");
+    store.close();
+  });
+
   it("whose books can be read is accounted for: what was held is lost, and announced", () => {
     const { path, epoch, held } = damaged((file) => {
       const db = new Database(file);
