@@ -18,6 +18,8 @@ export class Home {
   readonly #path: string;
   readonly #inode: number;
   #noted: Noted | undefined;
+  /** inode of its WAL */
+  #wal: number | undefined;
 
   constructor(path: string) {
     this.#path = path;
@@ -26,23 +28,28 @@ export class Home {
 
   /** Whether the file at the path is another one than the one that is open, or none. */
   get isElsewhere(): boolean {
-    return statSync(this.#path, { throwIfNoEntry: false })?.ino !== this.#inode;
+    return inodeOf(this.#path) !== this.#inode;
+  }
+
+  /** Whether another file lies at the path, and beside it the WAL of the one that is open, which must never be applied to that. */
+  get leavesWal(): boolean {
+    const there = inodeOf(this.#path);
+    return there !== undefined && there !== this.#inode && inodeOf(`${this.#path}-wal`) === this.#wal;
   }
 
   /**
-   * Notes where the database lives. `durably` runs it as a transaction that is on the disk when it returns.
+   * Notes where the database lives, in a transaction.
    * @returns why it is a copy, if it lived elsewhere before
    */
-  settleIn(kept: Keepsakes, machine: string, durably: (work: () => void) => void): string | undefined {
+  settleIn(kept: Keepsakes, machine: string, transaction: (work: () => void) => void): string | undefined {
     // An inode's number is given out again as soon as it is free; when it was made is not.
     const { ino, birthtimeNs } = statSync(this.#path, { bigint: true });
     const text = kept.setting("home");
     const before: Partial<Noted> | undefined = text === undefined ? undefined : JSON.parse(text);
     const [inside, beside] = [before?.count ?? 0, readCount(this.#path)];
     const here: Noted = { machine, file: `${ino}/${birthtimeNs}`, count: Math.max(inside, beside) + 1 };
-    durably(() => this.#note(kept, here));
-    // Only now: a power cut may take what the database has back, and never leaves it behind the file.
-    writeCount(this.#path, here.count);
+    transaction(() => this.#note(kept, here));
+    this.#wal = inodeOf(`${this.#path}-wal`);
     if (before === undefined) return undefined;
     if (before.machine !== machine)
       return "the database was used last on another machine: the data folder was copied with it, or the disk moved";
@@ -51,6 +58,11 @@ export class Home {
     return inside < beside
       ? "the database is older than the one that was used last: restored from a backup"
       : undefined;
+  }
+
+  /** What {@link settleIn} wrote is on the disk: only now may the file beside the database say so, or a power cut would leave that behind. */
+  settled(): void {
+    if (this.#noted !== undefined) writeCount(this.#path, this.#noted.count);
   }
 
   /** The last thing that an orderly stop writes to the database; `close` closes it. */
@@ -74,6 +86,7 @@ export class Home {
   }
 }
 
+const inodeOf = (path: string): number | undefined => statSync(path, { throwIfNoEntry: false })?.ino;
 const countFile = (path: string): string => `${path}-count`;
 /** In place, and always as long: there is no moment without it. */
 const WIDTH = 16;

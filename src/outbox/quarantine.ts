@@ -54,19 +54,32 @@ export function markDamaged(path: string): void {
 /** Whether {@link markDamaged} was called. */
 export const isMarked = (path: string): boolean => existsSync(marker(path));
 
+/** Moves a WAL away that is not of the database beside it: SQLite would apply it. */
+export function setWalAside(path: string, nowMs: number): void {
+  renameSync(`${path}-wal`, `${placeFor(path, nowMs)}-wal`);
+  rmSync(`${path}-shm`, { force: true });
+}
+
 /** Reads what is readable of a damaged database, then moves it away. */
 export function quarantine(path: string, reason: string, nowMs: number): Salvage {
   const read = readBooks(path);
-  const folder = join(dirname(path), "quarantine");
-  mkdirSync(folder, { recursive: true, mode: 0o700 });
-  const time = new Date(nowMs).toISOString().replaceAll(":", "-");
-  let movedTo = join(folder, `${time}-${basename(path)}`);
-  for (let i = 2; existsSync(movedTo); i++) movedTo = join(folder, `${time}-${i}-${basename(path)}`);
+  const movedTo = placeFor(path, nowMs);
   const ends = ["", "-wal"].filter((end) => existsSync(path + end));
   for (const end of ends) renameSync(path + end, movedTo + end);
   rmSync(`${path}-shm`, { force: true });
   rmSync(marker(path), { force: true });
   return { movedTo: movedTo + (ends[0] ?? ""), reason, ...read };
+}
+
+/** A name in quarantine that nothing has. */
+function placeFor(path: string, nowMs: number): string {
+  const folder = join(dirname(path), "quarantine");
+  mkdirSync(folder, { recursive: true, mode: 0o700 });
+  const time = new Date(nowMs).toISOString().replaceAll(":", "-");
+  let movedTo = join(folder, `${time}-${basename(path)}`);
+  for (let i = 2; existsSync(movedTo) || existsSync(`${movedTo}-wal`); i++)
+    movedTo = join(folder, `${time}-${i}-${basename(path)}`);
+  return movedTo;
 }
 
 function readBooks(path: string): Pick<Salvage, "lanes" | "ranges" | "epochs"> {

@@ -19,15 +19,24 @@ export const PAGE_BYTES = 4096;
 /** A connection with its settings made and its schema there. */
 export type Connection = Database.Database;
 
+/** An open database. */
+interface Opened {
+  readonly db: Connection;
+  /** a check is still to be made */
+  readonly unchecked: boolean;
+  /** there was a WAL */
+  readonly recovered: boolean;
+}
+
 /**
  * Opens the database of a plan. A damaged one is set aside, and a new one made.
- * @returns the connection, what was saved of a damaged database, and whether a check is still to be made
+ * @returns what was saved of a damaged database, too
  * @throws WeirError `outbox.newer-schema` or `data.unusable` (fatal)
  */
 export function openDatabase(
   plan: OutboxPlan,
   nowMs: number,
-): { db: Connection; salvage: Salvage | undefined; unchecked: boolean } {
+): Opened & { readonly salvage: Salvage | undefined } {
   try {
     refuseMarked(plan.path, plan.reopened !== undefined);
     return { ...open(plan), salvage: undefined };
@@ -57,7 +66,7 @@ function refuseMarked(path: string, reopened: boolean): void {
     throw new WeirError("outbox.corrupt", `${path} is ${left === 0 ? "empty" : "gone"}, and its WAL is not`);
 }
 
-function open(plan: OutboxPlan): { db: Connection; unchecked: boolean } {
+function open(plan: OutboxPlan): Opened {
   try {
     // Made here, for the mode; SQLite gives the same one to the WAL.
     if (plan.reopened !== undefined && !existsSync(plan.path))
@@ -67,10 +76,12 @@ function open(plan: OutboxPlan): { db: Connection; unchecked: boolean } {
     if (thrown instanceof WeirError) throw thrown;
     throw new WeirError("data.unusable", whyUnusable(plan.path, thrown), { cause: thrown });
   }
+  // A clean stop leaves none. One that was left beside an older copy is not its own: what comes of it is to be checked.
+  const wal = (statSync(`${plan.path}-wal`, { throwIfNoEntry: false })?.size ?? 0) > 0;
   let db: Connection | undefined;
   try {
     db = new Database(plan.path, { timeout: 1000 });
-    return { db, unchecked: prepare(db, plan) };
+    return { db, unchecked: prepare(db, plan, wal), recovered: wal };
   } catch (thrown) {
     db?.close();
     if (thrown instanceof WeirError) throw thrown;
@@ -81,7 +92,7 @@ function open(plan: OutboxPlan): { db: Connection; unchecked: boolean } {
 }
 
 /** @returns whether a check is still to be made */
-function prepare(db: Connection, plan: OutboxPlan): boolean {
+function prepare(db: Connection, plan: OutboxPlan, wal: boolean): boolean {
   const pragma = (text: string): unknown => db.pragma(text, { simple: true });
   const application = pragma("application_id");
   const version = Number(pragma("user_version"));
@@ -108,7 +119,8 @@ function prepare(db: Connection, plan: OutboxPlan): boolean {
   // A file that is larger already (the limit was lowered) keeps its pages; dropping brings it under the limit.
   pragma(`max_page_count = ${Math.floor(plan.maxBytes / PAGE_BYTES)}`);
   // Before the steps: they are not to be taken on damaged pages.
-  const clean = fresh || db.prepare("SELECT value FROM meta WHERE key = 'clean'").pluck().get() === 1;
+  const marked = (): boolean => db.prepare("SELECT value FROM meta WHERE key = 'clean'").pluck().get() === 1;
+  const clean = fresh || (!wal && marked());
   const large = statSync(plan.path).size > CHECK_BYTES;
   if (!clean && !large) check(db, plan.path);
   migrate(db, STEPS);

@@ -19,6 +19,7 @@ import {
   toWire,
   unpackState,
 } from "./protocol.ts";
+import { markDamaged } from "./quarantine.ts";
 import { Retained } from "./retained.ts";
 import { storageError } from "./schema.ts";
 import { Store } from "./store.ts";
@@ -61,7 +62,7 @@ interface Job {
 export function serveOutbox(port: MessagePort, plan: OutboxPlan, parts: OutboxParts): void {
   const notify = (notice: Notice): void => port.postMessage(notice);
   try {
-    const store = new Store(plan, parts.crc32c);
+    const store = openStore(plan, parts);
     const consumers = plan.uplinks.map((uplink) => {
       const encoder = parts.encoder(uplink, plan);
       const retained = encoder.devices && new Retained(store.devices, encoder.devices);
@@ -72,6 +73,17 @@ export function serveOutbox(port: MessagePort, plan: OutboxPlan, parts: OutboxPa
   } catch (thrown) {
     notify({ type: "failed", error: toWire(thrown instanceof WeirError ? thrown : storageError(thrown)) });
     port.close();
+  }
+}
+
+/** Opens the store; where its first steps find damage, the database is set aside as one that was found damaged while in use. */
+function openStore(plan: OutboxPlan, { crc32c }: OutboxParts): Store {
+  try {
+    return new Store(plan, crc32c);
+  } catch (thrown) {
+    if (thrown instanceof WeirError || storageError(thrown).code !== "outbox.corrupt") throw thrown;
+    markDamaged(plan.path);
+    return new Store(plan, crc32c);
   }
 }
 

@@ -23,7 +23,7 @@ import { Keepsakes } from "./keepsakes.ts";
 import { type Batch, Lanes, lastChunk, type OldestChunk, type RemovedLane } from "./lanes.ts";
 import { Leasing, type Moment } from "./leasing.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
-import { markDamaged, type Salvage } from "./quarantine.ts";
+import { markDamaged, type Salvage, setWalAside } from "./quarantine.ts";
 import { RecentFrames } from "./recent-frames.ts";
 import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
@@ -73,6 +73,8 @@ export interface StoreInfo {
   readonly oldest: readonly OldestChunk[];
 }
 
+/** The file beside the database that counts its uses is written so long after the start: that has enough to do. */
+const SETTLE_MS = 60_000;
 /** The reserve for a full disk: at most this, and a sixteenth of the database's limit. */
 const MOST_RESERVE_BYTES = 4 * 2 ** 20;
 
@@ -103,6 +105,8 @@ export class Store {
   #lastChunk: number;
   readonly #discard: Discard;
   #forgetting = false;
+  readonly #openedMs: number;
+  #settled = false;
   #removed: readonly RemovedLane[] = [];
   readonly #expires: boolean;
   readonly #path: string;
@@ -114,13 +118,14 @@ export class Store {
    * @throws WeirError `outbox.newer-schema` or `data.unusable` (fatal)
    */
   constructor(plan: OutboxPlan, crc32c: Crc32c, now: () => number = Date.now) {
-    const { db, salvage, unchecked } = openDatabase(plan, now());
+    const { db, salvage, unchecked, recovered } = openDatabase(plan, now());
     this.quarantined = salvage?.movedTo;
     this.unchecked = unchecked;
     this.#db = db;
     this.#path = plan.path;
     this.#crc32c = crc32c;
     this.#now = now;
+    this.#openedMs = now();
     this.#sql = statements(db);
     this.#gaps = new Gaps(db);
     this.#lanes = new Lanes(db, plan.uplinks, this.#gaps);
@@ -156,10 +161,9 @@ export class Store {
       this.#lanes.load();
       const sealed = new Set(this.#lanes.all.flatMap(({ batches }) => batches.map(({ id }) => id)));
       this.#lanes.leased = new Set((plan.leased ?? []).filter((id) => sealed.has(id)));
-      this.copied = this.#home.settleIn(this.#kept, plan.machine, (work) => {
-        db.transaction(work)();
-        this.#harden(plan.reopened?.trouble !== undefined);
-      });
+      this.copied = this.#home.settleIn(this.#kept, plan.machine, (work) => db.transaction(work)());
+      // Before anything is built upon it. At a start after an orderly stop there is nothing, and it takes no time.
+      if (recovered) this.#harden(plan.reopened?.trouble !== undefined);
       const damage = salvage && `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
       this.#tell("outbox-corrupt", "alarm", damage);
       this.#tell("outbox-copied", "copied", this.copied);
@@ -522,6 +526,11 @@ export class Store {
    */
   maintain(idle: boolean): boolean {
     this.#disk.maintain();
+    if (!this.#settled && this.#now() - this.#openedMs >= SETTLE_MS) {
+      this.#settled = true;
+      this.#harden(false);
+      this.#home.settled();
+    }
     let more = false;
     if (this.#expires)
       this.transaction(() => {
@@ -547,7 +556,9 @@ export class Store {
     } catch {
       // On a full disk, as one: the next start then checks the database, and is a little slower.
     }
+    const stray = this.#home.leavesWal;
     this.#home.leave(this.#kept, () => this.#db.close());
+    if (stray) setWalAside(this.#path, this.#now());
   }
 }
 

@@ -4,6 +4,7 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   truncateSync,
   writeFileSync,
@@ -94,6 +95,30 @@ describe("a damaged database", () => {
     expect(readFileSync(store.quarantined ?? "", "utf8")).toBe("frames");
     store.close();
   });
+
+  it.each([300, 2500])(
+    "that another file replaces while it is in use does not give that its WAL (%i chunks later)",
+    (chunks) => {
+      const { path } = damaged(() => {});
+      const copy = join(dirname(path), "copy.db");
+      const clean = new Store(planFor(path), crc32c);
+      clean.close();
+      writeFileSync(copy, readFileSync(path));
+      const store = new Store(planFor(path), crc32c);
+      for (let i = 0; i < chunks; i++)
+        store.transaction(() =>
+          store.append({ stream: "data", frame: frameOf(range(0, 20)), state: [], effects: [] }),
+        );
+      renameSync(copy, path);
+      store.close();
+      expect(readdirSync(join(dirname(path), "quarantine"))).toHaveLength(1);
+      const after = new Store(planFor(path), crc32c);
+      expect([after.quarantined, after.copied?.includes("another file")]).toEqual([undefined, true]);
+      const data = after.transaction(() => after.counts()).find(({ stream }) => stream === "data");
+      expect(data?.committed).toBe(2000);
+      after.close();
+    },
+  );
 
   it("whose books can be read is accounted for: what was held is lost, and announced", () => {
     const { path, epoch, held } = damaged((file) => {

@@ -270,8 +270,11 @@ describe("a copy", () => {
     expect(restored.copied).toContain("older than the one that was used last");
     close(restored);
     copyFileSync(path, copy);
-    const running = open(planFor(path));
+    let now = 1_800_000_000_000;
+    const running = open(planFor(path), () => now);
     expect(running.copied).toBeUndefined();
+    now += 60_000;
+    running.maintain(true);
     copyFileSync(`${path}-count`, `${copy}-count`);
     close(running);
     // As if it had been killed: what an orderly stop counts is not there.
