@@ -33,7 +33,7 @@ export class Hash {
   readonly #stage: Uint8Array;
   readonly #length: Uint32Array;
   readonly #digest: BigUint64Array;
-  /** Most bytes that go through the stage: none of `xxh128`, because making one number of two words takes longer. */
+  /** Most bytes that go through the stage: none of `xxh128`, because making one number of two words takes what is gained. */
   readonly #mostStaged: number;
 
   /** With {@link openHash}. */
