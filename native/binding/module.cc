@@ -69,6 +69,7 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("bootTimeOffsetUs", &Module::BootTimeOffsetUs),
                   InstanceMethod("notifyService", &Module::NotifyService),
                   InstanceMethod("trimMemory", &Module::TrimMemory),
+                  InstanceMethod("collectGarbage", &Module::CollectGarbage),
                   InstanceMethod("readConnections", &Module::ReadConnections),
                   InstanceMethod("askConnections", &Module::AskConnections),
                   InstanceMethod("listeners", &Module::Listeners),
@@ -199,6 +200,15 @@ Napi::Value Module::NotifyService(const Napi::CallbackInfo &info) {
 
 // trimMemory(): void
 void Module::TrimMemory(const Napi::CallbackInfo & /*info*/) { weir_trim_memory(); }
+
+// collectGarbage(): void
+void Module::CollectGarbage(const Napi::CallbackInfo &info) {
+  // Told that there is more outside of its heap than may ever be, V8 collects at once, compacts, and gives
+  // pages back.
+  constexpr int64_t kMuch = int64_t{4} << 30;
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), kMuch);
+  Napi::MemoryManagement::AdjustExternalMemory(info.Env(), -kMuch);
+}
 
 // dropCapabilities(numbers: Uint32Array of capabilities): threads that still hold one, or a negative errno
 Napi::Value Module::DropCapabilities(const Napi::CallbackInfo &info) {

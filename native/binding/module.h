@@ -39,6 +39,7 @@ class Module : public Napi::Addon<Module> {
   Napi::Value DropCapabilities(const Napi::CallbackInfo& info);
   Napi::Value NotifyService(const Napi::CallbackInfo& info);
   void TrimMemory(const Napi::CallbackInfo& info);
+  void CollectGarbage(const Napi::CallbackInfo& info);
 
   // The probe that argument 0 names, or null with a JavaScript exception pending.
   Probe* LoadedProbe(const Napi::CallbackInfo& info);

@@ -55,6 +55,8 @@ export interface Native {
   notifyService(address: string, message: string): number;
   /** gives back what malloc has free and maps code anew where it is used; see native/memory/trim.h */
   trimMemory(): void;
+  /** collects all garbage of the calling thread at once; takes some 20 ms */
+  collectGarbage(): void;
   /** four numbers for each TCP socket that listens (port, queued, limit, drops), or one negative errno */
   listeners(): readonly number[];
   /** the table of connections (src/addon/connections.ts): through the iterator of a loaded probe, or sock_diag */
@@ -96,6 +98,7 @@ const FUNCTIONS = [
   "bootTimeOffsetUs",
   "notifyService",
   "trimMemory",
+  "collectGarbage",
   "dropCapabilities",
   "listeners",
   "readConnections",
