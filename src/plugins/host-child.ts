@@ -20,6 +20,8 @@ export type HostCommand =
   | { readonly stop: number };
 
 const CONTROL = 3;
+/** After its start, in milliseconds. */
+const COLLECT_MS = 5_000;
 const script = new URL(`./host-worker${extname(import.meta.filename)}`, import.meta.url);
 const control = new Socket({ fd: CONTROL });
 const workers = new Map<number, Worker>();
@@ -49,5 +51,7 @@ createInterface({ input: control }).on("line", (line) => {
   if ("start" in command) start(command.start, command.data, command.heapMiB);
   else void workers.get(command.stop)?.terminate();
 });
+// The same for what starting workers took: nothing waits for this thread.
+setTimeout(() => globalThis.gc?.(), COLLECT_MS);
 control.once("close", () => process.exit(0));
 control.on("error", () => process.exit(0));

@@ -248,6 +248,8 @@ let prepared: Prepared | undefined;
 let unprepared: unknown;
 try {
   prepared = await prepare();
+  // What that took and no longer needs: a thread that waits for calls makes too little garbage to be collected. 5 ms, 2 MB.
+  globalThis.gc?.();
   send(Wire.ready, 0, NOTHING);
 } catch (thrown) {
   // Whoever opens it is told.

@@ -141,7 +141,7 @@ class Host {
       pipes: 1 + options.slots,
       memoryMiB: options.memoryMiB,
       allowWorker: true,
-      nodeFlags: ["--v8-pool-size=1", "--max-semi-space-size=2", "--disable-warning=PERM0006"],
+      nodeFlags: ["--v8-pool-size=1", "--max-semi-space-size=2", "--expose-gc", "--disable-warning=PERM0006"],
       onOutput: options.onOutput,
       ...(options.without === undefined ? {} : { without: options.without }),
     });
