@@ -15,6 +15,7 @@ const STARTS = 5;
 /** Both processes have given back by then what only their start needed. */
 const SETTLE_MS = 15_000;
 const MEASURE_MS = 30_000;
+const LOOK_MS = 1_000;
 
 const folder = new AgentFolder({ plugins: { dir: "plugins" } });
 mkdirSync(join(folder.dir, "plugins"));
@@ -64,14 +65,21 @@ for (let i = 0; i < STARTS; i++) {
 const pids = family(agent.child.pid ?? 0);
 await setTimeout(SETTLE_MS);
 const before = pids.map(threads);
-await setTimeout(MEASURE_MS);
+/** MiB of each process, a look a second: code comes and goes with what the agent does, and with each trim. */
+const pss: number[][] = [];
+for (let ms = 0; ms < MEASURE_MS; ms += LOOK_MS) {
+  pss.push(pids.map((pid) => memoryMiB([pid], "Pss")));
+  await setTimeout(LOOK_MS);
+}
+const mean = (list: readonly number[]): number => list.reduce((sum, one) => sum + one, 0) / list.length;
+const totals = pss.map((looks) => looks.reduce((sum, one) => sum + one, 0));
 const seconds = MEASURE_MS / 1000;
 let total = 0;
 for (const [i, pid] of pids.entries()) {
   const anonymous =
     Number(/^RssAnon:\s+(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, "utf8"))?.[1] ?? 0) / 1024;
   console.log(
-    `${i === 0 ? "agent" : "plugin host"}: PSS ${memoryMiB([pid], "Pss").toFixed(1)} MiB, of it ${anonymous.toFixed(1)} its own`,
+    `${i === 0 ? "agent" : "plugin host"}: PSS ${mean(pss.map((looks) => looks[i] ?? 0)).toFixed(1)} MiB, at the end of it ${anonymous.toFixed(1)} its own`,
   );
   for (const [id, { name, cpu, wakes }] of threads(pid)) {
     const since = before[i]?.get(id);
@@ -84,7 +92,7 @@ for (const [i, pid] of pids.entries()) {
   }
 }
 console.log(
-  `all: PSS ${memoryMiB(pids, "Pss").toFixed(1)} MiB, ${total.toFixed(2)} % of a core; ready in ${readyMs.map((ms) => ms.toFixed(0)).join(", ")} ms`,
+  `all: PSS ${mean(totals).toFixed(1)} MiB (${Math.min(...totals).toFixed(1)} to ${Math.max(...totals).toFixed(1)}), ${total.toFixed(2)} % of a core; ready in ${readyMs.map((ms) => ms.toFixed(0)).join(", ")} ms`,
 );
 await agent.stop();
 rmSync(join(folder.dir, "weir"), { recursive: true, force: true });
