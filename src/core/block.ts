@@ -252,8 +252,9 @@ function packTime(out: VarintWriter, time: Float64Array): boolean {
 /** Whether every time is a multiple of `unit`. Below 2^53, a quotient by 10^6 or less never rounds to a whole number. */
 function isMultiple(time: Float64Array, unit: number): boolean {
   for (let row = 0; row < time.length; row++) {
-    const t = time[row] ?? 0;
-    if (!Number.isInteger(t / unit)) return false;
+    const quotient = (time[row] ?? 0) / unit;
+    // Not Number.isInteger: handing it a double takes an object for it.
+    if (quotient !== Math.floor(quotient)) return false;
   }
   return true;
 }

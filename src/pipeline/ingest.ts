@@ -163,7 +163,12 @@ export class Ingest implements Intake {
     this.#open.add(message);
     const { chunkSamples, lingerMs } = this.#options;
     if (this.#open.isFull(chunkSamples)) this.#seal();
-    else this.#linger ??= setTimeout(() => this.#seal(), lingerMs);
+    else if (this.#linger === undefined) this.#sealLater(lingerMs);
+  }
+
+  /** Not in {@link message}: a function that makes a closure takes an object for it at every call. */
+  #sealLater(lingerMs: number): void {
+    this.#linger = setTimeout(() => this.#seal(), lingerMs);
   }
 
   frame(source: string, frame: Frame): boolean {

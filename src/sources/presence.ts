@@ -71,13 +71,13 @@ export class Presence implements Intake {
   }
 
   message(message: DeviceMessage): void {
-    const { route, retained, timeUs } = message;
+    const { route, retained } = message;
     const { device, rule } = route;
     if (this.#rules.tells(rule)) {
       if (this.#telling.size < MOST_DEVICES) this.#telling.add(device);
       this.#gone.delete(device);
     } else if (!retained) {
-      if (this.#gone.size > 0 && this.#gone.delete(device)) this.#say(device, true, timeUs);
+      if (this.#gone.size > 0 && this.#gone.delete(device)) this.#say(device, true, message.timeUs);
       const staleAfterMs = this.#rules.staleAfterMs(rule);
       if (staleAfterMs !== undefined) this.#watch(device, staleAfterMs);
     }

@@ -108,7 +108,7 @@ function writeSamples(frame: Frame): void {
       if (object > 0) writer.raw(NEXT_OBJECT);
       object += 1;
       writer.raw(devices[d] ?? END_OBJECT);
-      if (!writer.milliseconds(t)) writer.text(milliseconds(t));
+      if (!writer.milliseconds(time, row)) writer.text(milliseconds(t));
       writer.raw(STATUS_MEMBERS[s] ?? END_OBJECT);
       atDevice = d;
       atTime = t;
@@ -116,7 +116,7 @@ function writeSamples(frame: Frame): void {
     }
     seen[p] = object;
     writer.raw(members[m] ?? END_OBJECT);
-    if ((kind[row] ?? 0) <= Kind.integer) writer.number(value[row] ?? 0);
+    if ((kind[row] ?? 0) <= Kind.integer) writer.number(value, row);
     else writer.text(jsonValue(frame, row));
   }
   writer.raw(END_OBJECT);

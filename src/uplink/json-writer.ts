@@ -51,9 +51,10 @@ export class JsonWriter {
     this.#at += encoder.encodeInto(text, this.#bytes.subarray(this.#at)).written;
   }
 
-  /** A finite number, as `String` writes it. */
-  number(value: number): void {
+  /** A finite number of a column, as `String` writes it. By its place: handing over a double takes an object for it. */
+  number(values: Float64Array, row: number): void {
     this.#room(NUMBER_BYTES);
+    const value = values[row] ?? 0;
     const whole = value < 0 ? -value : value;
     let scaled = whole;
     let decimals = 0;
@@ -67,17 +68,20 @@ export class JsonWriter {
     if (decimals > MOST_DECIMALS || scaled >= MOST_DIGITS) this.#latin(String(value));
     else {
       if (value < 0) this.#bytes[this.#at++] = 0x2d;
-      this.#decimal(scaled, decimals);
+      if (scaled < HALF) this.#digits(scaled | 0, decimals + 1, decimals);
+      else this.#long(scaled, decimals);
     }
   }
 
-  /** Microseconds as milliseconds: exact, with up to three decimals. False when they are left to the caller. */
-  milliseconds(timeUs: number): boolean {
+  /** Microseconds of a column as milliseconds: exact, with up to three decimals. False when they are left to the caller. */
+  milliseconds(times: Float64Array, row: number): boolean {
+    const timeUs = times[row] ?? 0;
     if (timeUs < 0) return false;
     this.#room(NUMBER_BYTES);
     const whole = Math.floor(timeUs / 1000);
     let fraction = timeUs - whole * 1000;
-    this.#decimal(whole, 0);
+    if (whole < HALF) this.#digits(whole | 0, 1, 0);
+    else this.#long(whole, 0);
     if (fraction === 0) return true;
     let digits = 3;
     while (fraction % 10 === 0) {
@@ -85,7 +89,7 @@ export class JsonWriter {
       digits -= 1;
     }
     this.#bytes[this.#at++] = 0x2e;
-    this.#digits(fraction, digits, 0);
+    this.#digits(fraction | 0, digits, 0);
     return true;
   }
 
@@ -97,20 +101,16 @@ export class JsonWriter {
     return taken;
   }
 
-  /** A whole number below 10^15, with a point before the last `decimals` of its digits: at most six. */
-  #decimal(value: number, decimals: number): void {
-    if (value < HALF) {
-      this.#digits(value, decimals + 1, decimals);
-      return;
-    }
+  /** A whole number of 9 to 15 digits, with a point before the last `decimals` of them: at most six. */
+  #long(value: number, decimals: number): void {
     const high = Math.floor(value / HALF);
-    this.#digits(high, 1, 0);
-    this.#digits(value - high * HALF, 8, decimals);
+    this.#digits(high | 0, 1, 0);
+    this.#digits((value - high * HALF) | 0, 8, decimals);
   }
 
   /** Digits of a whole number below 10^8, at least so many. */
   #digits(value: number, least: number, decimals: number): void {
-    let left = value | 0;
+    let left = value;
     let count = least;
     for (let limit = POWERS[count] ?? HALF; count < 8 && left >= limit; limit *= 10) count += 1;
     const end = this.#at + count + (decimals > 0 ? 1 : 0);
