@@ -139,6 +139,7 @@ function specOf(vetted: Vetted, config: string, lanes: number): RunnerSpec {
     name: "subject",
     version: "0",
     hash: "",
+    id: "",
     order: 0,
     lanes,
     perDevice: lanes > 1,

@@ -168,10 +168,12 @@ export class Answers implements ApiHandlers {
     const manager = this.#run.plugins;
     const info = manager?.list().find((one) => one.name === name);
     if (manager === undefined || info === undefined) return undefined;
-    const { limits, order } = info;
+    const { limits, order, asks, grants } = info;
     return {
       ...pluginStatus(info),
       order,
+      asks,
+      grants,
       limits: limits === undefined ? undefined : { ...limits },
       layers: { ...(limits === undefined ? {} : componentWalls(limits)), ...manager.layers },
       logs: manager.logs(name),

@@ -8,30 +8,35 @@ import {
   mkdtempSync,
   readdirSync,
   readFileSync,
+  realpathSync,
   rmSync,
+  statSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { parse } from "yaml";
+import { z } from "zod";
 import { messageOf, WeirError } from "./core/errors.ts";
 import { type Frame, Kind, Status } from "./core/frame.ts";
 import { FrameBuilder } from "./core/frame-builder.ts";
-import { COMPONENT_BYTES } from "./plugins/component-file.ts";
+import { COMPONENT_BYTES, readBounded, readComponent } from "./plugins/component-file.ts";
+import { readEntry } from "./plugins/discover.ts";
 import { pluginFiles } from "./plugins/files.ts";
-import { DEFAULT_LIMITS } from "./plugins/limits.ts";
+import { mergeLimits } from "./plugins/limits.ts";
 import { PluginManager } from "./plugins/manager.ts";
-import { parseManifest } from "./plugins/manifest.ts";
+import { type Manifest, mergeConfig, parseManifest, problemsOf } from "./plugins/manifest.ts";
 import { pluginsSchema } from "./plugins/options.ts";
 import { Versions } from "./plugins/versions.ts";
 import { vet } from "./plugins/vet.ts";
 import { encodeJson } from "./uplink/encode-json.ts";
 
-/** What vetting says of a file. */
+/** What vetting says of a component, or of a plugin's folder. */
 export interface FileVerdict {
   readonly file: string;
-  readonly bytes: number;
+  /** of the component; undefined when it could not be read */
+  readonly bytes: number | undefined;
   /** SHA-256 */
-  readonly hash: string;
+  readonly hash: string | undefined;
   readonly verdict: "good" | "refused";
   readonly reason: string | undefined;
   /** interfaces that it exports, with their versions */
@@ -40,34 +45,36 @@ export interface FileVerdict {
   readonly memories: number;
 }
 
-/** Vets a component as the agent would, in the jail. Nothing of it is run. */
+/** Vets a component, or a plugin's folder, as the agent would, in the jail. Nothing of it is run. */
 export async function inspectFile(file: string): Promise<FileVerdict> {
-  const component = new Uint8Array(readFileSync(file));
-  if (component.byteLength > COMPONENT_BYTES) {
-    throw new WeirError(
-      "plugin.refused",
-      `${file}: ${component.byteLength} bytes, the limit is ${COMPONENT_BYTES}`,
+  let read: { bytes: number; hash: string } | undefined;
+  try {
+    const { component, hash, manifest } = await readPlugin(resolve(file));
+    read = { bytes: component.byteLength, hash };
+    const { memoryMiB } = mergeLimits(manifest?.limits ?? {});
+    if (manifest !== undefined) mergeConfig(manifest, {});
+    const { exports, memories } = await inFolder((cacheDir) =>
+      vet(hash, async () => component, { cacheDir, memoryMiB }),
     );
+    const names = Object.values(exports).flatMap((one) => one ?? []);
+    return { file, ...read, verdict: "good", reason: undefined, exports: names, memories };
+  } catch (thrown) {
+    const { bytes, hash } = read ?? {};
+    const reason = messageOf(thrown);
+    return { file, bytes, hash, verdict: "refused", reason, exports: [], memories: 0 };
   }
-  const hash = createHash("sha256").update(component).digest("hex");
-  const common = { file, bytes: component.byteLength, hash };
-  return await inFolder(async (folder) => {
-    try {
-      const { exports, memories } = await vet(hash, async () => component, {
-        cacheDir: folder,
-        memoryMiB: DEFAULT_LIMITS.memoryMiB,
-      });
-      return {
-        ...common,
-        verdict: "good",
-        reason: undefined,
-        exports: Object.values(exports).flatMap((one) => one ?? []),
-        memories,
-      };
-    } catch (thrown) {
-      return { ...common, verdict: "refused", reason: messageOf(thrown), exports: [], memories: 0 };
-    }
-  });
+}
+
+/** What lies at a path: a plugin's folder with its manifest, or a component alone, whatever it is called; a link is followed. */
+async function readPlugin(
+  path: string,
+): Promise<{ component: Uint8Array; hash: string; manifest?: Manifest }> {
+  if (statSync(path).isDirectory()) {
+    const plugin = await readEntry(dirname(path), basename(path));
+    if (plugin !== undefined) return { ...plugin, component: await readComponent(plugin.path, plugin.hash) };
+  }
+  const component = await readBounded(realpathSync(path), COMPONENT_BYTES);
+  return { component, hash: createHash("sha256").update(component).digest("hex") };
 }
 
 /** What became of one golden case. */
@@ -89,7 +96,8 @@ export async function runCases(dir: string): Promise<CaseResult[]> {
     throw new WeirError("plugin.refused", `${dir}: no plugin's folder: it has no plugin.yaml`);
   const manifest = parseManifest(readText(manifestFile));
   const cases = join(dir, "testcases");
-  const names = existsSync(cases) ? readdirSync(cases).sort() : [];
+  const entries = existsSync(cases) ? readdirSync(cases, { withFileTypes: true }) : [];
+  const names = entries.flatMap((entry) => (entry.isDirectory() ? entry.name : [])).sort();
   if (names.length === 0) throw new WeirError("plugin.refused", `${dir}: no testcases/<case>/ folder`);
   return await inFolder(async (folder) => {
     const plugin = join(folder, "plugins", manifest.name);
@@ -110,7 +118,7 @@ export async function runCases(dir: string): Promise<CaseResult[]> {
 
 async function runCase(folder: string, plugin: string, dir: string): Promise<string[]> {
   const configFile = join(dir, "config.yaml");
-  const config: unknown = existsSync(configFile) ? parse(readText(configFile)) : {};
+  const config = existsSync(configFile) ? readYaml(configFile) : {};
   const options = pluginsSchema.parse({
     dir: join(folder, "plugins"),
     lanes: 1,
@@ -133,38 +141,47 @@ async function runCase(folder: string, plugin: string, dir: string): Promise<str
     await manager.start(new AbortController().signal);
     const info = manager.list().find(({ name }) => name === plugin);
     if (info?.state !== "on") throw new WeirError("plugin.refused", `${info?.state}: ${info?.reason}`);
-    const frame = readSamples(readText(join(dir, "input.ndjson")));
+    const frame = readSamples(join(dir, "input.ndjson"));
     const input = { source: "devices", frame, messages: new Map(), without: new Set<string>() };
     const result = await manager.chain.process(input);
     if (!result.ok) return result.failures.map(({ reason }) => `the call failed: ${reason}`);
-    const expected = lines(readText(join(dir, "expected.ndjson"))).map((line) =>
-      JSON.stringify(JSON.parse(line)),
-    );
+    const expected = readLines(join(dir, "expected.ndjson")).map(({ value }) => JSON.stringify(value));
     return difference(expected, samplesOf(result.output.frame));
   } finally {
     await manager.stop();
   }
 }
 
+/** Steps that finding a longest common run may take: as many numbers are held for it. */
+const MOST_STEPS = 4_000_000;
+
 /** Lines only expected (`-`) and lines only there (`+`), along a longest common run. */
 function difference(expected: readonly string[], actual: readonly string[]): string[] {
-  const [n, m] = [expected.length, actual.length];
+  let from = 0;
+  while (from < expected.length && expected[from] === actual[from]) from += 1;
+  const [left, right] = [expected.slice(from), actual.slice(from)];
+  while (left.length > 0 && left.at(-1) === right.at(-1)) {
+    left.pop();
+    right.pop();
+  }
+  const [n, m] = [left.length, right.length];
+  if (n * m > MOST_STEPS) return [...left.map((line) => `- ${line}`), ...right.map((line) => `+ ${line}`)];
   const longest = Array.from({ length: n + 1 }, () => new Uint32Array(m + 1));
   const at = (i: number, j: number): number => longest[i]?.[j] ?? 0;
   for (let i = n - 1; i >= 0; i--) {
     for (let j = m - 1; j >= 0; j--) {
       const row = longest[i];
       if (row !== undefined)
-        row[j] = expected[i] === actual[j] ? at(i + 1, j + 1) + 1 : Math.max(at(i + 1, j), at(i, j + 1));
+        row[j] = left[i] === right[j] ? at(i + 1, j + 1) + 1 : Math.max(at(i + 1, j), at(i, j + 1));
     }
   }
   const out: string[] = [];
   for (let i = 0, j = 0; i < n || j < m; ) {
-    if (i < n && j < m && expected[i] === actual[j]) {
+    if (i < n && j < m && left[i] === right[j]) {
       i += 1;
       j += 1;
-    } else if (j < m && (i === n || at(i, j + 1) > at(i + 1, j))) out.push(`+ ${actual[j++]}`);
-    else out.push(`- ${expected[i++]}`);
+    } else if (j < m && (i === n || at(i, j + 1) > at(i + 1, j))) out.push(`+ ${right[j++]}`);
+    else out.push(`- ${left[i++]}`);
   }
   return out;
 }
@@ -178,39 +195,66 @@ function samplesOf(frame: Frame): string[] {
   return batch.samples.map((sample) => JSON.stringify(sample));
 }
 
-const QUALITIES = ["good", "uncertain", "bad", "stale"];
+const QUALITIES = ["good", "uncertain", "bad", "stale"] as const;
 
-/** Rows of sample objects: numbers, booleans, texts and null. */
-function readSamples(text: string): Frame {
+const sampleSchema = z.object({
+  device: z.string(),
+  ts: z.number(),
+  q: z.enum(QUALITIES).default("good"),
+  values: z.record(
+    z.string(),
+    z.union([z.number(), z.boolean(), z.string(), z.null(), z.strictObject({ b64: z.base64() })]),
+  ),
+});
+
+/** Rows of sample objects, as the json encoding has them. */
+function readSamples(file: string): Frame {
   const builder = new FrameBuilder();
-  lines(text).forEach((line, i) => {
-    const {
-      device,
-      ts,
-      q = "good",
-      values,
-    }: { device?: unknown; ts?: unknown; q?: string; values?: object } = JSON.parse(line);
-    const quality = QUALITIES.indexOf(q);
-    if (typeof device !== "string" || typeof ts !== "number" || values === undefined || quality < 0) {
+  for (const { value: given, where } of readLines(file)) {
+    const sample = sampleSchema.safeParse(given);
+    if (!sample.success)
       throw new WeirError(
         "plugin.refused",
-        `input.ndjson, line ${i + 1}: expected {"device", "ts", "values"}`,
+        `${where}: ${problemsOf(sample.error)}; expected {"device", "ts", "values"}`,
       );
-    }
+    const { device, ts, q, values } = sample.data;
     const time = Math.round(ts * 1000);
+    const status = QUALITIES.indexOf(q) & Status.qualityMask;
     for (const [name, value] of Object.entries(values)) {
       const [d, m] = [builder.device(device), builder.metric(name)];
-      const status = quality & Status.qualityMask;
       if (typeof value === "number") builder.add(d, m, time, Kind.number, status, value);
       else if (typeof value === "boolean") builder.add(d, m, time, Kind.boolean, status, Number(value));
       else if (typeof value === "string") builder.add(d, m, time, Kind.text, status, builder.text(value));
-      else builder.add(d, m, time, Kind.null, status, 0);
+      else if (value === null) builder.add(d, m, time, Kind.null, status, 0);
+      else builder.add(d, m, time, Kind.bytes, status, builder.blob(Buffer.from(value.b64, "base64")));
     }
-  });
+  }
   return builder.build();
 }
 
-const lines = (text: string): string[] => text.split("\n").filter((line) => line.trim() !== "");
+/** The lines of a file of JSON. */
+function readLines(file: string): { readonly value: unknown; readonly where: string }[] {
+  return readText(file)
+    .split("\n")
+    .flatMap((line, i) => {
+      if (line.trim() === "") return [];
+      const where = `${basename(file)}, line ${i + 1}`;
+      try {
+        return { value: JSON.parse(line), where };
+      } catch (thrown) {
+        throw new WeirError("plugin.refused", `${where}: ${messageOf(thrown)}`, { cause: thrown });
+      }
+    });
+}
+
+function readYaml(file: string): unknown {
+  try {
+    return parse(readText(file), { prettyErrors: false });
+  } catch (thrown) {
+    if (thrown instanceof WeirError) throw thrown;
+    throw new WeirError("plugin.refused", `${basename(file)}: ${messageOf(thrown)}`, { cause: thrown });
+  }
+}
 
 function readText(file: string): string {
   try {

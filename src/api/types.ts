@@ -75,6 +75,9 @@ export interface PluginStatus {
 /** `GET /api/v1/plugins/<name>` */
 export interface PluginDetail extends PluginStatus {
   readonly order: number;
+  /** what its manifest asks for, and what it has been granted: `state`, `alarm`, `publish <pattern>` */
+  readonly asks: readonly string[];
+  readonly grants: readonly string[];
   readonly limits: Readonly<Record<string, number>> | undefined;
   /** the walls around the plugin host: `on`, `off`, `partial: …` or `unavailable: …` */
   readonly layers: Readonly<Record<string, string>> | undefined;

@@ -202,8 +202,8 @@ export const COMMANDS: readonly Command[] = [
   command(
     {
       name: "plugin inspect",
-      usage: "<name|file.wasm>",
-      about: "show a plugin with its limits and walls, or vet a file before it is dropped",
+      usage: "<name|file.wasm|./folder>",
+      about: "show a plugin with its limits and walls, or vet what is to be dropped",
       ...listing,
       positionals: 1,
     },

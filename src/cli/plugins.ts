@@ -46,17 +46,19 @@ export async function logs(invocation: Invocation): Promise<number> {
   return 0;
 }
 
-/** `weir plugin inspect <name|file.wasm>`: a running plugin, or a file before it is dropped (exit code 1 when refused). */
+/** `weir plugin inspect <name|file.wasm|./folder>`: a running plugin, or what is to be dropped (exit code 1 when refused). */
 export async function inspect(invocation: Invocation): Promise<number> {
   const name = nameOf(invocation);
   const json = invocation.values["json"] === true;
-  if (name.endsWith(".wasm")) {
+  if (name.endsWith(".wasm") || name.includes("/")) {
     if (!existsSync(name)) throw new WeirError("cli.usage", `${name}: no such file`);
     const verdict = await inspectFile(name);
     if (json) printJson(verdict);
     else {
       const mark = verdict.verdict === "good" ? green("good") : red("refused");
-      line(`${mark} ${verdict.file} ${dim(`${formatSize(verdict.bytes)}, sha256 ${verdict.hash}`)}`);
+      const { bytes, hash } = verdict;
+      const what = bytes === undefined ? "" : ` ${dim(`${formatSize(bytes)}, sha256 ${hash}`)}`;
+      line(`${mark} ${printable(verdict.file)}${what}`);
       if (verdict.reason !== undefined) line(`  ${printable(verdict.reason)}`);
       for (const one of verdict.exports) line(`  exports ${printable(one)}`);
     }
@@ -79,6 +81,8 @@ function show(detail: PluginDetail): void {
   row("order", String(detail.order));
   row("lanes", String(detail.lanes));
   row("exports", detail.exports.join(", "));
+  row("asks for", detail.asks.join(", ") || "nothing");
+  row("is granted", detail.grants.join(", ") || "nothing");
   row("failures", `${detail.failures}, restarted ${detail.restarts} times`);
   row("kept", detail.versions.map((id) => id.slice(0, 12)).join(", "));
   line("limits");

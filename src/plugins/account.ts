@@ -25,6 +25,9 @@ export interface PluginInfo {
   readonly exports: readonly string[];
   readonly binding: Binding;
   readonly limits: PluginLimits | undefined;
+  /** what its manifest asks for, and what of that and beyond is granted, in words */
+  readonly asks: readonly string[];
+  readonly grants: readonly string[];
   readonly failures: number;
   readonly restarts: number;
   /** time that it had a call to answer, in milliseconds */

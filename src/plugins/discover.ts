@@ -26,41 +26,46 @@ export interface Candidate {
 /** A plugin as it is remembered. */
 export type KnownPlugin = Omit<Candidate, "path">;
 
-/** What was looked at: plugins, and what was refused, by name. */
+/** What was looked at: plugins, and what was refused; no two have one name. */
 export interface Discovered {
+  /** false: the folder can't be read, and nothing is known of what lies there */
+  readonly isKnown: boolean;
   readonly candidates: readonly Candidate[];
   readonly refused: readonly { readonly name: string; readonly reason: string }[];
 }
 
-/** Looks into the folder; one that isn't there holds no plugins. */
+/** Looks into the folder; one that isn't there holds no plugins. Of a folder and a file with one name, the folder is the plugin. */
 export async function discover(dir: string): Promise<Discovered> {
-  let names: string[];
+  let entries: string[];
   try {
-    names = await readdir(dir);
+    entries = await readdir(dir);
   } catch (thrown) {
-    if (errnoOf(thrown) === "ENOENT") return { candidates: [], refused: [] };
-    return { candidates: [], refused: [{ name: dir, reason: messageOf(thrown) }] };
+    if (errnoOf(thrown) === "ENOENT") return { isKnown: true, candidates: [], refused: [] };
+    return { isKnown: false, candidates: [], refused: [{ name: dir, reason: messageOf(thrown) }] };
   }
   const candidates = new Map<string, Candidate>();
-  const refused: { name: string; reason: string }[] = [];
-  if (names.length > MOST_ENTRIES) {
-    refused.push({
-      name: dir,
-      reason: `${names.length} entries: only the first ${MOST_ENTRIES} are looked at`,
-    });
-  }
-  for (const name of names.sort().slice(0, MOST_ENTRIES)) {
-    if (name.startsWith(".")) continue;
+  const refused = new Map<string, string>();
+  if (entries.length > MOST_ENTRIES)
+    refused.set(dir, `${entries.length} entries: only the first ${MOST_ENTRIES} are looked at`);
+  // A folder sorts before the file of its name.
+  for (const entry of entries.sort().slice(0, MOST_ENTRIES)) {
+    if (entry.startsWith(".")) continue;
+    const name = printable(entry.replace(/\.wasm$/, ""));
+    const isSecond = candidates.has(name) || refused.has(name);
     try {
-      const candidate = await readEntry(dir, name);
+      const candidate = await readEntry(dir, entry);
       if (candidate === undefined) continue;
-      if (candidates.has(candidate.name)) throw refusal(`there is a folder and a file for ${candidate.name}`);
+      if (isSecond) throw refusal("the folder of this name is the plugin");
       candidates.set(candidate.name, candidate);
     } catch (thrown) {
-      refused.push({ name: printable(name.replace(/\.wasm$/, "")), reason: messageOf(thrown) });
+      refused.set(isSecond ? printable(entry) : name, messageOf(thrown));
     }
   }
-  return { candidates: [...candidates.values()], refused };
+  return {
+    isKnown: true,
+    candidates: [...candidates.values()],
+    refused: [...refused].map(([name, reason]) => ({ name, reason })),
+  };
 }
 
 /** A version as it lies in a folder of the store (versions.ts). */
@@ -72,8 +77,12 @@ export async function readKept(folder: string): Promise<Candidate> {
 /** A file's name for a person to read: one line, not too long. */
 const printable = (name: string): string => JSON.stringify(name.slice(0, 80)).slice(1, -1);
 
-/** The plugin of one entry; undefined for what isn't meant as one, such as a README. */
-async function readEntry(dir: string, entry: string): Promise<Candidate | undefined> {
+/**
+ * The plugin of one entry of a folder; undefined for what isn't meant as one, such as a README.
+ * @throws WeirError `plugin.refused` with the reason
+ */
+export async function readEntry(dir: string, entry: string): Promise<Candidate | undefined> {
+  if (entry.includes("\uFFFD")) throw refusal("its name is not UTF-8");
   const path = join(dir, entry);
   const stat = await lstat(path);
   if (stat.isSymbolicLink()) throw refusal("is a link");

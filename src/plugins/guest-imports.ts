@@ -127,13 +127,13 @@ export class GuestImports {
   }
 
   #get(scope: unknown, key: unknown): Uint8Array | undefined {
-    if (!this.#request.grants.state) this.#deny("state", "needs: { state: true } in its plugin.yaml");
+    if (!this.#request.grants.state) this.#deny("state", toAskFor("state"));
     // A copy: what the component gets must not change what is kept.
     return this.#state.get(`${this.#scope(scope)}\0${name(key)}`)?.slice();
   }
 
   #set(scope: unknown, key: unknown, value: unknown): void {
-    if (!this.#request.grants.state) this.#deny("state", "needs: { state: true } in its plugin.yaml");
+    if (!this.#request.grants.state) this.#deny("state", toAskFor("state"));
     if (!(value instanceof Uint8Array)) refuse("invalid");
     const [inScope, inKey] = [this.#scope(scope), name(key)];
     const id = `${inScope}\0${inKey}`;
@@ -146,7 +146,7 @@ export class GuestImports {
   }
 
   #delete(scope: unknown, key: unknown): void {
-    if (!this.#request.grants.state) this.#deny("state", "needs: { state: true } in its plugin.yaml");
+    if (!this.#request.grants.state) this.#deny("state", toAskFor("state"));
     const [inScope, inKey] = [this.#scope(scope), name(key)];
     const id = `${inScope}\0${inKey}`;
     const before = this.#state.get(id);
@@ -180,7 +180,7 @@ export class GuestImports {
   }
 
   #alarm(device: unknown, code: unknown, active: unknown, severity: unknown, message: unknown): void {
-    if (!this.#request.grants.alarm) this.#deny("alarm", "needs: { alarm: true } in its plugin.yaml");
+    if (!this.#request.grants.alarm) this.#deny("alarm", toAskFor("alarm"));
     const known = SEVERITIES.find((one) => one === severity);
     if (known === undefined || typeof message !== "string") refuse("invalid");
     const text = message.slice(0, MOST_TEXT);
@@ -227,6 +227,10 @@ export class GuestImports {
     refuse("not-granted");
   }
 }
+
+/** What is granted on request, unless the operator refuses it. */
+const toAskFor = (what: string): string =>
+  `needs: { ${what}: true } in its plugin.yaml, and no grant: { ${what}: false } under plugins.<name> in weir.yaml`;
 
 /** A scope or key, whose UTF-8 must fit its field. */
 function name(given: unknown): string {

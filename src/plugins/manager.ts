@@ -11,7 +11,7 @@ import { Chain } from "./chain.ts";
 import type { Candidate } from "./discover.ts";
 import { HostRoom, type HostRoomOptions } from "./host-room.ts";
 import type { LayerReport } from "./jail-report.ts";
-import type { PluginsOptions } from "./options.ts";
+import type { PluginOptions, PluginsOptions } from "./options.ts";
 import { Rollout, type RolloutParts, type Wish } from "./rollout.ts";
 import { Roster } from "./roster.ts";
 import { type Runner, SWITCH_MS } from "./runner.ts";
@@ -69,7 +69,7 @@ export class PluginManager {
       roster: this.#roster,
       room: this.#room,
       chain: this.#chain,
-      onReverted: (name, dropped, why) => this.#stayOnBefore(name, dropped, why),
+      onReverted: (name, to, why) => this.#stayOnBefore(name, to, why),
     });
   }
 
@@ -125,12 +125,12 @@ export class PluginManager {
    * @throws WeirError `plugin.refused` for a name that isn't known
    */
   async disable(name: string): Promise<void> {
-    await this.#decide(name, (decision) => ({ ...decision, disabled: true }));
+    await this.#decide(name, async (decision) => ({ ...decision, disabled: true }));
   }
 
   /** Lets a disabled or quarantined plugin in again. Throws like {@link disable}. */
   async enable(name: string): Promise<void> {
-    await this.#decide(name, (decision) => ({ ...decision, disabled: false }));
+    await this.#decide(name, async (decision) => ({ ...decision, disabled: false }));
     const { runner } = this.#roster.get(name) ?? {};
     if (runner !== undefined && runner.state !== "on") await this.restart(name);
   }
@@ -140,13 +140,13 @@ export class PluginManager {
    * @throws WeirError `plugin.refused` when no earlier one is kept
    */
   async rollback(name: string): Promise<void> {
-    await this.#decide(name, (decision) => {
-      const { history, pin } = decision;
-      const dropped = this.#roster.get(name)?.dropped;
-      const to = history[history.indexOf(pin?.to ?? history[0] ?? "") + 1];
-      if (dropped === undefined || to === undefined) {
+    await this.#decide(name, async (decision) => {
+      const { dropped, reason } = this.#roster.get(name) ?? {};
+      if (dropped === undefined)
+        throw new WeirError("plugin.refused", `${name}: what lies in the folder can't be read: ${reason}`);
+      const to = await this.#parts.versions.before(decision);
+      if (to === undefined)
         throw new WeirError("plugin.refused", `${name}: no version that ran before this one is kept`);
-      }
       return { ...decision, pin: { to, dropped, why: "rolled back" } };
     });
   }
@@ -161,11 +161,11 @@ export class PluginManager {
     await this.#room.stop();
   }
 
-  async #decide(name: string, change: (decision: Decision) => Decision): Promise<void> {
+  async #decide(name: string, change: (decision: Decision) => Promise<Decision>): Promise<void> {
     if (this.#roster.get(name) === undefined)
       throw new WeirError("plugin.refused", `${name}: no such plugin; \`weir plugin ls\` lists them`);
     const { versions } = this.#parts;
-    await versions.decide(name, change(await versions.decision(name)));
+    await versions.decide(name, await change(await versions.decision(name)));
     await this.#reconcile();
   }
 
@@ -189,8 +189,14 @@ export class PluginManager {
 
   async #reconcileNow(): Promise<void> {
     const { cacheDir, versions } = this.#parts;
-    const { wishes, gone } = await this.#look();
-    if (wishes.length === 0 && gone.length === 0) return;
+    const { wishes, gone, again } = await this.#look().catch((thrown: unknown) => {
+      this.#tryAgain(true);
+      throw thrown;
+    });
+    if (wishes.length === 0 && gone.length === 0) {
+      this.#tryAgain(again);
+      return;
+    }
     if (wishes.length > 0) await openCache(cacheDir);
     // At the start no data waits yet.
     const limitMs = this.#watch === undefined ? undefined : SWITCH_MS;
@@ -212,62 +218,94 @@ export class PluginManager {
   }
 
   /** Looks at the folder: which versions are to run that don't yet, and what runs that is to run no longer. */
-  async #look(): Promise<{ wishes: Wish[]; gone: Runner[] }> {
+  async #look(): Promise<{ wishes: Wish[]; gone: Runner[]; again: boolean }> {
     const { dir, named } = this.#settings;
-    const { candidates, refused } = await this.#parts.files.discover(resolve(dir));
+    const { isKnown, candidates, refused } = await this.#parts.files.discover(resolve(dir));
     const seen = new Set([...candidates, ...refused].map(({ name }) => name));
     const wishes: Wish[] = [];
     const gone: Runner[] = [];
-    for (const { name, reason } of refused) this.#roster.refuse(name, `refused ${reason}`, reason);
-    for (const name of new Set([...this.#roster.names, ...named])) {
+    // Of a folder that can't be read nothing is gone: what runs goes on.
+    const known = isKnown ? [...this.#roster.names, ...named] : [];
+    for (const name of new Set(known)) {
       const missing = `named in the configuration, but not in ${dir}`;
       if (seen.has(name) || this.#roster.get(name)?.key === missing) continue;
       gone.push(...this.#roster.forget(name));
       if (named.includes(name)) this.#roster.refuse(name, missing, missing);
     }
-    for (const dropped of candidates) {
-      const found = await this.#wishFor(dropped);
-      if (found === undefined) continue;
-      const { off, wish } = found;
-      if (off === undefined) {
-        wishes.push(wish);
-        continue;
+    const found: { name: string; wanted: () => Promise<Wanted | undefined> }[] = [
+      ...refused.map(({ name, reason }) => ({ name, wanted: () => this.#wishInstead(name, reason) })),
+      ...candidates.map((dropped) => ({ name: dropped.name, wanted: () => this.#wishFor(dropped) })),
+    ];
+    for (const { name, wanted } of found) {
+      try {
+        const { off, wish, key = "" } = (await wanted()) ?? {};
+        if (off === undefined && wish !== undefined) wishes.push(wish);
+        if (off === undefined) continue;
+        gone.push(...this.#roster.forget(name));
+        this.#roster.disable(name, key, `disabled by ${off}`, wish);
+      } catch (thrown) {
+        this.#roster.refuse(name, messageOf(thrown), messageOf(thrown));
       }
-      const { name } = dropped;
-      gone.push(...this.#roster.forget(name));
-      this.#roster.set({
-        ...wish,
-        name,
-        runner: undefined,
-        state: "disabled",
-        reason: `disabled by ${off}`,
-      });
     }
-    return { wishes, gone };
+    return { wishes, gone, again: !isKnown };
   }
 
-  /** What is to run of a plugin, and by what it is off if it is; undefined when that is as it was. */
-  async #wishFor(dropped: Candidate): Promise<{ wish: Wish; off: string | undefined } | undefined> {
+  /** What is to run of a plugin, or by what it is off; undefined when that is as it was. */
+  async #wishFor(dropped: Candidate): Promise<Wanted | undefined> {
     const { versions } = this.#parts;
     const { name } = dropped;
-    const decision = await versions.dropped(dropped);
+    let decision = await versions.dropped(dropped);
+    let candidate = dropped;
+    const { pin, ...rest } = decision;
+    if (pin !== undefined) {
+      try {
+        candidate = await versions.load(pin.to);
+      } catch (thrown) {
+        this.#log(name, "warn", `${messageOf(thrown)}; what was dropped runs`);
+        await versions.decide(name, rest);
+        decision = rest;
+      }
+    }
     const options = this.#settings.of(name);
-    const candidate =
-      decision.pin === undefined ? dropped : await versions.load(decision.pin.to).catch(() => dropped);
-    const off = options.enabled ? (decision.disabled ? "`weir plugin disable`" : undefined) : "weir.yaml";
+    const off = offBy(options, decision);
     const key = JSON.stringify([versionOf(candidate), options, this.#settings.lanes(candidate), off]);
     if (this.#roster.get(name)?.key === key) return undefined;
-    return { wish: { candidate, decision, key, dropped: versionOf(dropped) }, off };
+    return { key, off, wish: { candidate, decision, key, dropped: versionOf(dropped) } };
   }
 
-  /** A version that went back by itself does so after a restart, too. */
-  #stayOnBefore(name: string, dropped: string, why: string): void {
+  /** Notes why what was dropped can't be taken. Where nothing of the plugin runs, as after a restart, the version that ran last is to. */
+  async #wishInstead(name: string, reason: string): Promise<Wanted | undefined> {
+    const { versions } = this.#parts;
+    const decision = await versions.decision(name);
+    const off = offBy(this.#settings.of(name), decision);
+    const key = off === undefined ? `refused ${reason}` : `off by ${off}`;
+    const before = this.#roster.get(name);
+    if (before?.key === key) return undefined;
+    if (off !== undefined) return { key, off };
+    this.#roster.refuse(name, key, reason);
+    const last = decision.pin?.to ?? decision.history[0];
+    if (before?.runner !== undefined || last === undefined) return undefined;
+    try {
+      const candidate = await versions.load(last);
+      const why = `what was dropped is refused: ${reason}`;
+      return { key, wish: { candidate, decision, key, dropped: undefined, reason: why } };
+    } catch (thrown) {
+      this.#log(name, "warn", `the version that ran last can't run either: ${messageOf(thrown)}`);
+      return undefined;
+    }
+  }
+
+  /** A version that went back by itself does so after a restart, too. `to`: the version that runs again; the same one with other settings has none. */
+  #stayOnBefore(name: string, to: string | undefined, why: string): void {
     const { versions } = this.#parts;
     // In turn: the version that failed is noted first.
     void this.#inTurn(async () => {
       const decision = await versions.decision(name);
-      const to = decision.history[1];
-      if (to !== undefined) await versions.decide(name, { ...decision, pin: { to, dropped, why } });
+      const entry = this.#roster.get(name);
+      if (entry === undefined) return;
+      const { dropped } = entry;
+      if (to === undefined || dropped === undefined) this.#roster.set({ ...entry, reason: why });
+      else await versions.decide(name, { ...decision, pin: { to, dropped, why } });
       await this.#reconcileNow();
     });
   }
@@ -276,4 +314,17 @@ export class PluginManager {
     this.#lines.add(name, level, message);
     this.#parts.onLog(name, level, message);
   }
+}
+
+/** What a look at one plugin finds to do: a version to run, or by what it is off. */
+interface Wanted {
+  /** of its entry in the roster */
+  readonly key: string;
+  readonly wish?: Wish;
+  readonly off?: string | undefined;
+}
+
+function offBy(options: PluginOptions, decision: Decision): string | undefined {
+  if (!options.enabled) return "weir.yaml";
+  return decision.disabled ? "`weir plugin disable`" : undefined;
 }

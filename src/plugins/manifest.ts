@@ -49,7 +49,9 @@ export const topicFilter: z.ZodString = z
 /** plugin.yaml (unknown keys are refused). It only requests: grants are the operator's. */
 export const manifestSchema = z.strictObject({
   name: pluginName,
-  version: z.string().regex(/^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$/, "expected a version such as 1.2.0"),
+  version: z
+    .string('expected text: a number needs quotes, as in "1.2"')
+    .regex(/^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$/, "expected a version such as 1.2.0"),
   component: z
     .string()
     .regex(

@@ -39,8 +39,8 @@ export interface RolloutParts {
   readonly roster: Roster;
   readonly room: HostRoom;
   readonly chain: Chain;
-  /** a version failed its first chunks, and the one before it runs again */
-  readonly onReverted: (plugin: string, dropped: string, why: string) => void;
+  /** a version failed its first chunks, and what was before it runs again: version `to`, or the same one with its settings of before */
+  readonly onReverted: (plugin: string, to: string | undefined, why: string) => void;
   /** for the check of what plugins return; by default one in JavaScript */
   readonly hashSlices?: SliceHash | undefined;
   /** default 5 s */
@@ -55,16 +55,16 @@ export interface Wish {
   readonly decision: Decision;
   /** what the plugin's entry in the roster is made from */
   readonly key: string;
-  /** the version that lies in the folder */
-  readonly dropped: string;
+  /** the version that lies in the folder; undefined when that can't be read */
+  readonly dropped: string | undefined;
+  /** why it isn't the dropped version, unless that was decided */
+  readonly reason?: string;
 }
 
 /** A version that may run, with what vetting made of it. */
 interface Ready {
   readonly wish: Wish;
   readonly vetted: Vetted;
-  /** why it isn't the dropped version */
-  readonly reason: string | undefined;
 }
 
 /** A runner that is to take a place in the chain. */
@@ -91,7 +91,8 @@ export class Rollout {
     const changes = await this.#prepare(ready, settings);
     await this.#parts.exclusively(() => this.#switch(changes, limitMs));
     await this.#keepVersions(changes);
-    return again;
+    const instead = await this.#insteadOf(changes.filter(({ runner, old }) => runner.state !== "on" && !old));
+    return (instead.length > 0 && (await this.run(instead, settings, limitMs))) || again;
   }
 
   /** What is left in a host that starts nothing more goes on in a fresh one, so that the old one can end. */
@@ -108,7 +109,7 @@ export class Rollout {
     let again = false;
     await inTurns(VETS_AT_A_TIME, wishes, async (wish) => {
       try {
-        ready.push({ wish, vetted: await this.#vet(wish.candidate, settings), reason: undefined });
+        ready.push({ wish, vetted: await this.#vet(wish.candidate, settings) });
       } catch (thrown) {
         const isFinal = thrown instanceof WeirError && thrown.disposition === "reject";
         again ||= !isFinal;
@@ -116,11 +117,23 @@ export class Rollout {
         // Under a key of another kind, the version is still to be wished for.
         const noted = isFinal ? wish : { ...wish, key: `again ${wish.key}` };
         this.#parts.roster.refuse(wish.candidate.name, noted.key, reason, wish);
-        const last = await this.#lastGood(noted, settings, reason);
-        if (last !== undefined) ready.push(last);
+        const runs = this.#parts.roster.get(wish.candidate.name)?.runner !== undefined;
+        const last = runs ? undefined : await this.#lastGood(noted, `what was dropped is refused: ${reason}`);
+        if (last !== undefined) ready.push(...(await this.#vetAll([last], settings)).ready);
       }
     });
     return { ready, again };
+  }
+
+  /** For versions that did not start, though nothing was there before them: those that ran last. */
+  async #insteadOf(changes: readonly Change[]): Promise<Wish[]> {
+    const wishes = await Promise.all(
+      changes.map(({ wish, runner }) => {
+        const { version } = wish.candidate.manifest;
+        return this.#lastGood(wish, `version ${version} did not start: ${runner.lastError}`);
+      }),
+    );
+    return wishes.flatMap((wish) => wish ?? []);
   }
 
   async #vet(candidate: Candidate, settings: Settings): Promise<Vetted> {
@@ -134,18 +147,14 @@ export class Rollout {
     });
   }
 
-  /** The version that ran last, when the dropped one is refused and none runs: as after a restart. */
-  async #lastGood(wish: Wish, settings: Settings, refusedFor: string): Promise<Ready | undefined> {
+  /** The version that ran last, when another can't run and nothing does: as after a restart. */
+  async #lastGood(wish: Wish, reason: string): Promise<Wish | undefined> {
     const { candidate, decision } = wish;
-    const { roster, versions, log } = this.#parts;
+    const { versions, log } = this.#parts;
     const [id] = decision.history;
     if (id === undefined || id === versionOf(candidate)) return undefined;
-    if (roster.get(candidate.name)?.runner !== undefined) return undefined;
     try {
-      const last = await versions.load(id);
-      const vetted = await this.#vet(last, settings);
-      const reason = `what was dropped is refused: ${refusedFor}`;
-      return { wish: { ...wish, candidate: last }, vetted, reason };
+      return { ...wish, candidate: await versions.load(id), reason };
     } catch (thrown) {
       log(candidate.name, "warn", `the version that ran last can't run either: ${messageOf(thrown)}`);
       return undefined;
@@ -163,11 +172,11 @@ export class Rollout {
     await room.make([...running, ...coming], settings);
     const changes: Change[] = [];
     for (const one of ready) {
-      const { candidate, dropped, key } = one.wish;
+      const { candidate, key } = one.wish;
       const old = roster.get(candidate.name)?.runner;
       try {
         const spec = await this.#specOf(candidate, one.vetted, settings);
-        const runner = this.#makeRunner(spec, dropped, old?.state === "on" ? old.spec : undefined);
+        const runner = this.#makeRunner(spec, old?.state === "on" ? old.spec : undefined);
         changes.push({ ...one, runner, old });
       } catch (thrown) {
         roster.refuse(candidate.name, key, messageOf(thrown), one.wish);
@@ -188,7 +197,7 @@ export class Rollout {
       if (runner.spec.grants.state) await runner.open(limitMs);
     });
     const leaving: Runner[] = [];
-    for (const { wish, reason, runner, old } of changes) {
+    for (const { wish, runner, old } of changes) {
       const { candidate, decision, key, dropped } = wish;
       const { name, manifest, hash } = candidate;
       const known = roster.get(name);
@@ -201,9 +210,10 @@ export class Rollout {
       }
       if (old !== undefined) {
         leaving.push(old);
-        log(name, "info", `version ${manifest.version} (${hash.slice(0, 12)}) has taken over`);
+        if (runner.state === "on")
+          log(name, "info", `version ${manifest.version} (${hash.slice(0, 12)}) has taken over`);
       }
-      const why = reason ?? decision.pin?.why;
+      const why = wish.reason ?? decision.pin?.why;
       roster.set({ name, key, dropped, candidate, decision, runner, state: "off", reason: why });
     }
     chain.arrange(roster.runners);
@@ -226,19 +236,25 @@ export class Rollout {
     }
   }
 
-  #makeRunner(spec: RunnerSpec, dropped: string, fallback: RunnerSpec | undefined): Runner {
+  #makeRunner(spec: RunnerSpec, fallback: RunnerSpec | undefined): Runner {
     const { exclusively, loadState, log, room, onReverted } = this.#parts;
     const { name, onFailure } = spec;
-    const onChange = ({ state, lastError, revertedFor }: Runner): void => {
+    let reverted = false;
+    const onChange = ({ state, lastError, revertedFor, spec: { id } }: Runner): void => {
       const rows = onFailure === "drop" ? "are dropped" : "pass by";
       if (state === "resting") {
         log(name, "warn", `rests a little after another failure; its rows ${rows}: ${lastError}`);
       } else if (state === "quarantined" || state === "failed") {
         log(name, "error", `${state}: ${lastError}; its rows ${rows}`);
-      } else if (revertedFor !== undefined && state === "on") {
-        const why = `the new version failed its first chunks, the one before runs again: ${revertedFor}`;
+      } else if (revertedFor !== undefined && state === "on" && !reverted) {
+        reverted = true;
+        const to = id === spec.id ? undefined : id;
+        const why =
+          to === undefined
+            ? `with its new settings it failed its first chunks, it runs with those before: ${revertedFor}`
+            : `the new version failed its first chunks, the one before runs again: ${revertedFor}`;
         log(name, "error", why);
-        onReverted(name, dropped, why);
+        onReverted(name, to, why);
       }
     };
     return new Runner(spec, { lease: () => room.lease(), loadState, exclusively, onChange }, fallback);
@@ -255,6 +271,7 @@ export class Rollout {
       name,
       version,
       hash,
+      id: versionOf(candidate),
       order,
       perDevice,
       lanes: settings.lanes(candidate),

@@ -2,6 +2,7 @@
 import type { PluginInfo } from "./account.ts";
 import { bindingOf } from "./binding.ts";
 import type { KnownPlugin } from "./discover.ts";
+import type { PluginOptions } from "./options.ts";
 import { NO_MEMORY, type Runner } from "./runner.ts";
 import type { Settings } from "./settings.ts";
 import type { Decision } from "./versions.ts";
@@ -82,6 +83,17 @@ export class Roster {
     this.#log(name, "error", `refused: ${reason}`);
   }
 
+  /** Notes that a plugin is not to run, in the place of what was known of it. */
+  disable(
+    name: string,
+    key: string,
+    reason: string,
+    wish?: Pick<Entry, "dropped" | "candidate" | "decision">,
+  ): void {
+    const { dropped, candidate, decision } = wish ?? {};
+    this.set({ name, key, dropped, candidate, decision, runner: undefined, state: "disabled", reason });
+  }
+
   /** Every plugin for people to look at, by name. */
   list(settings: Settings): PluginInfo[] {
     return this.entries.map((entry) => infoOf(entry, settings)).sort((a, b) => (a.name < b.name ? -1 : 1));
@@ -98,6 +110,7 @@ function infoOf({ name, candidate, decision, runner, state, reason }: Entry, set
     lanes: candidate === undefined ? 1 : settings.lanes(candidate),
     binding: bindingOf(name, options),
     limits: candidate === undefined ? undefined : settings.limits(candidate),
+    ...rightsOf(candidate, options),
     versions: decision?.history ?? [],
     pinned: decision?.pin !== undefined,
   };
@@ -127,5 +140,19 @@ function infoOf({ name, candidate, decision, runner, state, reason }: Entry, set
     busyMs,
     stateBytes,
     ...memory,
+  };
+}
+
+/** Requests and grants: state and alarms are granted on request, what may be published is the operator's word alone. */
+function rightsOf(
+  plugin: KnownPlugin | undefined,
+  { grant }: PluginOptions,
+): Pick<PluginInfo, "asks" | "grants"> {
+  const needs = plugin?.manifest.needs;
+  const plain = (["state", "alarm"] as const).filter((right) => needs?.[right] === true);
+  const topics = (patterns: readonly string[]): string[] => patterns.map((pattern) => `publish ${pattern}`);
+  return {
+    asks: [...plain, ...topics(needs?.publish ?? [])],
+    grants: [...plain.filter((right) => grant[right]), ...topics(grant.publish)],
   };
 }

@@ -30,6 +30,8 @@ export interface RunnerSpec extends Omit<InstanceSpec, "lane"> {
   readonly version: string;
   /** SHA-256 of the component */
   readonly hash: string;
+  /** of component and manifest (versions.ts) */
+  readonly id: string;
   readonly order: number;
   /** 1 where its manifest doesn't say `perDevice` */
   readonly lanes: number;

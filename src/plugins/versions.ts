@@ -6,7 +6,7 @@
  * What was decided lies in the database under `plugin/<name>`: it survives restarts.
  */
 import { createHash } from "node:crypto";
-import { mkdir, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, readdir, rename, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { readComponent } from "./component-file.ts";
@@ -15,11 +15,13 @@ import type { PluginFiles } from "./files.ts";
 
 /** Versions kept of each plugin. */
 const KEPT = 4;
+/** Versions kept beside those, the latest ones: of plugins that were removed, often only to be copied anew. */
+const SPARE = 8;
 
 /** What was decided about a plugin. */
 export interface Decision {
   readonly disabled: boolean;
-  /** versions that have run, newest first */
+  /** versions that have run, the latest first: it runs, unless another is pinned */
   readonly history: readonly string[];
   /** the version that runs instead of the dropped one as long as that one stays, and why */
   readonly pin?: { readonly to: string; readonly dropped: string; readonly why: string };
@@ -53,6 +55,9 @@ export const versionOf = ({ hash, manifest }: KnownPlugin): string =>
     .update(`${hash}\n${JSON.stringify(manifest)}`)
     .digest("hex");
 
+const latest = (id: string, history: readonly string[]): string[] =>
+  [id, ...history.filter((one) => one !== id)].slice(0, KEPT);
+
 /** The versions of all plugins. */
 export class Versions {
   readonly #dir: string;
@@ -84,21 +89,37 @@ export class Versions {
   /** Notes the version that lies in the folder: another one ends a rollback. */
   async dropped(candidate: Candidate): Promise<Decision> {
     const decision = await this.decision(candidate.name);
-    const { pin, ...rest } = decision;
+    const { pin, history, ...rest } = decision;
     if (pin === undefined || pin.dropped === versionOf(candidate)) return decision;
-    await this.decide(candidate.name, rest);
-    return rest;
+    const next = { ...rest, history: latest(pin.to, history) };
+    await this.decide(candidate.name, next);
+    return next;
   }
 
-  /** Notes that a version runs, and keeps it. */
+  /** Notes that a version runs, and keeps it. One that is pinned keeps its place in the history. */
   async ran(candidate: Candidate): Promise<Decision> {
     const id = versionOf(candidate);
     const decision = await this.decision(candidate.name);
-    if (decision.history.includes(id)) return decision;
-    await this.#keep(id, candidate);
-    const next = { ...decision, history: [id, ...decision.history].slice(0, KEPT) };
+    const { history, pin } = decision;
+    const isKept = (await stat(join(this.#dir, id)).catch(() => undefined)) !== undefined;
+    if (!isKept) await this.#keep(id, candidate);
+    if (history[0] === id || pin?.to === id) return decision;
+    const next = { ...decision, history: latest(id, history) };
     await this.decide(candidate.name, next);
     return next;
+  }
+
+  /** The version that ran before the one that runs, of those that are kept. */
+  async before({ history, pin }: Decision): Promise<string | undefined> {
+    const running = history.indexOf(pin?.to ?? history[0] ?? "");
+    for (const id of history.slice(running + 1)) {
+      const isKept = await this.load(id).then(
+        () => true,
+        () => false,
+      );
+      if (isKept) return id;
+    }
+    return undefined;
   }
 
   /**
@@ -117,13 +138,24 @@ export class Versions {
     }
   }
 
-  /** Removes what no plugin of these names remembers. */
+  /** Removes what no plugin of these names remembers, the latest few excepted. */
   async prune(names: readonly string[]): Promise<void> {
     const kept = new Set<string>();
-    for (const name of names) for (const id of (await this.decision(name)).history) kept.add(id);
+    for (const name of names) {
+      const { history, pin } = await this.decision(name);
+      for (const id of pin === undefined ? history : [...history, pin.to]) kept.add(id);
+    }
     const found = await readdir(this.#dir).catch(() => []);
-    for (const entry of found)
-      if (!kept.has(entry)) await rm(join(this.#dir, entry), { recursive: true, force: true });
+    const spare = await Promise.all(
+      found
+        .filter((entry) => !kept.has(entry))
+        .map(async (entry) => {
+          const path = join(this.#dir, entry);
+          return { path, time: (await stat(path)).mtimeMs };
+        }),
+    );
+    spare.sort((a, b) => b.time - a.time);
+    for (const { path } of spare.slice(SPARE)) await rm(path, { recursive: true, force: true });
   }
 
   async #keep(id: string, { manifest, path, hash }: Candidate): Promise<void> {

@@ -99,7 +99,9 @@ async function snapshot(dir: string): Promise<Snapshot> {
   const lines: string[] = [];
   const names = await readdir(dir).catch(() => undefined);
   if (names === undefined) return { text: "", folders: [dirname(dir)] };
-  const folders = [dir];
+  const stat = await lstat(dir).catch(() => undefined);
+  // A link that leads elsewhere from now on is a change of the folder that it lies in.
+  const folders = stat?.isSymbolicLink() ? [dir, dirname(dir)] : [dir];
   for (const name of names.sort().slice(0, MOST_ENTRIES)) {
     if (name.startsWith(".")) continue;
     const path = join(dir, name);
@@ -115,9 +117,10 @@ async function snapshot(dir: string): Promise<Snapshot> {
 /** Adds an entry's line; says whether it is a folder. */
 async function note(path: string, lines: string[]): Promise<boolean> {
   const stat = await lstat(path, { bigint: true }).catch(() => undefined);
+  if (stat === undefined) lines.push(`${path} ?`);
   if (stat === undefined) return false;
   // A folder's own times change with files that are no part of the plugin.
   if (stat.isDirectory()) lines.push(`${path}/`);
-  else lines.push(`${path} ${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.mode}`);
+  else lines.push(`${path} ${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs} ${stat.mode}`);
   return stat.isDirectory();
 }

@@ -93,7 +93,7 @@ describe("a plugins folder that changes under load", () => {
       }
     })();
     for (const version of ["1.0.1", "1.0.2", "1.0.3"]) {
-      drop("counting", fixture("counter"), { version, needs: { state: true } });
+      drop("counting", fixture("counter"), { version, needs: { state: true, publish: ["up/+"] } });
       await isOn("counting", version);
     }
     stop = true;
@@ -192,6 +192,53 @@ describe("a plugins folder that changes under load", () => {
     await until("the old binding", async () => (await info("pass"))?.bind === "devices:*");
   });
 
+  test("settings with which it fails its first chunks give way to those before, and the version stays", async () => {
+    const text = readFileSync(folder.config, "utf8");
+    writeFileSync(
+      folder.config,
+      text.replace("plugins:\n", "plugins:\n  pass: { limits: { outputBytes: 72 } }\n"),
+    );
+    device = await agent.client();
+    await until("the way back", async () => {
+      await device.publishAsync("devices/d/t", '{"n":1}', { qos: 1 });
+      return (await info("pass"))?.reason?.includes("with its new settings it failed");
+    });
+    expect(await info("pass")).toMatchObject({ state: "on", version: "1.2.0", pinned: false });
+    writeFileSync(folder.config, text);
+    await isOn("pass", "1.2.0");
+  });
+
+  test("what runs goes on beside a file of its name and a broken manifest, over a restart, until it is disabled", async () => {
+    const before = (await info("pass"))?.restarts;
+    copyFileSync(fixture("decoder"), join(plugins, "pass.wasm"));
+    await until("the file's refusal", async () => (await info("pass.wasm"))?.state === "refused");
+    writeFileSync(join(plugins, "pass", "plugin.yaml"), "name: [");
+    const refused = async () => (await info("pass"))?.reason?.includes("what was dropped is refused");
+    await until("the manifest's refusal", refused);
+    expect(await info("pass")).toMatchObject({ state: "on", version: "1.2.0", restarts: before });
+    await agent.kill();
+    agent = await Agent.start(folder);
+    expect(await refused()).toBe(true);
+    expect(await info("pass")).toMatchObject({ state: "on", version: "1.2.0" });
+    const act = (action: string) => weir("plugin", action, "pass", "--config", folder.config);
+    expect(act("rollback").stderr).toContain("can't be read");
+    expect(act("disable").stdout).toContain("disabled");
+    expect(act("enable").stdout).toContain("version 1.2.0");
+    rmSync(join(plugins, "pass.wasm"));
+    drop("pass", fixture("passthrough"), { version: "1.3.0" });
+    await isOn("pass", "1.3.0");
+  });
+
+  test("a version that does not start gives way to the one that ran last over a restart, too", async () => {
+    drop("pass", "test/fixtures/hostile/trap-start.wasm", { version: "1.4.0" });
+    const before = async () => (await info("pass"))?.reason?.includes("version 1.4.0 did not start");
+    await until("the failed start", before);
+    await agent.kill();
+    agent = await Agent.start(folder);
+    expect(await before()).toBe(true);
+    expect(await info("pass")).toMatchObject({ state: "on", version: "1.3.0" });
+  });
+
   test("links and odd names are refused with the reason; a removed plugin is gone", async () => {
     symlinkSync("/etc/passwd", join(plugins, "link.wasm"));
     copyFileSync(fixture("passthrough"), join(plugins, "Odd Name.wasm"));
@@ -209,6 +256,12 @@ describe("a plugins folder that changes under load", () => {
     const shown = weir("plugin", "inspect", "counting", "--config", folder.config);
     expect(shown.stdout).toContain("memoryMiB");
     expect(shown.stdout).toContain("seccomp");
+    expect(shown.stdout).toContain("state, publish up/+");
+    expect(shown.stdout).toContain("is granted  state\n");
+    const folderOf = weir("plugin", "inspect", "./plugins/deadband");
+    expect([folderOf.status, folderOf.stdout]).toEqual([0, expect.stringContaining("transform@0.1.0")]);
+    const none = weir("plugin", "inspect", "./plugins", "--json");
+    expect([none.status, JSON.parse(none.stdout).reason]).toEqual([1, "has no plugin.yaml"]);
     const vetted = weir("plugin", "inspect", "test/fixtures/hostile/forbidden-sockets.wasm");
     expect(vetted.status).toBe(1);
     expect(vetted.stdout).toContain("wasi:sockets");
@@ -234,6 +287,16 @@ test("golden cases of both sample plugins pass; a case that doesn't is shown wit
     const run = weir("plugin", "test", copy);
     expect(run.status).toBe(1);
     expect(run.stdout).toContain('+ {"device":"demo-1","ts":1,"values":{"temp_f":212}}');
+    // What passes by in the same sample keeps its kind.
+    writeFileSync(
+      join(broken, "input.ndjson"),
+      '{"device":"demo-1","ts":1,"values":{"raw":{"b64":"AQI="}}}\n',
+    );
+    expect(weir("plugin", "test", copy).stdout).toContain(
+      '+ {"device":"demo-1","ts":1,"values":{"raw":{"b64":"AQI="}}}',
+    );
+    writeFileSync(join(broken, "input.ndjson"), "\n{");
+    expect(weir("plugin", "test", copy).stdout).toContain("input.ndjson, line 2: ");
   } finally {
     folder.remove();
   }

@@ -484,6 +484,7 @@ describe("code that took over a worker", () => {
         name: "taken",
         version: "1",
         hash: "",
+        id: "",
         order: 0,
         lanes: 1,
         perDevice: false,

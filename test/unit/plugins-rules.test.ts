@@ -2,21 +2,31 @@
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { mkdirSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import fc from "fast-check";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { matcher, mayPublish } from "../../src/core/glob.ts";
 import { bindingOf } from "../../src/plugins/binding.ts";
 import { COMPONENT_BYTES, readComponent } from "../../src/plugins/component-file.ts";
-import { discover } from "../../src/plugins/discover.ts";
+import { type Candidate, discover } from "../../src/plugins/discover.ts";
+import { pluginFiles } from "../../src/plugins/files.ts";
 import { laneOf } from "../../src/plugins/lane-of.ts";
 import { mergeLimits } from "../../src/plugins/limits.ts";
 import { mergeConfig, parseManifest } from "../../src/plugins/manifest.ts";
 import { capMemories } from "../../src/plugins/memory-cap.ts";
 import { autoLanes, pluginsSchema } from "../../src/plugins/options.ts";
 import { UNNAMED } from "../../src/plugins/settings.ts";
+import { Versions, versionOf } from "../../src/plugins/versions.ts";
 import { VETTER } from "../../src/plugins/vet.ts";
 import { checkContract, checkPreamble } from "../../src/plugins/vet-checks.ts";
 import { openFolder } from "../helpers/lane.ts";
@@ -175,7 +185,10 @@ describe("the plugins folder", () => {
     writeFileSync(join(dir, "huge.wasm"), "");
     truncateSync(join(dir, "huge.wasm"), COMPONENT_BYTES + 1);
     spawnSync("mkfifo", [join(dir, "fifo.wasm")]);
-    for (const name of ["whole", "empty", "renamed", "lost", "linking"]) mkdirSync(join(dir, name));
+    const folders = ["whole", "empty", "renamed", "lost", "linking", "empty.wasm"];
+    for (const name of folders) mkdirSync(join(dir, name));
+    writeFileSync(join(dir, "whole.wasm"), component);
+    writeFileSync(Buffer.concat([Buffer.from(join(dir, "x")), Buffer.of(0xff)]), component);
     const manifest = (name: string) => minimal.replaceAll("x", name);
     writeFileSync(join(dir, "whole/plugin.yaml"), manifest("whole"));
     writeFileSync(join(dir, "whole/whole.wasm"), component);
@@ -196,6 +209,9 @@ describe("the plugins folder", () => {
       huge: expect.stringContaining("the limit is"),
       fifo: expect.stringContaining("not a regular file"),
       empty: "has no plugin.yaml",
+      "empty.wasm": "has no plugin.yaml",
+      "whole.wasm": "the folder of this name is the plugin",
+      "x\uFFFD": "its name is not UTF-8",
       renamed: "plugin.yaml calls it other, its folder renamed",
       lost: "lost.wasm is missing",
       linking: expect.stringContaining("is a link"),
@@ -216,7 +232,71 @@ describe("the plugins folder", () => {
   });
 
   test("that isn't there holds no plugins", async () => {
-    expect(await discover(join(dir, "absent"))).toEqual({ candidates: [], refused: [] });
+    expect(await discover(join(dir, "absent"))).toEqual({ isKnown: true, candidates: [], refused: [] });
+  });
+
+  test("that can't be read is not taken for an empty one", async () => {
+    const { isKnown, refused } = await discover(join(dir, "README.md"));
+    expect([isKnown, refused[0]?.reason]).toEqual([false, expect.stringContaining("ENOTDIR")]);
+  });
+});
+
+describe("versions", () => {
+  const dir = openFolder("weir-versions-");
+  const kept = new Map<string, string>();
+  const versions = new Versions(join(dir, "store"), pluginFiles, {
+    load: async (key) => kept.get(key),
+    save: async (key, value) => void kept.set(key, value),
+  });
+  const version = (number: number): Candidate => {
+    const path = join(dir, `${number}.wasm`);
+    writeFileSync(path, Uint8Array.of(number));
+    const hash = createHash("sha256").update(Uint8Array.of(number)).digest("hex");
+    return { name: "x", manifest: parseManifest(minimal), hash, path };
+  };
+  const [first, second, third] = [version(1), version(2), version(3)];
+  /** What a rollback goes to. */
+  const target = async () => await versions.before(await versions.decision("x"));
+  const pin = async (to: Candidate, dropped: Candidate) => {
+    const decision = await versions.decision("x");
+    const why = "rolled back";
+    await versions.decide("x", { ...decision, pin: { to: versionOf(to), dropped: versionOf(dropped), why } });
+  };
+  beforeEach(() => kept.clear());
+  afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+  test("one that is dropped anew is the latest again: what is gone back to is what ran before it", async () => {
+    for (const each of [first, second, first]) await versions.ran(each);
+    expect(await target()).toBe(versionOf(second));
+  });
+
+  test("a pinned one keeps its place, and gives way as the latest when another file is dropped", async () => {
+    for (const each of [first, second, third]) await versions.ran(each);
+    await pin(second, third);
+    await versions.ran(second);
+    expect(await target()).toBe(versionOf(first));
+    expect((await versions.dropped(third)).pin).toBeDefined();
+    await versions.dropped(first);
+    expect(await versions.decision("x")).toEqual({
+      disabled: false,
+      history: [second, third, first].map(versionOf),
+    });
+  });
+
+  test("of a plugin that was removed stay for a while, and one that is gone is not gone back to", async () => {
+    await versions.ran(first);
+    await versions.prune([]);
+    await versions.ran(second);
+    expect(await target()).toBe(versionOf(first));
+    await versions.ran(third);
+    rmSync(join(dir, "store", versionOf(second)), { recursive: true });
+    expect(await target()).toBe(versionOf(first));
+    await versions.ran(second);
+    await versions.ran(third);
+    expect(await target()).toBe(versionOf(second));
+    for (let number = 10; number < 20; number++) await versions.ran({ ...version(number), name: "y" });
+    await versions.prune(["y"]);
+    expect(readdirSync(join(dir, "store")).length).toBeLessThanOrEqual(12);
   });
 });
 
