@@ -55,7 +55,12 @@ function readExports(value: unknown): Exports {
   ]);
   const isSome = (name: unknown): name is string | undefined => name === undefined || isName(name);
   if (!isName(lifecycle) || !isSome(decoder) || !isSome(transform) || !isSome(timer)) throw unreadable();
-  return { lifecycle, decoder, transform, timer };
+  return {
+    lifecycle,
+    ...(decoder === undefined ? {} : { decoder }),
+    ...(transform === undefined ? {} : { transform }),
+    ...(timer === undefined ? {} : { timer }),
+  };
 }
 
 function readFile(value: unknown): VettedFiles["files"][number] {

@@ -79,6 +79,7 @@ describe("a plugins folder that changes under load", () => {
     expect(await isCounted("d")).toBe(false);
     drop("counting", fixture("counter"), { needs: { state: true } });
     await isOn("counting", "1.0.0");
+    expect((await info("counting"))?.exports).toEqual(["transform"]);
     expect(await isCounted("d")).toBe(true);
   });
 
