@@ -228,6 +228,10 @@ describe("a plugins folder that changes under load", () => {
     rmSync(join(plugins, "pass.wasm"));
     drop("pass", fixture("passthrough"), { version: "1.3.0" });
     await isOn("pass", "1.3.0");
+    await until(
+      "1.3.0 to be kept, beside the three before",
+      async () => (await info("pass"))?.versions.length === 4,
+    );
   });
 
   test("a version that does not start gives way to the one that ran last over a restart, too", async () => {

@@ -32,7 +32,7 @@ afterAll(() => {
 });
 
 /** Attacks that succeed for root outside the jail. */
-const attacks: Record<string, () => Attempt> = {
+const attacks: Readonly<Record<string, () => Attempt>> = {
   "read a private file": () => ["read", join(folder, "private")],
   "read a public file": () => ["read", "/etc/passwd"],
   "read the parent's environment": () => ["read", `/proc/${process.pid}/environ`],
@@ -101,27 +101,55 @@ const walls: readonly { layer: JailLayer; stops: Record<string, RegExp> }[] = [
   { layer: "pids-cgroup", stops: { "start 40 threads": /ERR_WORKER_INIT_FAILED|ended/ } },
 ];
 
-async function run(name: string, only: readonly JailLayer[]): Promise<{ outcome: string; state: string }> {
-  const attack = attacks[name];
-  if (attack === undefined) throw new Error(name);
-  const { outcomes, layers } = await attempt([attack()], { only, memoryMiB: 256, threads: 30 });
-  const outcome = typeof outcomes === "string" ? outcomes : (outcomes[0] ?? "");
-  const layer = only[0];
-  return { outcome, state: layer === undefined ? "" : layers[layer] };
+/** After these, or while they go on, a process may be in no state to try another. */
+const LAST: ReadonlySet<string> = new Set(["take 1.5 GB", "start 40 threads"]);
+
+const OPTIONS = { memoryMiB: 256, threads: 30 };
+
+/** What comes of each attack with these walls alone, and how the wall stands. */
+async function outcomesOf(layer?: JailLayer): Promise<{ outcomes: Map<string, string>; state: string }> {
+  const only = layer === undefined ? [] : [layer];
+  const outcomes = new Map<string, string>();
+  let state = "";
+  const run = async (names: readonly string[]): Promise<void> => {
+    const list = names.map((name): Attempt => attacks[name]?.() ?? [name]);
+    const { outcomes: said, layers } = await attempt(list, { only, ...OPTIONS });
+    if (layer !== undefined) state = layers[layer];
+    // One of them has ended the process: which one, each by itself tells.
+    if (typeof said === "string" && names.length > 1) for (const name of names) await run([name]);
+    else
+      for (const [at, name] of names.entries())
+        outcomes.set(name, typeof said === "string" ? said : (said[at] ?? ""));
+  };
+  const names = Object.keys(attacks);
+  await run(names.filter((name) => !LAST.has(name)));
+  for (const name of LAST) await run([name]);
+  return { outcomes, state };
 }
 
-describe.runIf(root)("without any wall (needs root)", () => {
-  test.each(Object.keys(attacks))("hostile code can %s", async (name) => {
-    expect((await run(name, [])).outcome).toMatch(/^ok/);
+describe.runIf(root)("walls, each alone (needs root)", () => {
+  /** a column for each wall that stands here */
+  const matrix = new Map<string, ReadonlyMap<string, string>>();
+  afterAll(() => {
+    const cell = (layer: string, name: string): string =>
+      (matrix.get(layer)?.get(name)?.startsWith("ok") ? "-" : "stops").padEnd(layer.length + 2);
+    const lines = Object.keys(attacks).map(
+      (name) => `${name.padEnd(32)}${[...matrix.keys()].map((layer) => cell(layer, name)).join("")}`,
+    );
+    const head = [...matrix.keys()].map((layer) => layer.padEnd(layer.length + 2)).join("");
+    console.log(`${"attack".padEnd(32)}${head}\n${lines.join("\n")}`);
   });
-});
 
-describe.runIf(root)("alone (needs root)", () => {
-  for (const { layer, stops } of walls) {
-    test.for(Object.entries(stops))(`${layer} stops the attempt to %s`, async ([name, answer], { skip }) => {
-      const { outcome, state } = await run(name, [layer]);
-      skip(/^(unavailable|partial: files)/.test(state), `${layer} is ${state}`);
-      expect(outcome).toMatch(answer);
-    });
-  }
+  test("without any, every attack succeeds", async () => {
+    const { outcomes } = await outcomesOf();
+    matrix.set("none", outcomes);
+    for (const [name, outcome] of outcomes) expect(outcome, name).toMatch(/^ok/);
+  });
+
+  test.for(walls)("$layer stops what it is there for", async ({ layer, stops }, { skip }) => {
+    const { outcomes, state } = await outcomesOf(layer);
+    skip(/^(unavailable|partial: files)/.test(state), `${layer} is ${state}`);
+    matrix.set(layer, outcomes);
+    for (const [name, answer] of Object.entries(stops)) expect(outcomes.get(name), name).toMatch(answer);
+  });
 });
