@@ -219,7 +219,7 @@ describe("state", () => {
       const hints = lane.logs.filter(({ text }) => text.includes("not granted; to grant it"));
       expect(hints.map(({ plugin, text }) => `${plugin}: ${text}`)).toEqual([
         'publisher: publish is not granted; to grant it: grant: { publish: ["devices/a/set"] } under plugins.<name> in weir.yaml',
-        "refused: state is not granted; to grant it: needs: { state: true } in its plugin.yaml",
+        "refused: state is not granted; to grant it: needs: { state: true } in its plugin.yaml, and no grant: { state: false } under plugins.<name> in weir.yaml",
       ]);
     });
   });
@@ -527,6 +527,7 @@ describe("code that took over a worker", () => {
       import { readFileSync, writeFileSync, readdirSync } from "node:fs";
       import { spawnSync } from "node:child_process";
       import net from "node:net";
+      import { open, Session } from "node:inspector";
       const attacks = {
         worker: () => new Worker("1", { eval: true, execArgv: [] }),
         read: () => readFileSync("/etc/hostname"),
@@ -538,6 +539,10 @@ describe("code that took over a worker", () => {
         env: () => { if (Object.keys(process.env).length === 0) throw new Error("empty"); },
         addon: () => process.dlopen({ exports: {} }, "/lib/x86_64-linux-gnu/libc.so.6"),
         code: () => new Function("return 1")(),
+        inspector: () => open(0),
+        session: () => new Session().connect(),
+        mainThread: () => new Session().connectToMainThread(),
+        debug: () => process._debugProcess(process.ppid),
         listen: () => net.createServer().listen(0)._handle ?? (() => { throw new Error("no handle"); })(),
       };
       export function instantiate() {
