@@ -90,7 +90,7 @@ class OpenSampler implements Sampler {
 
   constructor(native: NativeSampler, hash: Hash) {
     this.#native = native;
-    this.stackKey = hash.of;
+    this.stackKey = (stack) => hash.of(stack);
   }
 
   drain(onSample: (sample: Sample) => void, onName: (pid: number, name: string) => void): void {
