@@ -11,7 +11,7 @@ import { Judge, type Verdict } from "./harness/judge.ts";
 import { Load } from "./harness/load.ts";
 import { Mosquitto } from "./harness/mosquitto.ts";
 import { record } from "./harness/table.ts";
-import { FRESH_S, freshAfter, imbalances, long } from "./harness/world.ts";
+import { FRESH_S, freshAfter, imbalances, LONG, long } from "./harness/world.ts";
 
 const lacks = hasProgram("mosquitto") ? await lacksForDisk() : "mosquitto is not installed";
 const noEatmydata = lacks ?? (hasProgram("eatmydata") ? undefined : "eatmydata is not installed");
@@ -151,7 +151,9 @@ test.skipIf(noEatmydata !== undefined)(
   },
 );
 
-test.skipIf(lacks !== undefined)(
+// Without a journal a directory's block that could not be written is gone, too: on a machine that is slow enough for the WAL to be made
+// anew meanwhile, its name was. So only by hand.
+test.skipIf(lacks !== undefined || !LONG)(
   named("power cut after a disk that gave errors for a while: what was acknowledged since is there", lacks),
   { timeout: 300_000 },
   async () => {
