@@ -68,6 +68,12 @@ export class ForgetfulDisk {
     this.#mounted = at;
   }
 
+  /** Writes out all that is dirty: names, inodes and bitmaps, which no journal keeps whole. What a write failed for is not dirty any more. */
+  sync(): void {
+    // Its status tells of writes that failed before.
+    if (this.#mounted !== undefined) spawnSync("sync", ["-f", this.#mounted]);
+  }
+
   /** The power goes. */
   async cut(): Promise<void> {
     const ended = [this.#server, this.#fuse].map((child) =>
