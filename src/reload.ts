@@ -46,10 +46,15 @@ export class ConfigWatch {
     this.#onChange = onChange;
   }
 
+  /** Takes the files as they are now for those that have been read. */
+  remember(): void {
+    this.#known = this.#seen = this.#look();
+  }
+
+  /** Begins to look. After {@link remember}; what has changed since then is told, too. */
   start(): void {
     this.#hints.watch(this.#folders());
-    this.#known = this.#seen = this.#look();
-    this.#later(REST_MS);
+    this.#later(LOOK_MS);
   }
 
   stop(): void {

@@ -40,6 +40,12 @@ export async function run(invocation: Invocation): Promise<number> {
     return next;
   };
   const agent = new Agent(loaded, version(), log, reader, load);
+  // What is refused is in the log, and in the answer of `weir reload`.
+  const reload = (): void => void agent.reload().catch(() => {});
+  // Without a file, the first one that appears counts.
+  const watch = new ConfigWatch(() => (file === undefined ? mainFilePlaces() : agent.configFiles), reload);
+  // Who changes a file while the agent starts is not to be missed.
+  watch.remember();
   const stopped = Promise.withResolvers<string>();
   for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => stopped.resolve(signal));
 
@@ -52,10 +58,6 @@ export async function run(invocation: Invocation): Promise<number> {
   }
   greet(agent.status(), fallback === undefined ? loaded.file : "the last good configuration");
   if (fallback === undefined) agent.keepConfig();
-  // What is refused is in the log, and in the answer of `weir reload`.
-  const reload = (): void => void agent.reload().catch(() => {});
-  // Without a file, the first one that appears counts.
-  const watch = new ConfigWatch(() => (file === undefined ? mainFilePlaces() : agent.configFiles), reload);
   watch.start();
   process.on("SIGHUP", reload);
   const why = await Promise.race([stopped.promise, agent.failed]);
