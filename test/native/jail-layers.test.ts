@@ -131,12 +131,13 @@ describe.runIf(root)("walls, each alone (needs root)", () => {
   /** a column for each wall that stands here */
   const matrix = new Map<string, ReadonlyMap<string, string>>();
   afterAll(() => {
+    const widthOf = (layer: string): number => Math.max("stops".length, layer.length) + 2;
     const cell = (layer: string, name: string): string =>
-      (matrix.get(layer)?.get(name)?.startsWith("ok") ? "-" : "stops").padEnd(layer.length + 2);
+      (matrix.get(layer)?.get(name)?.startsWith("ok") ? "-" : "stops").padEnd(widthOf(layer));
     const lines = Object.keys(attacks).map(
       (name) => `${name.padEnd(32)}${[...matrix.keys()].map((layer) => cell(layer, name)).join("")}`,
     );
-    const head = [...matrix.keys()].map((layer) => layer.padEnd(layer.length + 2)).join("");
+    const head = [...matrix.keys()].map((layer) => layer.padEnd(widthOf(layer))).join("");
     console.log(`${"attack".padEnd(32)}${head}\n${lines.join("\n")}`);
   });
 
