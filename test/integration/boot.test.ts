@@ -34,7 +34,10 @@ async function boot(wrap: readonly string[], folder: AgentFolder): Promise<Agent
 
 /** A memory cgroup with this limit; undefined where none can be made. */
 function memoryGroup(bytes: number): string | undefined {
-  for (const limit of ["memory/weir-test-PID/memory.limit_in_bytes", "weir-test-PID/memory.max"]) {
+  for (const limit of [
+    `memory/weir-test-${process.pid}/memory.limit_in_bytes`,
+    `weir-test-${process.pid}/memory.max`,
+  ]) {
     const file = join("/sys/fs/cgroup", limit);
     const group = dirname(file);
     try {
@@ -69,7 +72,11 @@ async function works(folder: AgentFolder): Promise<void> {
     for (const line of lines) expect(imbalance(line), `${line.stage} ${line.name}`).toBe(0);
     return lines.some(({ stage, name, out }) => stage === "commit" && name === "host" && out > 0);
   });
-  expect(await folder.api.plugins()).toMatchObject([{ name: "deadband", state: "on" }]);
+  // Where memory is short, its vetting may have been ended for it, and is tried again.
+  await until("the plugin to run", async () => {
+    const plugins = await folder.api.plugins();
+    return plugins.length === 1 && plugins.every(({ name, state }) => name === "deadband" && state === "on");
+  });
 }
 
 const root = process.getuid?.() === 0;
