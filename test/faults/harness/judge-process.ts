@@ -1,6 +1,6 @@
 /**
  * The judge: a process of its own that knows MQTT, JSON and how stamps are made, and none of Weir's code. It subscribes to
- * what Weir publishes, drops copies of a batch by its key, and remembers which (device, sequence) came.
+ * what Weir publishes, drops copies by their numbers, and remembers which (device, sequence) came.
  * Arguments: broker's url, gateway. It says `ready` once it is subscribed, and then answers questions on its channel.
  */
 import { createHash } from "node:crypto";
@@ -18,6 +18,8 @@ const [url = "", gateway = "gw"] = process.argv.slice(2);
 const devices = new Map<string, Device>();
 /** key of a batch → hash of its bytes */
 const batches = new Map<string, string>();
+/** epoch and stream → numbers that came: the same may come again in other batches, as where a broker takes less than the one before */
+const came = new Map<string, Set<number>>();
 const counts = { copies: 0, changed: 0, doubled: 0, altered: 0, disorder: 0, gapSamples: 0, historical: 0 };
 const gaps = new Set<string>();
 
@@ -27,15 +29,25 @@ const isRecord = (value: unknown): value is Record<string, unknown> =>
 function onBatch(payload: Buffer): void {
   const batch: unknown = JSON.parse(payload.toString());
   if (!isRecord(batch) || !Array.isArray(batch["samples"])) return;
-  const key = `${batch["epoch"]}/${batch["stream"]}/${batch["seq"]}`;
+  const { seq, span } = batch;
+  if (typeof seq !== "number" || typeof span !== "number") return;
+  const lane = `${batch["epoch"]}/${batch["stream"]}`;
+  const key = `${lane}/${seq}+${span}`;
   const hash = createHash("sha256").update(payload).digest("base64");
   const before = batches.get(key);
-  if (before !== undefined) {
+  if (before !== undefined && before !== hash) counts.changed += 1;
+  batches.set(key, hash);
+  let numbers = came.get(lane);
+  if (numbers === undefined) {
+    numbers = new Set();
+    came.set(lane, numbers);
+  }
+  const had = numbers.size;
+  for (let number = seq; number < seq + span; number++) numbers.add(number);
+  if (numbers.size === had) {
     counts.copies += 1;
-    if (before !== hash) counts.changed += 1;
     return;
   }
-  batches.set(key, hash);
   for (const sample of batch["samples"]) if (isRecord(sample)) onSample(sample);
 }
 
