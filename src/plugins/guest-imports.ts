@@ -24,7 +24,7 @@ const MINUTE_MS = 60_000;
  * Refusals of one call for want of room (dropped log lines, state, effects) above which the call fails: two for each row of
  * the largest chunk. Each takes microseconds that all others wait for.
  */
-const MOST_REFUSED = 4_096;
+const MOST_REFUSED = 8_192;
 
 /** One line of the plugin's log, as it leaves the worker. */
 export type LogSink = (level: LogLevel, text: string) => void;
