@@ -36,6 +36,7 @@ export function isLiftedFrame(value: unknown): value is LiftedFrame {
 }
 
 const encoder = new TextEncoder();
+const NOTHING = new Uint8Array(0);
 
 /**
  * The raw block of a returned frame. Structure only: the agent checks every invariant again.
@@ -57,9 +58,10 @@ export function layOut(
     throw new Error(`returned ${units.length} units for ${metrics.length} metrics`);
   const names = devices.concat(metrics, units, texts);
   const text = names.join("");
-  let textBytes = text.length;
-  const ascii = utf8Length(text) === textBytes;
-  if (!ascii) textBytes = names.reduce((sum, name) => sum + utf8Length(name), 0);
+  // Mostly all ASCII, which the encoder finds out faster than a look at each character.
+  const encoded = text.length <= most.bytes ? encoder.encode(text) : NOTHING;
+  const ascii = encoded.byteLength === text.length;
+  const textBytes = ascii ? text.length : names.reduce((sum, name) => sum + utf8Length(name), 0);
   const blobBytes = blobs.reduce((sum, blob) => sum + blob.byteLength, 0);
   const dictionaryBytes = 4 * (names.length + blobs.length) + textBytes + blobBytes;
   const body = align8(HEADER_BYTES + dictionaryBytes);
@@ -75,9 +77,10 @@ export function layOut(
   names.forEach((name, i) => {
     lengths[i] = ascii ? name.length : utf8Length(name);
   });
-  encoder.encodeInto(ascii ? text : "", bytes.subarray(at));
-  for (const name of ascii ? [] : names) at += encoder.encodeInto(name, bytes.subarray(at)).written;
-  if (ascii) at += textBytes;
+  if (ascii) {
+    bytes.set(encoded, at);
+    at += textBytes;
+  } else for (const name of names) at += encoder.encodeInto(name, bytes.subarray(at)).written;
   blobs.forEach((blob, i) => {
     lengths[names.length + i] = blob.byteLength;
     bytes.set(blob, at);
