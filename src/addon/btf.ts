@@ -8,6 +8,7 @@
  */
 import { readFileSync } from "node:fs";
 import { endianness } from "node:os";
+import { freeNow } from "../core/free.ts";
 
 const MAGIC = 0xeb9f;
 const HEADER_BYTES = 24;
@@ -79,7 +80,7 @@ export function kernelEnum(name: string): ReadonlyMap<number, string> {
     const bytes = readFileSync("/sys/kernel/btf/vmlinux");
     const names = enumNames(bytes, name);
     // 5 MB that would else wait for a collection, which an agent at rest has none of.
-    if (bytes.buffer.byteLength === bytes.byteLength) bytes.buffer.transfer(0);
+    freeNow(bytes);
     return names ?? new Map();
   } catch {
     return new Map();

@@ -11,6 +11,7 @@ import { pathToFileURL } from "node:url";
 import { getHeapStatistics } from "node:v8";
 import { workerData } from "node:worker_threads";
 import { Frame } from "../core/frame.ts";
+import { freeNow } from "../core/free.ts";
 import type { StateEntry } from "../core/ports.ts";
 import { beginCall, limitLifting, quickenMemory, refillLifting, replaceEngineCalls } from "./engine-calls.ts";
 import { GuestImports } from "./guest-imports.ts";
@@ -126,10 +127,7 @@ const WORTH_BYTES = 512;
  * One that is larger than its view is the component's memory, or not ours alone.
  */
 function letGo(arrays: readonly ArrayBufferView[]): void {
-  for (const { buffer, byteLength } of arrays) {
-    if (byteLength >= WORTH_BYTES && buffer.byteLength === byteLength && buffer instanceof ArrayBuffer)
-      buffer.transfer(0);
-  }
+  for (const array of arrays) if (array.byteLength >= WORTH_BYTES) freeNow(array);
 }
 
 /** What the vetted files give before there is an instance. */

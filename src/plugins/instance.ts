@@ -5,6 +5,7 @@
 
 import { messageOf } from "../core/errors.ts";
 import { Frame, type SliceHash } from "../core/frame.ts";
+import { freeNow } from "../core/free.ts";
 import type { Messages } from "../core/messages.ts";
 import type { StateEntry } from "../core/ports.ts";
 import { AnswerGuard } from "./answer-guard.ts";
@@ -261,8 +262,7 @@ export class Instance {
     try {
       this.#reader.push(chunk, (message) => this.#take(message));
       // The reader has copied it. What a stream reads has a buffer of its own; waiting for the collector it would be megabytes.
-      if (chunk.byteLength === chunk.buffer.byteLength && chunk.buffer instanceof ArrayBuffer)
-        chunk.buffer.transfer(0);
+      freeNow(chunk);
     } catch (thrown) {
       this.#failNow(messageOf(thrown));
     }

@@ -1,4 +1,5 @@
 /** Messages of the embedded broker's clients while their commit is waited for. */
+import { freeNow } from "../core/free.ts";
 import type { DeviceMessage, Outcome, Owed, Route } from "../core/ports.ts";
 import type { KnownTopic } from "./listener-topics.ts";
 import type { PublishAbout } from "./mqtt-read.ts";
@@ -25,16 +26,12 @@ export interface Piece {
   kept: boolean;
 }
 
-/**
- * A message of a piece is settled, or the piece has been read. With the last of them its memory is free at once: what waits for
- * the collector would be tens of megabytes at full rate.
- */
+/** A message of a piece is settled, or the piece has been read. With the last of them its memory is free. */
 export function letGo(piece: Piece): void {
   piece.held -= 1;
   if (piece.held > 0 || piece.kept) return;
-  const { buffer, byteLength } = piece.bytes;
   // What a socket reads has a buffer of its own, unless it is small and from the pool.
-  if (buffer instanceof ArrayBuffer && buffer.byteLength === byteLength) buffer.transfer(0);
+  freeNow(piece.bytes);
 }
 
 /**
