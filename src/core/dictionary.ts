@@ -101,6 +101,37 @@ function decodeStrings(bytes: Uint8Array, starts: Uint32Array, from: number, cou
   return out;
 }
 
+const encoder = new TextEncoder();
+
+/**
+ * Writes the dictionary section of a block, which has room for it: the table of lengths, then the entries.
+ * @param texts well-formed; `joined` is all of them, one after the other
+ * @returns the blobs' places in the block
+ */
+export function writeEntries(
+  buffer: ArrayBuffer,
+  texts: readonly string[],
+  joined: string,
+  blobs: readonly Uint8Array[],
+): Uint8Array[] {
+  const lengths = new Uint32Array(buffer, HEADER_BYTES, texts.length + blobs.length);
+  const bytes = new Uint8Array(buffer);
+  let at = HEADER_BYTES + lengths.byteLength;
+  const { written } = encoder.encodeInto(joined, bytes.subarray(at));
+  const ascii = written === joined.length;
+  texts.forEach((text, i) => {
+    lengths[i] = ascii ? text.length : utf8Length(text);
+  });
+  at += written;
+  return blobs.map((blob, i) => {
+    const place = bytes.subarray(at, at + blob.byteLength);
+    place.set(blob);
+    lengths[texts.length + i] = blob.byteLength;
+    at += blob.byteLength;
+    return place;
+  });
+}
+
 const CONTROL = /[\u0000-\u001f\u007f-\u009f]/;
 const DEVICE_FORBIDDEN = /[/+#]/;
 

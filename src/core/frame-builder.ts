@@ -1,4 +1,5 @@
 /** Collects rows and dictionaries, and lays them out as one Frame. */
+import { writeEntries } from "./dictionary.ts";
 import {
   align8,
   Frame,
@@ -10,8 +11,6 @@ import {
   utf8Length,
   writeHeader,
 } from "./frame.ts";
-
-const encoder = new TextEncoder();
 
 /** The row columns of a builder; see {@link FrameBuilder.room}. */
 export interface Columns {
@@ -194,26 +193,13 @@ export class FrameBuilder {
     const { devices, metrics, units, texts, blobs } = dictionaries;
     const body = align8(HEADER_BYTES + dictionaryBytes);
     const buffer = new ArrayBuffer(body + rows * ROW_BYTES);
-    const bytes = new Uint8Array(buffer);
     writeHeader(new DataView(buffer), {
       rows,
       counts: [devices.length, metrics.length, texts.length, blobs.length],
       dictionaryBytes,
     });
     const entries = [...devices, ...metrics, ...units, ...texts];
-    const lengths = new Uint32Array(buffer, HEADER_BYTES, entries.length + blobs.length);
-    const all = entries.join("");
-    let at = HEADER_BYTES + lengths.byteLength;
-    at += encoder.encodeInto(all, bytes.subarray(at)).written;
-    const ascii = at - HEADER_BYTES - lengths.byteLength === all.length;
-    for (const [i, entry] of entries.entries()) lengths[i] = ascii ? entry.length : utf8Length(entry);
-    const blobViews = blobs.map((blob, i) => {
-      const view = bytes.subarray(at, at + blob.byteLength);
-      view.set(blob);
-      lengths[entries.length + i] = blob.byteLength;
-      at += blob.byteLength;
-      return view;
-    });
+    const blobViews = writeEntries(buffer, entries, entries.join(""), blobs);
     const frame = new Frame(buffer, { ...dictionaries, blobs: blobViews });
     frame.time.set(this.#time.subarray(0, rows));
     frame.value.set(this.#value.subarray(0, rows));

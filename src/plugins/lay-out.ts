@@ -1,20 +1,15 @@
 /** Lays out what a component returned as the raw block of a frame. Used inside the plugin's worker. */
 import { align8, HEADER_BYTES, ROW_BYTES, writeHeader } from "../core/block-header.ts";
-import { utf8Length } from "../core/dictionary.ts";
+import { writeEntries } from "../core/dictionary.ts";
+import type { Columns } from "../core/frame-builder.ts";
 
-/** A frame as jco lifts it: lists of numbers are typed arrays. */
-export interface LiftedFrame {
+/** A frame as jco lifts it: lists of numbers are typed arrays, and texts are well-formed, as they come out of a decoder. */
+export interface LiftedFrame extends Columns {
   readonly devices: readonly string[];
   readonly metrics: readonly string[];
   readonly units: readonly string[];
   readonly texts: readonly string[];
   readonly blobs: readonly Uint8Array[];
-  readonly device: Uint32Array;
-  readonly metric: Uint32Array;
-  readonly time: Float64Array;
-  readonly kind: Uint8Array;
-  readonly status: Uint8Array;
-  readonly value: Float64Array;
 }
 
 const strings = ["devices", "metrics", "units", "texts"];
@@ -34,9 +29,6 @@ export function isLiftedFrame(value: unknown): value is LiftedFrame {
     given.get("value") instanceof Float64Array
   );
 }
-
-const encoder = new TextEncoder();
-const NOTHING = new Uint8Array(0);
 
 /**
  * The raw block of a returned frame. Structure only: the agent checks every invariant again.
@@ -58,12 +50,8 @@ export function layOut(
     throw new Error(`returned ${units.length} units for ${metrics.length} metrics`);
   const names = devices.concat(metrics, units, texts);
   const text = names.join("");
-  // Mostly all ASCII, which the encoder finds out faster than a look at each character.
-  const encoded = text.length <= most.bytes ? encoder.encode(text) : NOTHING;
-  const ascii = encoded.byteLength === text.length;
-  const textBytes = ascii ? text.length : names.reduce((sum, name) => sum + utf8Length(name), 0);
   const blobBytes = blobs.reduce((sum, blob) => sum + blob.byteLength, 0);
-  const dictionaryBytes = 4 * (names.length + blobs.length) + textBytes + blobBytes;
+  const dictionaryBytes = 4 * (names.length + blobs.length) + Buffer.byteLength(text) + blobBytes;
   const body = align8(HEADER_BYTES + dictionaryBytes);
   const size = body + rows * ROW_BYTES;
   if (size > most.bytes) throw new Error(`returned ${size} bytes, its limit is ${most.bytes}`);
@@ -72,22 +60,8 @@ export function layOut(
   const { buffer } = bytes;
   const counts = [devices.length, metrics.length, texts.length, blobs.length] as const;
   writeHeader(new DataView(buffer), { rows, counts, dictionaryBytes });
-  const lengths = new Uint32Array(buffer, HEADER_BYTES, names.length + blobs.length);
-  let at = HEADER_BYTES + 4 * lengths.length;
-  names.forEach((name, i) => {
-    lengths[i] = ascii ? name.length : utf8Length(name);
-  });
-  if (ascii) {
-    bytes.set(encoded, at);
-    at += textBytes;
-  } else for (const name of names) at += encoder.encodeInto(name, bytes.subarray(at)).written;
-  blobs.forEach((blob, i) => {
-    lengths[names.length + i] = blob.byteLength;
-    bytes.set(blob, at);
-    at += blob.byteLength;
-  });
-
-  at = body;
+  writeEntries(buffer, names, text, blobs);
+  let at = body;
   new Float64Array(buffer, at, rows).set(frame.time);
   at += 8 * rows;
   const values = new Float64Array(buffer, at, rows);
