@@ -23,10 +23,9 @@ export class RecentCommits {
 
   /** Counts as lost what the outbox no longer has: `stored` is the greatest ticket there. Returns how many samples. */
   after(stored: number): number {
+    const kept = this.#commits.findLastIndex(({ ticket }) => ticket <= stored) + 1;
     let lost = 0;
-    while ((this.#commits.at(-1)?.ticket ?? 0) > stored) {
-      const { count, rows } = this.#commits.pop() ?? { count: undefined, rows: 0 };
-      if (count === undefined) break;
+    for (const { count, rows } of this.#commits.splice(kept)) {
       count.out -= rows;
       count.lost += rows;
       lost += rows;

@@ -283,16 +283,11 @@ export class PluginManager {
     if (before?.key === key) return undefined;
     if (off !== undefined) return { key, off };
     this.#roster.refuse(name, key, reason);
-    const last = decision.pin?.to ?? decision.history[0];
-    if (before?.runner !== undefined || last === undefined) return undefined;
-    try {
-      const candidate = await versions.load(last);
-      const why = `what was dropped is refused: ${reason}`;
-      return { key, wish: { candidate, decision, key, dropped: undefined, reason: why } };
-    } catch (thrown) {
-      this.#log(name, "warn", `the version that ran last can't run either: ${messageOf(thrown)}`);
-      return undefined;
-    }
+    const id = decision.pin?.to ?? decision.history[0];
+    if (before?.runner !== undefined || id === undefined) return undefined;
+    const candidate = await versions.last(id, (problem) => this.#log(name, "warn", problem));
+    const why = `what was dropped is refused: ${reason}`;
+    return candidate && { key, wish: { candidate, decision, key, dropped: undefined, reason: why } };
   }
 
   /** A version that went back by itself does so after a restart, too. `to`: the version that runs again; the same one with other settings has none. */

@@ -153,12 +153,8 @@ export class Rollout {
     const { versions, log } = this.#parts;
     const [id] = decision.history;
     if (id === undefined || id === versionOf(candidate)) return undefined;
-    try {
-      return { ...wish, candidate: await versions.load(id), reason };
-    } catch (thrown) {
-      log(candidate.name, "warn", `the version that ran last can't run either: ${messageOf(thrown)}`);
-      return undefined;
-    }
+    const last = await versions.last(id, (problem) => log(candidate.name, "warn", problem));
+    return last && { ...wish, candidate: last, reason };
   }
 
   /** Starts threads beside those that run. Nothing in the chain changes yet. */

@@ -138,6 +138,16 @@ export class Versions {
     }
   }
 
+  /** The version that ran last, for when another can't run; undefined when that one can't either, which `warn` is told. */
+  async last(id: string, warn: (problem: string) => void): Promise<Candidate | undefined> {
+    try {
+      return await this.load(id);
+    } catch (thrown) {
+      warn(`the version that ran last can't run either: ${messageOf(thrown)}`);
+      return undefined;
+    }
+  }
+
   /** Removes what no plugin of these names remembers, the latest few excepted. */
   async prune(names: readonly string[]): Promise<void> {
     const kept = new Set<string>();

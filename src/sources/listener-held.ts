@@ -64,41 +64,17 @@ export class HeldRun implements Owed {
   }
 }
 
-/** The QoS 1 or 2 message that a connection has read last: one object that moves on to the next. */
-export class PassingMessage implements DeviceMessage {
-  known: KnownTopic;
-  route: Route;
-  piece: Piece;
-  from = 0;
-  to = 0;
+/** What every QoS 1 or 2 message says, from where it was read. */
+abstract class Read {
+  abstract readonly known: KnownTopic;
+  abstract readonly piece: Piece;
   /** packet identifier, then a bit each for QoS 2 and retain */
-  packed = 0;
-  /** bytes of what was read that it keeps from being freed */
-  size = 0;
-  about: PublishAbout | undefined;
-  /** it is acknowledged alone: something is to be done with it then */
-  alone = false;
-  /** what it is held by */
-  holder: HeldRun | HeldMessage | undefined;
-  readonly #keeper: Keeper;
-
-  constructor(keeper: Keeper, known: KnownTopic, route: Route, piece: Piece) {
-    this.#keeper = keeper;
-    this.known = known;
-    this.route = route;
-    this.piece = piece;
-  }
+  abstract readonly packed: number;
+  /** what the message brought in MQTT 5 beside its payload, or undefined */
+  abstract readonly about: PublishAbout | undefined;
 
   get topic(): string {
     return this.known.topic;
-  }
-
-  get bytes(): Uint8Array {
-    return this.piece.bytes;
-  }
-
-  get payload(): Uint8Array {
-    return this.piece.bytes.subarray(this.from, this.to);
   }
 
   get timeUs(): number {
@@ -115,6 +91,40 @@ export class PassingMessage implements DeviceMessage {
 
   get retained(): false {
     return false;
+  }
+}
+
+/** The QoS 1 or 2 message that a connection has read last: one object that moves on to the next. */
+export class PassingMessage extends Read implements DeviceMessage {
+  known: KnownTopic;
+  route: Route;
+  piece: Piece;
+  from = 0;
+  to = 0;
+  packed = 0;
+  /** bytes of what was read that it keeps from being freed */
+  size = 0;
+  about: PublishAbout | undefined;
+  /** it is acknowledged alone: something is to be done with it then */
+  alone = false;
+  /** what it is held by */
+  holder: HeldRun | HeldMessage | undefined;
+  readonly #keeper: Keeper;
+
+  constructor(keeper: Keeper, known: KnownTopic, route: Route, piece: Piece) {
+    super();
+    this.#keeper = keeper;
+    this.known = known;
+    this.route = route;
+    this.piece = piece;
+  }
+
+  get bytes(): Uint8Array {
+    return this.piece.bytes;
+  }
+
+  get payload(): Uint8Array {
+    return this.piece.bytes.subarray(this.from, this.to);
   }
 
   join(before: Owed | undefined): Owed | undefined {
@@ -147,15 +157,13 @@ export class PassingMessage implements DeviceMessage {
 }
 
 /** A message that is acknowledged once it is settled. It says where things are, and makes them when they are asked for. */
-export class HeldMessage implements DeviceMessage {
+export class HeldMessage extends Read implements DeviceMessage {
   readonly known: KnownTopic;
   readonly route: Route;
-  /** packet identifier, then a bit each for QoS 2 and retain */
   readonly packed: number;
   readonly place: number;
   /** bytes of what was read that it keeps from being freed */
   held: number;
-  /** what the message brought in MQTT 5 beside its payload, or undefined */
   readonly about: PublishAbout | undefined;
   readonly #keeper: Keeper;
   readonly piece: Piece;
@@ -163,6 +171,7 @@ export class HeldMessage implements DeviceMessage {
   readonly #to: number;
 
   constructor(keeper: Keeper, passing: PassingMessage, place: number) {
+    super();
     const { known, route, piece, from, to, packed, size, about } = passing;
     this.#keeper = keeper;
     this.known = known;
@@ -177,10 +186,6 @@ export class HeldMessage implements DeviceMessage {
     piece.held += 1;
   }
 
-  get topic(): string {
-    return this.known.topic;
-  }
-
   get payload(): Uint8Array {
     const { piece } = this;
     if (piece.viewOf !== this) {
@@ -188,22 +193,6 @@ export class HeldMessage implements DeviceMessage {
       piece.view = piece.bytes.subarray(this.#from, this.#to);
     }
     return piece.view;
-  }
-
-  get timeUs(): number {
-    return this.piece.timeUs;
-  }
-
-  get trace(): string | undefined {
-    return this.about?.trace;
-  }
-
-  get qos(): 1 | 2 {
-    return (this.packed & 2) !== 0 ? 2 : 1;
-  }
-
-  get retained(): false {
-    return false;
   }
 
   get id(): number {

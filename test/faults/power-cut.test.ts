@@ -7,10 +7,10 @@ import { Agent, AgentFolder, hasProgram } from "../helpers/agent.ts";
 import { freePort } from "../helpers/free-port.ts";
 import { until } from "../helpers/until.ts";
 import { ForgetfulDisk, lacksForDisk } from "./harness/forgetful-disk.ts";
-import { Judge, type Verdict } from "./harness/judge.ts";
+import { Judge } from "./harness/judge.ts";
 import { Load } from "./harness/load.ts";
 import { Mosquitto } from "./harness/mosquitto.ts";
-import { record } from "./harness/table.ts";
+import { type Outcome, record } from "./harness/table.ts";
 import { FRESH_S, freshAfter, imbalances, LONG, long } from "./harness/world.ts";
 
 const lacks = hasProgram("mosquitto") ? await lacksForDisk() : "mosquitto is not installed";
@@ -18,11 +18,8 @@ const noEatmydata = lacks ?? (hasProgram("eatmydata") ? undefined : "eatmydata i
 const named = (name: string, reason: string | undefined): string =>
   reason === undefined ? name : `${name} (skipped: ${reason})`;
 
-/** What the judge found, how soon data flowed again, and the stages whose account doesn't add up. */
-interface Outcome extends Verdict {
-  readonly freshS: number;
-  readonly ledger: string;
-}
+/** Of an {@link Outcome} in which nothing was lost, made up or mixed up. */
+const ALL_THERE = { missing: 0, doubled: 0, invented: 0, altered: 0, disorder: 0, unbalanced: "" };
 
 interface Cuts {
   readonly cuts: number;
@@ -90,7 +87,7 @@ async function cutUnderLoad({
     await until("everything held to be sent", async () =>
       (await api.outbox()).counts.every(({ uplink, held }) => uplink !== "cloud" || held === 0),
     );
-    const ledger = await imbalances(folder);
+    const unbalanced = await imbalances(folder);
     const at = judge;
     // What is missing after that does not come any more.
     await until(
@@ -102,7 +99,7 @@ async function cutUnderLoad({
       settleMs,
     ).catch(() => {});
     const verdict = await judge.verdict(load.ranges, load.next);
-    return { ...verdict, freshS, ledger };
+    return { ...verdict, freshS, unbalanced };
   } finally {
     await agent?.kill();
     judge?.stop();
@@ -118,21 +115,8 @@ test.skipIf(lacks !== undefined)(
   { timeout: 600_000 },
   async () => {
     const verdict = await cutUnderLoad({ cuts: long(5, 1) });
-    record({
-      fault: `power cut x ${long(5, 1)}, sync: full`,
-      ...verdict,
-      order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
-      ledger: verdict.ledger === "" ? "adds up" : verdict.ledger,
-      note: "",
-    });
-    expect(verdict).toMatchObject({
-      missing: 0,
-      doubled: 0,
-      invented: 0,
-      altered: 0,
-      disorder: 0,
-      ledger: "",
-    });
+    record(`power cut x ${long(5, 1)}, sync: full`, verdict, "");
+    expect(verdict).toMatchObject(ALL_THERE);
     expect(verdict.freshS).toBeLessThanOrEqual(FRESH_S);
   },
 );
@@ -142,13 +126,7 @@ test.skipIf(noEatmydata !== undefined)(
   { timeout: 600_000 },
   async () => {
     const verdict = await cutUnderLoad({ cuts: 1, wrap: ["eatmydata"], settleMs: 10_000 });
-    record({
-      fault: "power cut x 1, without fsync: to be lost",
-      ...verdict,
-      order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
-      ledger: verdict.ledger === "" ? "adds up" : verdict.ledger,
-      note: "the disk does forget",
-    });
+    record("power cut x 1, without fsync: to be lost", verdict, "the disk does forget");
     expect(verdict.missing).toBeGreaterThan(0);
   },
 );
@@ -159,20 +137,11 @@ test.skipIf(lacks !== undefined || !LONG)(
   { timeout: 300_000 },
   async () => {
     const verdict = await cutUnderLoad({ cuts: 1, failing: true });
-    record({
-      fault: "power cut after errors of the disk, sync: full",
-      ...verdict,
-      order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
-      ledger: verdict.ledger === "" ? "adds up" : verdict.ledger,
-      note: "what an fsync has failed for is not built upon",
-    });
-    expect(verdict).toMatchObject({
-      missing: 0,
-      doubled: 0,
-      invented: 0,
-      altered: 0,
-      disorder: 0,
-      ledger: "",
-    });
+    record(
+      "power cut after errors of the disk, sync: full",
+      verdict,
+      "what an fsync has failed for is not built upon",
+    );
+    expect(verdict).toMatchObject(ALL_THERE);
   },
 );

@@ -1,25 +1,25 @@
 /** The table that a run of the fault suite ends with. Each fault adds a line to the file that `WEIR_FAULTS_TABLE` names. */
 import { appendFileSync } from "node:fs";
+import type { Verdict } from "./judge.ts";
 
-/** One line: what a fault did. */
-export interface Row {
-  readonly fault: string;
-  readonly acknowledged: number;
-  readonly arrived: number;
-  readonly missing: number;
-  readonly doubled: number;
-  /** `kept`, or how many came out of order */
-  readonly order: string;
+/** What the judge found after a fault, how soon data flowed again, and whether the account adds up. */
+export interface Outcome extends Verdict {
   /** from the fault's end until a message published after it has arrived */
   readonly freshS: number;
-  /** `adds up`, or the stages that don't */
-  readonly ledger: string;
+  /** the stages that don't add up; empty when all do */
+  readonly unbalanced: string;
+}
+
+/** One line of the file. */
+interface Row extends Outcome {
+  readonly fault: string;
   readonly note: string;
 }
 
 /** Adds a line, when somebody wants the table. */
-export function record(row: Row): void {
+export function record(fault: string, outcome: Outcome, note: string): void {
   const file = process.env["WEIR_FAULTS_TABLE"];
+  const row: Row = { fault, ...outcome, note };
   if (file !== undefined) appendFileSync(file, `${JSON.stringify(row)}\n`);
 }
 
@@ -48,9 +48,9 @@ export function tableOf(lines: string): string {
         String(row.arrived),
         String(row.missing),
         String(row.doubled),
-        row.order,
+        row.disorder === 0 ? "kept" : `${row.disorder} late`,
         row.freshS.toFixed(1),
-        row.ledger,
+        row.unbalanced === "" ? "adds up" : row.unbalanced,
         row.note,
       ];
     })

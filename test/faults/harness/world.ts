@@ -192,29 +192,18 @@ async function build(options: FaultOptions, undo: (() => unknown)[]): Promise<Wo
 
 async function judged(name: string, world: World, options: FaultOptions, note: string): Promise<void> {
   const { load, judge } = world;
-  const fresh = await freshAfter(load, judge);
+  const freshS = await freshAfter(load, judge);
   await load.stop();
   const verdict = await settled(world, options);
   const unbalanced = await imbalances(world.folder);
-  record({
-    fault: name,
-    acknowledged: verdict.acknowledged,
-    arrived: verdict.arrived,
-    missing: verdict.missing,
-    doubled: verdict.doubled,
-    order: verdict.disorder === 0 ? "kept" : `${verdict.disorder} late`,
-    freshS: fresh,
-    ledger: unbalanced === "" ? "adds up" : unbalanced,
-    note: [
-      note,
-      verdict.gapSamples > 0 ? `${verdict.gapSamples} samples announced in gaps` : "",
-      verdict.historical > 0 ? `${verdict.historical} came as backlog` : "",
-      verdict.copies > 0 ? `${verdict.copies} copies` : "",
-    ]
-      .filter((part) => part !== "")
-      .join("; "),
-  });
-  expect(fresh, "seconds until a message published after the fault arrived").toBeLessThanOrEqual(FRESH_S);
+  const notes = [
+    note,
+    verdict.gapSamples > 0 ? `${verdict.gapSamples} samples announced in gaps` : "",
+    verdict.historical > 0 ? `${verdict.historical} came as backlog` : "",
+    verdict.copies > 0 ? `${verdict.copies} copies` : "",
+  ];
+  record(name, { ...verdict, freshS, unbalanced }, notes.filter((part) => part !== "").join("; "));
+  expect(freshS, "seconds until a message published after the fault arrived").toBeLessThanOrEqual(FRESH_S);
   expect(verdict).toMatchObject({ invented: 0, altered: 0, changed: 0, disorder: 0 });
   if (options.devicesAtMosquitto !== true) expect(verdict.doubled).toBe(0);
   if (options.mayDrop === true) await announced(world, verdict);
