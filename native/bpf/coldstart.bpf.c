@@ -28,6 +28,8 @@ struct sock {
 
 struct task_struct {
 	int tgid;
+	char comm[WEIR_COMM_LEN];
+	struct task_struct *group_leader;
 } __attribute__((preserve_access_index));
 
 struct start {
@@ -93,7 +95,8 @@ int BPF_PROG(on_state, struct sock *sk, int before, int after)
 			return 0;
 		ns = exec[0];
 		exec[0] = 0;
-		bpf_get_current_comm(entry->name, sizeof(entry->name));
+		entry->name[0] = entry->name[1] = 0;
+		READ_PROCESS_NAME(entry->name);
 		entry->owner = port;
 		entry->ns = ns;
 		slot = slot_of(cpu->slots, SLOTS, entry->name[0], entry->name[1], port);

@@ -82,7 +82,7 @@ static __always_inline struct weir_slot *slot_of(struct weir_slot *slots, __u32 
 						 __u64 b, __u64 c)
 {
 	__u64 id = ((a * MIX ^ b) * MIX ^ (b >> 29) ^ c) * MIX, found;
-	__u32 at = id >> 40;
+	__u32 at = id >> 57; /* the bits that all of the labels' bits lead to */
 
 	id |= 1;
 #pragma unroll
@@ -111,5 +111,11 @@ static __always_inline struct weir_slot *slot_of(struct weir_slot *slots, __u32 
 	}
 	return &slots[count];
 }
+
+/* `name`: two zeros, which become the name of the running process; a thread may have one of its
+ * own. For whoever has declared struct task_struct with these. */
+#define READ_PROCESS_NAME(name)                                                                    \
+	BPF_CORE_READ_STR_INTO((char(*)[WEIR_COMM_LEN])(name),                                     \
+			       (struct task_struct *)bpf_get_current_task(), group_leader, comm)
 
 #endif

@@ -18,6 +18,7 @@ struct task_struct {
 	int pid;
 	int tgid;
 	int exit_code;
+	char comm[WEIR_COMM_LEN];
 	__u64 start_boottime;
 	struct task_struct *real_parent;
 	struct task_struct *group_leader;
@@ -48,11 +49,11 @@ static __always_inline struct weir_event *reserve(struct task_struct *task, __u3
 	struct exec_cpu *counters = this_cpu(&cpus);
 	struct weir_event *event;
 	struct weir_slot *slot;
-	__u64 name[2];
+	__u64 name[2] = {};
 
 	if (!counters)
 		return NULL;
-	bpf_get_current_comm(name, sizeof(name));
+	READ_PROCESS_NAME(name); /* any of its threads may be the last */
 	slot = slot_of(counters->slots, SLOTS, name[0], name[1], 0);
 	if (kind == WEIR_EVENT_EXEC)
 		add(&slot->value[0], 1);

@@ -14,6 +14,11 @@
 #define EPERM  1
 #define EACCES 13
 
+struct task_struct {
+	char comm[WEIR_COMM_LEN];
+	struct task_struct *group_leader;
+} __attribute__((preserve_access_index));
+
 struct opens_cpu {
 	struct weir_head head;
 	struct weir_slot slots[SLOTS + 1];
@@ -77,7 +82,7 @@ int on_exit(__u64 *ctx)
 	struct opens_cpu *cpu;
 	struct weir_slot *slot;
 	long result = ctx[1];
-	__u64 name[2], id;
+	__u64 name[2] = {}, id;
 
 	if (!path)
 		return 0;
@@ -85,7 +90,7 @@ int on_exit(__u64 *ctx)
 	if (!cpu)
 		return 0;
 	id = bpf_get_current_pid_tgid();
-	bpf_get_current_comm(name, sizeof(name));
+	READ_PROCESS_NAME(name);
 	slot = slot_of(cpu->slots, SLOTS, name[0], name[1], 0);
 	if (result >= 0)
 		add(&slot->value[0], 1);

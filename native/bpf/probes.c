@@ -391,7 +391,8 @@ int weir_count_runs(void)
 	return skel_sys_bpf(BPF_ENABLE_STATS, &attr, WEIR_ATTR_SIZE(enable_stats));
 }
 
-/* Adds one CPU's slots to `into`. What finds no place there joins the others in the last one. */
+/* Adds one CPU's slots to `into`. What finds no place there joins the others in the last one; since
+ * places are kept from one reading to the next, it then does so for good. */
 static void add_slots(const struct weir_slot *from, struct weir_slot *into, unsigned int slots)
 {
 	for (unsigned int i = 0; i <= slots; i++) {
@@ -427,7 +428,10 @@ void weir_probe_read(const struct weir_probe *probe, uint64_t *words)
 	const uint64_t *from = probe->cpus;
 	uint64_t skipped = 0;
 
-	memset(words, 0, count * sizeof(*words));
+	memset(words, 0, plain * sizeof(*words));
+	for (unsigned int i = 0; slots && i <= slots; i++)
+		memset(((struct weir_slot *)(words + plain))[i].value, 0,
+		       sizeof(struct weir_slot) / 2);
 	if (probe->kind->read) {
 		probe->kind->read(probe->skeleton, words);
 		return;

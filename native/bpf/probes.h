@@ -76,7 +76,10 @@ bool weir_probe_open(const struct weir_probe_kind *kind, uint32_t cpu_count, uin
 /* Detaches, unmaps, closes. Safe on a zeroed probe and twice. */
 void weir_probe_close(struct weir_probe *probe);
 
-/* Adds the CPUs up into `words` (weir_probe_words() of them), slots by their id. Runs that the
+/* Adds the CPUs up into `words` (weir_probe_words() of them), slots by their id. `words`: zeros, or
+ * what the probe's last reading left there: all CPUs together may have more labels than there are
+ * slots, and one that once had a slot of its own must not join the others later, whose count would
+ * leap by all that it ever was. Runs that the
  * kernel skipped because a program would have interrupted itself are added to both produced and
  * lost. */
 void weir_probe_read(const struct weir_probe *probe, uint64_t *words);

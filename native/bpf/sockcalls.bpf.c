@@ -12,6 +12,11 @@
 #define SLOTS  128
 #define KINDS  4
 
+struct task_struct {
+	char comm[WEIR_COMM_LEN];
+	struct task_struct *group_leader;
+} __attribute__((preserve_access_index));
+
 struct sockcalls_cpu {
 	struct weir_head head;
 	struct weir_hist hist[KINDS];
@@ -99,7 +104,7 @@ int on_exit(__u64 *ctx)
 	struct sockcalls_cpu *cpu;
 	struct started *call;
 	struct weir_slot *slot;
-	__u64 name[2], ns;
+	__u64 name[2] = {}, ns;
 
 	call = bpf_map_lookup_elem(&calls, &key);
 	if (!call || !call->ns)
@@ -120,7 +125,7 @@ int on_exit(__u64 *ctx)
 	kind &= KINDS - 1;
 	add(&cpu->head.sum_ns[kind], ns);
 	add(&cpu->hist[kind].bucket[bucket_of(ns)], 1);
-	bpf_get_current_comm(name, sizeof(name));
+	READ_PROCESS_NAME(name);
 	slot = slot_of(cpu->slots, SLOTS, name[0], name[1], kind + 1);
 	add(&slot->value[0], ns);
 	add(&slot->value[1], 1);

@@ -130,6 +130,8 @@ const METRICS: Readonly<Partial<Record<ProbeName, readonly string[]>>> = {
 
 /** Turns what a probe has counted since the last time into rows. */
 export interface Rows {
+  /** see {@link SlotRows.worn} */
+  readonly worn?: boolean;
   add(into: FrameBuilder, counters: Counters, timeUs: number): void;
 }
 

@@ -187,15 +187,23 @@ const KINDS: Readonly<Partial<Record<ProbeName, SlotKind>>> = {
 export class SlotRows {
   readonly #kind: SlotKind | undefined;
   #before = new Map<string, number>();
+  #totals = new BigUint64Array();
+  #worn = false;
 
   constructor(probe: ProbeName) {
     this.#kind = KINDS[probe];
+  }
+
+  /** In the latest interval some found no place, while half of the places were held by what didn't happen again. */
+  get worn(): boolean {
+    return this.#worn;
   }
 
   /** Adds the rows of what was counted since the last call. */
   add(into: FrameBuilder, { slots }: Counters, timeUs: number): void {
     const kind = this.#kind;
     if (kind === undefined) return;
+    this.#look(slots);
     const totals = new Map<string, { readonly value: SlotValue; total: number }>();
     for (let at = 0; at < slots.length; at += SLOT_WORDS) {
       if (slots[at] === 0n && at + SLOT_WORDS < slots.length) continue;
@@ -238,5 +246,23 @@ export class SlotRows {
         shown,
       );
     }
+  }
+
+  #look(slots: BigUint64Array): void {
+    const places = slots.length / SLOT_WORDS;
+    if (this.#totals.length !== places) this.#totals = new BigUint64Array(places);
+    let [held, quiet, crowded] = [0, 0, false];
+    for (let place = 0; place < places; place++) {
+      const values = slots.subarray(place * SLOT_WORDS + 4, (place + 1) * SLOT_WORDS);
+      const total = values.reduce((sum, value) => sum + value, 0n);
+      const grew = total !== this.#totals[place];
+      this.#totals[place] = total;
+      if (place === places - 1) crowded = grew;
+      else if (slots[place * SLOT_WORDS] !== 0n) {
+        held++;
+        if (!grew) quiet++;
+      }
+    }
+    this.#worn = crowded && quiet * 2 >= held;
   }
 }

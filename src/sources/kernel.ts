@@ -4,6 +4,9 @@
  * Counts are read once a second, for the ledger, and published every `intervalMs`. The ring of process events is drained
  * every 2 to 200 ms, depending on how much was in it; its rows go out with the next second, or earlier when they
  * fill a chunk.
+ *
+ * A label keeps its place in the kernel's table for as long as the probe is loaded. Where new ones find none while many of
+ * those that have one are gone, the probe is loaded anew, with a table that is empty.
  */
 import {
   dropProbeCapabilities,
@@ -62,6 +65,8 @@ export interface KernelSourceOptions {
   readonly eventBudget?: number;
   /** give up the capabilities to load probes once those that are always on are loaded; see {@link KernelSource.lockedDown} */
   readonly lockDown?: boolean;
+  /** at least so long a probe keeps its table of labels, ten minutes by default; see {@link KernelSource} */
+  readonly labelsMs?: number;
   /** where fallbacks look: /proc and /sys by default */
   readonly proc?: string;
   readonly sys?: string;
@@ -71,6 +76,7 @@ const SHORTEST_DRAIN_MS = 2;
 /** A machine where nothing happens is not to be woken for it; 1,023 events in this time are 2,500 processes a second. */
 const LONGEST_DRAIN_MS = 200;
 const READ_MS = 1000;
+const LABELS_MS = 600_000;
 /** The longest time for which a probe can be asked for. */
 const LONGEST_ON_DEMAND_MS = 3_600_000;
 /** Records of a file that is opened: the event and two parts of its path. */
@@ -81,6 +87,8 @@ interface Running {
   /** undefined where nothing is ever lost: counters of the kernel's own */
   readonly stage: StageCount | undefined;
   readonly rows: readonly Rows[];
+  /** when it was loaded, by the monotonic clock */
+  readonly sinceMs: number;
   readonly events: EventRing | undefined;
   /** the account before this run of the probe: a probe on demand has several */
   readonly since: {
@@ -137,6 +145,7 @@ export class KernelSource implements Source {
       ...ON_DEMAND_PROBES.map(
         (name): ProbeStatus => ({
           ...(this.#status.get(name) ?? { name, state: "stopped" }),
+          cost: this.#costs.of(name),
           onDemand: true,
         }),
       ),
@@ -195,9 +204,10 @@ export class KernelSource implements Source {
         "probe.unavailable",
         `${name}: sources.kernel.lockDown gave up CAP_BPF and CAP_PERFMON; set it to false and restart the agent`,
       );
-    this.#close(probe);
+    this.#finish(probe);
     if (probe === TABLE) this.#openTable(forMs);
     else this.#open(probe, forMs);
+    this.#costs.soon();
     const status = this.#status.get(probe);
     if (status?.state === "unavailable")
       throw new WeirError("probe.unavailable", `${name}: ${status.reason}; ${status.remedy}`);
@@ -246,6 +256,7 @@ export class KernelSource implements Source {
         dropped: stage?.dropped ?? 0,
       },
       rows: rowsOf(name),
+      sinceMs: performance.now(),
       events: this.#eventsOf(probe),
       end: forMs === undefined ? undefined : setTimeout(() => this.#finish(name), forMs),
     });
@@ -295,10 +306,12 @@ export class KernelSource implements Source {
     if (name === TABLE) {
       this.#table.close();
       this.#status.set(name, { name, state: "stopped" });
+      this.#costs.forget(name);
     }
     const running = this.#running.get(name);
     if (running === undefined) return;
     clearTimeout(running.end);
+    if (running.end !== undefined) this.#costs.forget(name);
     running.probe.close();
     this.#running.delete(name);
     this.#status.set(name, { name, state: "stopped" });
@@ -342,21 +355,29 @@ export class KernelSource implements Source {
     if (due) {
       this.#fallbacks.add(this.#counts, Date.now() * 1000);
       this.#readTable();
-      this.#grow();
+      this.#renew(now);
     }
     this.#send(this.#events);
     this.#send(this.#counts);
   }
 
-  /** A ring of process events that lost some is made anew, twice as large; what happens in these few milliseconds isn't seen. */
-  #grow(): void {
-    const running = this.#running.get("exec");
-    if (running === undefined || this.#lock !== undefined || this.#ringBytes >= LARGEST_RING_BYTES) return;
-    if (running.probe.read().lost === 0n) return;
-    this.#ringBytes = Math.max(4096, this.#ringBytes) * 2;
-    this.#count(running, true);
-    this.#close("exec");
-    this.#open("exec", undefined);
+  /**
+   * Loads anew those whose table of labels is worn, and `exec`, with a ring twice as large, when it lost events. What happens in
+   * these few milliseconds isn't seen.
+   */
+  #renew(now: number): void {
+    if (this.#lock !== undefined) return;
+    const { labelsMs = LABELS_MS } = this.#options;
+    for (const [name, running] of [...this.#running]) {
+      if (running.end !== undefined) continue;
+      const grows = name === "exec" && this.#ringBytes < LARGEST_RING_BYTES && running.probe.read().lost > 0n;
+      const worn = now - running.sinceMs >= labelsMs && running.rows.some((rows) => rows.worn);
+      if (!grows && !worn) continue;
+      if (grows) this.#ringBytes = Math.max(4096, this.#ringBytes) * 2;
+      this.#count(running, true);
+      this.#close(name);
+      this.#open(name, undefined);
+    }
   }
 
   #count(running: Running, due: boolean): void {

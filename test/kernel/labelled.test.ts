@@ -85,12 +85,16 @@ describe.skipIf(missing !== "")(`labelled probes${missing === "" ? "" : ` (skipp
     probe.close();
   });
 
-  test("tcploss counts resets of a refused connection, by the peer", () => {
+  test("tcploss counts resets of a refused connection at both ends, by the peer and the port", () => {
     const probe = open("tcploss");
     const sum = reader(probe, new SlotRows("tcploss"));
     expect(refused()).not.toBe(0);
     expect(
       sum(/^tcp\.resets;network\.io\.direction=receive.*peer\.address=127\.0\.0\.1/),
+    ).toBeGreaterThanOrEqual(5);
+    // No socket takes part in sending these.
+    expect(
+      sum(/direction=transmit;network\.local\.port=1;network\.peer\.address=127\.0\.0\.1$/),
     ).toBeGreaterThanOrEqual(5);
     probe.close();
   });

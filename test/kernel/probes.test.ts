@@ -1,6 +1,7 @@
 /** Three of the probes on the real kernel. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
+import { readFileSync } from "node:fs";
 import { constants } from "node:os";
 import { describe, expect, test } from "vitest";
 import { bootTimeOffsetUs, ON_DEMAND_PROBES, openProbe, RECORD_BYTES } from "../../src/addon/index.ts";
@@ -106,17 +107,19 @@ describe.skipIf(missing !== "")(`kernel probes${missing === "" ? "" : ` (skipped
     }
   });
 
-  test("exec reports one exit for a process of many threads, and the signal that ended it", async () => {
+  test("exec reports one exit for a process of many threads, by the process's name, and the signal that ended it", async () => {
     const probe = open("exec");
     try {
       const code =
         "for (let i = 0; i < 4; i++) new (require('worker_threads').Worker)('setInterval(() => {}, 1e6)', { eval: true });";
       const child = spawn(process.execPath, ["-e", `${code} console.log('up'); setInterval(() => {}, 1e6)`]);
       await once(child.stdout, "data");
+      const name = readFileSync(`/proc/${child.pid}/comm`, "utf8").trimEnd();
       child.kill("SIGKILL");
       await once(child, "exit");
       const exits = drainAll(probe).filter((event) => event.kind === 2 && event.pid === child.pid);
       expect(exits.map((event) => event.status & 0x7f)).toEqual([constants.signals.SIGKILL]);
+      expect(exits.map(({ comm }) => comm)).toEqual([name]);
     } finally {
       probe.close();
     }
