@@ -134,12 +134,6 @@ export class Agent {
     });
     outbox.onEpoch(() => void this.#afterReopening());
     await this.#startLoops(manager, outbox);
-    const { quarantined, copied } = await outbox.info();
-    if (quarantined !== undefined)
-      this.#run.write("error", `outbox: the database was damaged; it is now ${quarantined}`);
-    if (copied !== undefined)
-      this.#run.write("warn", `outbox: ${copied}; a new epoch has begun, so no key is used twice`);
-    this.#run.copied = copied;
     await this.#learnEpochs(outbox);
     await this.#run.parts.apply(partSpecs(this.#run, places, this.#answers));
     for (const { name, reason, remedy } of [
@@ -320,10 +314,18 @@ export class Agent {
     return [...changed, ...parts];
   }
 
-  /** The latest epochs (a consumer that was away longer reads gaps), and what went with uplinks that are gone. */
+  /**
+   * What a worker has found as it opened the database: the latest epochs (a consumer that was away longer reads gaps), damage, a
+   * copy, and what went with uplinks that are gone.
+   */
   async #learnEpochs(outbox: WorkerOutbox): Promise<void> {
-    const { epochs, removed } = await outbox.info();
+    const { epochs, removed, quarantined, copied } = await outbox.info();
     this.#run.epochs = epochs.slice(-8);
+    if (quarantined !== undefined)
+      this.#run.write("error", `outbox: the database was damaged; it is now ${quarantined}`);
+    if (copied !== undefined)
+      this.#run.write("warn", `outbox: ${copied}; a new epoch has begun, so no key is used twice`);
+    this.#run.copied = copied;
     for (const { uplink, stream, dropped } of removed)
       this.#run.write(
         "warn",

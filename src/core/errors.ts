@@ -93,10 +93,10 @@ export const ERRORS = {
     remedy: "Free space on the data folder's file system, or mend it; Weir tries again by itself.",
   },
   "outbox.corrupt": {
-    disposition: "fatal",
-    what: "The database was found damaged while it was in use.",
+    disposition: "retry",
+    what: "The database was found damaged.",
     remedy:
-      "Start Weir again: it moves the file to quarantine/; `sqlite3 <file> .recover` reads what is left.",
+      "Weir moves it to quarantine/ and goes on with a new one; `sqlite3 <file> .recover` reads what is left.",
   },
   "outbox.full": {
     disposition: "retry",

@@ -1,8 +1,8 @@
 /**
- * Where the database lives, and how often it was used. A copy of it, a backup that came back, and a file that was moved away while
- * it was open are found out.
+ * Where the database lives, and how often it was used. A copy of it, a backup that came back, and a file that was moved away or
+ * written over while it was open are found out.
  */
-import { closeSync, constants, openSync, readFileSync, statSync, writeSync } from "node:fs";
+import { closeSync, constants, openSync, readFileSync, type Stats, statSync, writeSync } from "node:fs";
 import type { Keepsakes } from "./keepsakes.ts";
 
 /** What is noted in the database. */
@@ -17,6 +17,12 @@ interface Noted {
 export class Home {
   readonly #path: string;
   readonly #inode: number;
+  /** the file is another one than the one that is open, or none, as of the last {@link look} */
+  #isElsewhere = false;
+  /** when the file was written to, in ms, and its size, after this connection's last write */
+  #writtenMs = 0;
+  #bytes = 0;
+  #touched = false;
   #noted: Noted | undefined;
   /** inode of its WAL */
   #wal: number | undefined;
@@ -24,11 +30,40 @@ export class Home {
   constructor(path: string) {
     this.#path = path;
     this.#inode = statSync(path).ino;
+    this.wrote();
+  }
+
+  /** Looks at the path. Call it before this connection writes, and {@link wrote} after; the file is not opened for it, or SQLite's locks would go. */
+  look(): void {
+    const there = statSync(this.#path, { throwIfNoEntry: false });
+    this.#isElsewhere = there?.ino !== this.#inode;
+    if (this.#isElsewhere || there === undefined) return;
+    this.#touched ||= there.mtimeMs !== this.#writtenMs || there.size !== this.#bytes;
+    this.#take(there);
+  }
+
+  /** This connection has written to the file, or may have: as it is now, it is as it should be. */
+  wrote(): void {
+    const there = statSync(this.#path, { throwIfNoEntry: false });
+    if (there?.ino === this.#inode) this.#take(there);
+  }
+
+  #take({ mtimeMs, size }: Stats): void {
+    this.#writtenMs = mtimeMs;
+    this.#bytes = size;
   }
 
   /** Whether the file at the path is another one than the one that is open, or none. */
   get isElsewhere(): boolean {
-    return inodeOf(this.#path) !== this.#inode;
+    return this.#isElsewhere;
+  }
+
+  /** Whether somebody else has written to the file since the last call: over it, or a checkpoint. `empty`: nothing is left of it. */
+  takeTouch(): "empty" | "touched" | undefined {
+    const touched = this.#touched;
+    this.#touched = false;
+    if (!touched) return undefined;
+    return this.#bytes === 0 ? "empty" : "touched";
   }
 
   /** Whether another file lies at the path, and beside it the WAL of the one that is open, which must never be applied to that. */

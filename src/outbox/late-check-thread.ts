@@ -17,7 +17,9 @@ const REST_TIMES = 3;
 const LEAST_REST_MS = 5;
 
 /** One slice after the other; each gives what is wrong with it, or undefined. */
-function* slices(db: Database.Database): Generator<string | undefined> {
+function* slices(db: Database.Database, epoch: string): Generator<string | undefined> {
+  const known = db.prepare<[string]>("SELECT 1 FROM epoch WHERE epoch = ?").get(epoch);
+  yield known === undefined ? "another database was written over it while it was in use" : undefined;
   const tables = db
     .prepare<[], string>("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'chunk'")
     .pluck()
@@ -57,18 +59,19 @@ function* slices(db: Database.Database): Generator<string | undefined> {
   }
 }
 
-async function check(path: string): Promise<LateCheckVerdict> {
+async function check({ path, epoch }: LateCheckPlan): Promise<LateCheckVerdict> {
   const db = new Database(path, { readonly: true, timeout: 1000 });
   try {
     let began = performance.now();
-    for (const found of slices(db)) {
+    for (const found of slices(db, epoch)) {
       if (found !== undefined) return found;
       await setTimeout(Math.max(LEAST_REST_MS, REST_TIMES * (performance.now() - began)));
       began = performance.now();
     }
     return undefined;
   } catch (thrown) {
-    if (errnoOf(thrown)?.startsWith("SQLITE_CORRUPT") === true) return messageOf(thrown);
+    // An error in itself: tables are missing, so it is another program's.
+    if (/^SQLITE_(CORRUPT|NOTADB|ERROR)/.test(errnoOf(thrown) ?? "")) return messageOf(thrown);
     throw thrown;
   } finally {
     db.close();
@@ -77,5 +80,5 @@ async function check(path: string): Promise<LateCheckVerdict> {
 
 // On Linux that is this thread alone.
 setPriority(constants.priority.PRIORITY_LOW);
-const { path }: LateCheckPlan = workerData;
-parentPort?.postMessage(await check(path));
+const plan: LateCheckPlan = workerData;
+parentPort?.postMessage(await check(plan));

@@ -1,43 +1,72 @@
 /**
- * Looks for damage in a database that was not closed in order and is too large to be checked before it is used: in a thread of its
- * own, while the outbox works.
+ * Looks for damage in a database while the outbox works, in a thread of its own: in one that was not closed in order and is too
+ * large to be checked before it is used, and in one that somebody else has written to.
  */
 import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
 
+/** Least time from the end of a check to the next one, in milliseconds. */
+const REST_MS = 10_000;
+
 /** What the thread is given. */
 export interface LateCheckPlan {
   readonly path: string;
+  /** the running epoch: a database that does not know it is another one */
+  readonly epoch: string;
 }
 
 /** What the thread says at its end: what is wrong, or undefined. */
 export type LateCheckVerdict = string | undefined;
 
-/** One check of one database. */
+/** The checks of one database, one at a time. */
 export class LateCheck {
-  readonly #worker: Worker;
+  readonly #plan: LateCheckPlan;
+  readonly #found: (what: string) => void;
+  #worker: Worker | undefined;
+  #rest: NodeJS.Timeout | undefined;
+  #again = false;
 
-  /** Begins. `found` is called when something is wrong, and not after {@link stop}. */
-  constructor(path: string, found: (what: string) => void) {
-    this.#worker = new Worker(
+  /** `found` is called when something is wrong, and not after {@link stop}. */
+  constructor(plan: LateCheckPlan, found: (what: string) => void) {
+    this.#plan = plan;
+    this.#found = found;
+  }
+
+  /** Begins a check; where one runs, or has just run, another one follows. */
+  run(): void {
+    if (this.#worker !== undefined || this.#rest !== undefined) {
+      this.#again = true;
+      return;
+    }
+    this.#again = false;
+    const worker = new Worker(
       new URL(`./late-check-thread${extname(import.meta.filename)}`, import.meta.url),
       {
-        workerData: { path } satisfies LateCheckPlan,
+        workerData: this.#plan,
         name: "late-check",
         resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 },
       },
     );
-    this.#worker.once("message", (verdict: LateCheckVerdict) => {
-      if (verdict !== undefined) found(verdict);
+    this.#worker = worker;
+    worker.once("message", (verdict: LateCheckVerdict) => {
+      if (verdict !== undefined) this.#found(verdict);
     });
     // That nothing could be found out is not damage.
-    this.#worker.on("error", () => {});
-    this.#worker.unref();
+    worker.on("error", () => {});
+    worker.once("exit", () => {
+      this.#worker = undefined;
+      this.#rest = setTimeout(() => {
+        this.#rest = undefined;
+        if (this.#again) this.run();
+      }, REST_MS).unref();
+    });
+    worker.unref();
   }
 
-  /** Ends it. Resolves when it has let the database go. */
+  /** Ends it. Resolves when the database is let go; no check begins after it. */
   async stop(): Promise<void> {
-    this.#worker.removeAllListeners("message");
-    await this.#worker.terminate();
+    this.#again = false;
+    this.#worker?.removeAllListeners("message");
+    await this.#worker?.terminate();
   }
 }

@@ -10,6 +10,8 @@ import { fromWire, type Notice, type Op, type Operations, type Reply } from "./p
 
 /** Longest wait between tries to open the database again, in milliseconds. */
 const MOST_BACKOFF_MS = 10_000;
+/** A database that is found damaged so soon after the one before is not the last one on this disk: the next one waits. */
+const DAMAGED_AGAIN_MS = 60_000;
 /** Calls of people and of the metrics page: they are told at once that there is no database, the others wait for it. */
 const ASKING: ReadonlySet<Op> = new Set(["counts", "info", "purge", "setting", "setSetting"]);
 
@@ -83,6 +85,10 @@ export class OutboxWorker {
   #trouble: Trouble | undefined;
   /** there is a worker, and it does not answer */
   #hung: Trouble | undefined;
+  /** what a worker found the database damaged by: it is set aside when it is opened next */
+  #damage: string | undefined;
+  /** when that was last, on the monotonic clock */
+  #damagedMs = -DAMAGED_AGAIN_MS;
   readonly #watch = new HangWatch({
     waits: () => Object.values(this.#waiting).some(({ size }) => size > 0),
     hangs: (trouble) => {
@@ -194,7 +200,8 @@ export class OutboxWorker {
     if (this.#stopped !== undefined) return;
     try {
       if (this.#trouble !== undefined) this.#hooks.beforeReopen?.();
-      this.#epoch = await this.#open({ trouble: this.#trouble });
+      this.#epoch = await this.#open({ trouble: this.#trouble, damage: this.#damage });
+      this.#damage = undefined;
     } catch (thrown) {
       if (this.#stopped !== undefined) return;
       this.#setTrouble({ sinceMs: Date.now(), message: messageOf(thrown) });
@@ -255,7 +262,7 @@ export class OutboxWorker {
     return await started.promise;
   }
 
-  /** A worker that ran has ended. Asked to: all is well. Damaged database: the next start sets it aside. Else it was a crash. */
+  /** A worker that ran has ended. Asked to: all is well. Damaged database: the next worker sets it aside. Else it was a crash. */
   #lost(worker: Worker, error: WeirError): void {
     for (const calls of Object.values(this.#waiting)) {
       for (const { reject } of calls.values()) reject(error);
@@ -274,7 +281,19 @@ export class OutboxWorker {
     this.#gate ??= [];
     this.#events.lost();
     if (this.#trouble === undefined) this.#hooks.onCrash?.(error);
-    void this.#reopen().catch(() => {});
+    const reopen = (): void => void this.#reopen().catch(() => {});
+    if (error.code !== "outbox.corrupt") {
+      reopen();
+      return;
+    }
+    const beforeMs = this.#damagedMs;
+    this.#damage = error.message;
+    this.#damagedMs = performance.now();
+    if (this.#damagedMs - beforeMs >= DAMAGED_AGAIN_MS) reopen();
+    else {
+      this.#setTrouble({ sinceMs: Date.now(), message: error.message });
+      this.#retry = setTimeout(reopen, MOST_BACKOFF_MS);
+    }
   }
 
   /** Has everything that waits committed, and ends the worker. */

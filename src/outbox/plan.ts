@@ -74,8 +74,11 @@ export interface OutboxPlan {
   readonly machine: string;
   /** batches that uplinks have from the worker before this one: on lease from the start */
   readonly leased?: readonly number[];
-  /** a worker was there before: the database is not made anew. `trouble`: since when it could not be written to, and why */
-  readonly reopened?: { readonly trouble: Trouble | undefined };
+  /**
+   * a worker was there before: the database is not made anew. `trouble`: since when it could not be written to, and why.
+   * `damage`: what that worker found, so that the database is set aside
+   */
+  readonly reopened?: { readonly trouble: Trouble | undefined; readonly damage?: string | undefined };
 }
 
 /** How the retained messages of one uplink's devices are encoded. */

@@ -2,7 +2,7 @@
  * A damaged database is set aside, never deleted: moved to `quarantine/` beside it under its name and the time, with its
  * WAL. What can still be read of its books goes over to the new one, so that what was lost is counted and announced.
  */
-import { existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import Database from "better-sqlite3";
 import type { Stream } from "../core/ports.ts";
@@ -42,17 +42,23 @@ const MOST_RANGES = 10_000;
 
 const marker = (path: string): string => `${path}-damaged`;
 
-/** Notes that a running agent found the database damaged: the next start doesn't try it again. */
-export function markDamaged(path: string): void {
+/** Notes that a running agent found the database damaged: whoever opens it next doesn't try it again. */
+export function markDamaged(path: string, why: string): void {
   try {
-    writeFileSync(marker(path), "", { mode: 0o600 });
+    writeFileSync(marker(path), why, { mode: 0o600 });
   } catch {
     // A read-only or full disk: the next start finds the damage by itself, or this again.
   }
 }
 
-/** Whether {@link markDamaged} was called. */
-export const isMarked = (path: string): boolean => existsSync(marker(path));
+/** What {@link markDamaged} noted; undefined when it was not called. */
+export function markOf(path: string): string | undefined {
+  try {
+    return existsSync(marker(path)) ? readFileSync(marker(path), "utf8") : undefined;
+  } catch {
+    return "";
+  }
+}
 
 /** Moves a WAL away that is not of the database beside it: SQLite would apply it. */
 export function setWalAside(path: string, nowMs: number): void {
@@ -99,7 +105,7 @@ function readBooks(path: string): Pick<Salvage, "lanes" | "ranges" | "epochs"> {
     db = new Database(path);
     each<LostLane>(
       `SELECT uplink, stream, active, committed, acked, dropped, rejected FROM lane
-       WHERE min(committed, acked, dropped, rejected) >= 0 AND committed >= acked + dropped + rejected`,
+       WHERE min(committed, acked, dropped, rejected) >= 0 AND (uplink = '' OR committed >= acked + dropped + rejected)`,
       (row) => lanes.push(row),
     );
     each<{ epoch: string; stream: Stream; next: number }>(

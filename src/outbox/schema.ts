@@ -4,7 +4,7 @@ import Database from "better-sqlite3";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
 import { whyUnusable } from "./data-folder.ts";
 import type { OutboxPlan } from "./plan.ts";
-import { isMarked, quarantine, type Salvage } from "./quarantine.ts";
+import { markOf, quarantine, type Salvage } from "./quarantine.ts";
 import { STEPS, type Step } from "./steps.ts";
 
 /** "WEIR" */
@@ -38,7 +38,7 @@ export function openDatabase(
   nowMs: number,
 ): Opened & { readonly salvage: Salvage | undefined } {
   try {
-    refuseMarked(plan.path, plan.reopened !== undefined);
+    refuseMarked(plan);
     return { ...open(plan), salvage: undefined };
   } catch (thrown) {
     if (!(thrown instanceof WeirError) || thrown.code !== "outbox.corrupt") throw thrown;
@@ -50,26 +50,29 @@ export function openDatabase(
         cause,
       });
     }
-    return { ...open(plan), salvage };
+    return { ...open(plan, true), salvage };
   }
 }
 
 /** Damage that is known before the file is opened. */
-function refuseMarked(path: string, reopened: boolean): void {
-  if (isMarked(path)) throw new WeirError("outbox.corrupt", `${path} was found damaged while it was in use`);
+function refuseMarked({ path, reopened }: OutboxPlan): void {
+  const mark = reopened?.damage ?? markOf(path);
+  if (mark !== undefined)
+    throw new WeirError("outbox.corrupt", `${path} was found damaged while it was in use: ${mark}`);
   const size = (file: string): number | undefined => statSync(file, { throwIfNoEntry: false })?.size;
   // SQLite would take it for a new one, and drop the WAL.
   const left = size(path);
   if ((left ?? 0) > 0 || (size(`${path}-wal`) ?? 0) === 0) return;
   // Of a database that was open in this run, it may be put back.
-  if (left === 0 || !reopened)
+  if (left === 0 || reopened === undefined)
     throw new WeirError("outbox.corrupt", `${path} is ${left === 0 ? "empty" : "gone"}, and its WAL is not`);
 }
 
-function open(plan: OutboxPlan): Opened {
+/** `anew`: the database before was moved away. */
+function open(plan: OutboxPlan, anew = false): Opened {
   try {
     // Made here, for the mode; SQLite gives the same one to the WAL.
-    if (plan.reopened !== undefined && !existsSync(plan.path))
+    if (plan.reopened !== undefined && !anew && !existsSync(plan.path))
       throw new WeirError("data.unusable", `${plan.path} is gone: is its file system mounted?`);
     closeSync(openSync(plan.path, "a", 0o600));
   } catch (thrown) {

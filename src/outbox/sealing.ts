@@ -20,13 +20,16 @@ export class Sealer {
   >;
   #lastId: number;
 
-  constructor(db: Connection) {
+  /** `nowMs`: ids begin there, so that no batch of this database has the id of one that an uplink still has from the one before. */
+  constructor(db: Connection, nowMs: number) {
     this.#pending = db.prepare(
       `SELECT id, epoch, seq, samples, bytes, created FROM chunk
        WHERE stream = ? AND id BETWEEN ? AND ? ORDER BY id`,
     );
     this.#insert = db.prepare("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)");
-    this.#lastId = db.prepare<[], number>("SELECT coalesce(max(id), 0) FROM batch").pluck().get() ?? 0;
+    this.#lastId =
+      db.prepare<[number], number>("SELECT max(?, coalesce(max(id), 0)) FROM batch").pluck().get(nowMs) ??
+      nowMs;
   }
 
   /** Seals the lane's next live batch when one is due. `epoch` is this run's. */

@@ -3,7 +3,7 @@
  * leased batches are encoded after that, one at a time between transactions, so that commits never wait for them.
  */
 import { type MessagePort, receiveMessageOnPort, type Transferable } from "node:worker_threads";
-import { WeirError } from "../core/errors.ts";
+import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
 import { Frame } from "../core/frame.ts";
 import type { LeasedBatch } from "../core/ports.ts";
 import { isDamage } from "./blocks.ts";
@@ -23,7 +23,7 @@ import { markDamaged } from "./quarantine.ts";
 import { Retained } from "./retained.ts";
 import { storageError } from "./schema.ts";
 import { Store } from "./store.ts";
-import { DISPLACED, TroubleWatch } from "./trouble.ts";
+import { TroubleWatch } from "./trouble.ts";
 
 /** Calls that share one transaction at most. */
 const MOST_CALLS = 512;
@@ -68,7 +68,7 @@ export function serveOutbox(port: MessagePort, plan: OutboxPlan, parts: OutboxPa
       const retained = encoder.devices && new Retained(store.devices, encoder.devices);
       return { name: uplink.name, encoder, retained, hungry: true };
     });
-    new Server(port, store, consumers, parts.available).start(plan.path);
+    new Server(port, store, consumers, parts.available, plan.path).start();
     notify({ type: "started", epoch: store.epoch });
   } catch (thrown) {
     notify({ type: "failed", error: toWire(thrown instanceof WeirError ? thrown : storageError(thrown)) });
@@ -82,7 +82,7 @@ function openStore(plan: OutboxPlan, { crc32c }: OutboxParts): Store {
     return new Store(plan, crc32c);
   } catch (thrown) {
     if (thrown instanceof WeirError || storageError(thrown).code !== "outbox.corrupt") throw thrown;
-    markDamaged(plan.path);
+    markDamaged(plan.path, messageOf(thrown));
     return new Store(plan, crc32c);
   }
 }
@@ -98,7 +98,8 @@ class Server {
   /** what `Outbox.full` (core/ports.ts) says */
   #full = false;
   readonly #trouble: TroubleWatch;
-  #lateCheck: LateCheck | undefined;
+  readonly #lateCheck: LateCheck;
+  #isDamaged = false;
   #carriers = 0;
   #timer: NodeJS.Timeout | undefined;
   #maintenance: NodeJS.Timeout | undefined;
@@ -108,7 +109,13 @@ class Server {
   /** a gap waits, and nobody knows */
   #gaps = false;
 
-  constructor(port: MessagePort, store: Store, consumers: readonly Consumer[], available: string) {
+  constructor(
+    port: MessagePort,
+    store: Store,
+    consumers: readonly Consumer[],
+    available: string,
+    path: string,
+  ) {
     this.#port = port;
     this.#store = store;
     this.#trouble = new TroubleWatch(store, {
@@ -117,15 +124,15 @@ class Server {
     });
     this.#consumers = consumers;
     this.#available = available;
+    this.#lateCheck = new LateCheck({ path, epoch: store.epoch }, (what) =>
+      this.#damaged(new WeirError("outbox.corrupt", what)),
+    );
   }
 
-  start(path: string): void {
+  start(): void {
     this.#port.on("message", (first: Request) => this.#receive(first));
     this.#maintenance = setInterval(() => this.#maintain(), MAINTAIN_MS);
-    if (this.#store.unchecked)
-      this.#lateCheck = new LateCheck(path, (what) =>
-        this.#damaged(new WeirError("outbox.corrupt", `${path}: ${what}`)),
-      );
+    if (this.#store.unchecked) this.#lateCheck.run();
   }
 
   #receive(first: Request): void {
@@ -152,9 +159,6 @@ class Server {
     const failed = this.#failed;
     const queued = this.#jobs.length;
     try {
-      // What goes to a file that is nobody's any more is not stored.
-      if (requests.some(({ op }) => op === "append") && this.#store.displaced)
-        throw new WeirError("outbox.commit", DISPLACED);
       return this.#store.transaction(() => requests.flatMap((request) => this.#apply(request)));
     } catch (thrown) {
       this.#failed = failed;
@@ -167,7 +171,7 @@ class Server {
         this.#failed = true;
         if (error.code === "outbox.full") this.#setFull(true);
       }
-      if (error.code === "outbox.corrupt") this.#damaged(error);
+      this.#notice(error);
       this.#trouble.note(error);
       return [refuse(request, error)];
     }
@@ -179,9 +183,17 @@ class Server {
     this.#port.postMessage({ type: "full", full } satisfies Notice);
   }
 
-  /** The database can't be relied on any more: this worker ends, and the next start sets the file aside. */
+  /** Whatever SQLite is asked may find damage. */
+  #notice(thrown: unknown): void {
+    const error = thrown instanceof WeirError ? thrown : storageError(thrown);
+    if (error.code === "outbox.corrupt") this.#damaged(error);
+  }
+
+  /** The database can't be relied on any more: this worker ends, and the next one sets the file aside. */
   #damaged(error: WeirError): void {
-    this.#store.markDamaged();
+    if (this.#isDamaged) return;
+    this.#isDamaged = true;
+    this.#store.markDamaged(error.message);
     this.#end(error);
   }
 
@@ -296,12 +308,15 @@ class Server {
         if (!this.#store.keeps(buffer) && messages.every(({ payload }) => payload.buffer !== buffer))
           buffer.transfer(0);
     } catch (thrown) {
-      if (!isDamage(thrown)) throw thrown;
       try {
+        if (!isDamage(thrown)) throw thrown;
         this.#store.transaction(() => this.#store.lose(consumer.name, id));
-      } catch {
+      } catch (failed) {
+        if (errnoOf(failed)?.startsWith("SQLITE_") !== true) throw failed;
         // Not now, as on a full disk: the next lease finds it again.
         this.#store.release([id]);
+        this.#notice(failed);
+        this.#trouble.note(storageError(failed));
       }
     }
   }
@@ -366,9 +381,15 @@ class Server {
     this.#idle = true;
     try {
       this.#store.maintain(idle);
-    } catch {
+    } catch (thrown) {
       // Tidying up can wait, as while another connection reads or the disk is full; commits report their own errors.
+      this.#notice(thrown);
     }
+    const touch = this.#store.takeTouch();
+    // A connection that found no byte would remove the WAL.
+    if (touch === "empty")
+      this.#damaged(new WeirError("outbox.corrupt", "the file was emptied while it was in use"));
+    else if (touch !== undefined) this.#lateCheck.run();
     this.#trouble.look();
     if (this.#full && this.#store.roomy) this.#setFull(false);
     this.#announce();
@@ -380,7 +401,7 @@ class Server {
     clearInterval(this.#maintenance);
     for (const job of this.#jobs.splice(0)) this.#reply([{ id: job.id, op: "lease", ok: true, value: [] }]);
     // The last connection that closes leaves no WAL.
-    await this.#lateCheck?.stop();
+    await this.#lateCheck.stop();
     this.#store.close();
     this.#reply([{ id, op: "stop", ok: true, value: undefined }]);
     this.#port.close();

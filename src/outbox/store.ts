@@ -73,6 +73,9 @@ export interface StoreInfo {
   readonly oldest: readonly OldestChunk[];
 }
 
+/** Why nothing is stored in a file that was moved away. */
+export const DISPLACED =
+  "the database was removed or replaced while it was in use: put it back, or restart Weir";
 /** The file beside the database that counts its uses is written so long after the start: that has enough to do. */
 const SETTLE_MS = 60_000;
 /** The reserve for a full disk: at most this, and a sixteenth of the database's limit. */
@@ -129,7 +132,7 @@ export class Store {
     this.#sql = statements(db);
     this.#gaps = new Gaps(db);
     this.#lanes = new Lanes(db, plan.uplinks, this.#gaps);
-    this.#leasing = new Leasing(this.#lanes, new Sealer(db));
+    this.#leasing = new Leasing(this.#lanes, new Sealer(db, now()));
     this.#discard = new Discard(db, this.#lanes, this.#gaps);
     this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes, () => this.#disk.watch());
     const reserve = new Reserve(plan.path, Math.min(MOST_RESERVE_BYTES, Math.floor(plan.maxBytes / 16)));
@@ -169,6 +172,8 @@ export class Store {
       this.#tell("outbox-copied", "copied", this.copied);
       const trouble = plan.reopened?.trouble;
       if (trouble !== undefined) this.tellOfTrouble(trouble);
+      this.#home.wrote();
+      this.#home.takeTouch();
     } catch (thrown) {
       db.close();
       throw thrown;
@@ -195,6 +200,7 @@ export class Store {
     const numbers = this.#epochs.numbers;
     const lastChunk = this.#lastChunk;
     const { waiting } = this.#keeper;
+    this.#home.look();
     try {
       this.#sql.begin.run();
       const result = work();
@@ -202,6 +208,7 @@ export class Store {
       this.#lanes.flush();
       this.#epochs.flush();
       this.#sql.commit.run();
+      this.#home.wrote();
       this.#room.reset();
       this.#recent.commit();
       return result;
@@ -217,6 +224,7 @@ export class Store {
       this.#lanes.load();
       this.#room.reload();
       this.#disk.failed(thrown);
+      this.#home.wrote();
       throw thrown;
     }
   }
@@ -246,7 +254,13 @@ export class Store {
 
   /** Whether the file at the database's path is another one than the one that is open, or none. */
   get displaced(): boolean {
+    this.#home.look();
     return this.#home.isElsewhere;
+  }
+
+  /** See {@link Home.takeTouch}. */
+  takeTouch(): "empty" | "touched" | undefined {
+    return this.#home.takeTouch();
   }
 
   /** Whether a chunk would find room now. */
@@ -254,13 +268,15 @@ export class Store {
     return this.#room.roomy;
   }
 
-  /** Says to the next start that the database is damaged. */
-  markDamaged(): void {
-    markDamaged(this.#path);
+  /** Says to the next start that the database is damaged, and how. */
+  markDamaged(why: string): void {
+    markDamaged(this.#path, why);
   }
 
   /** Stores a chunk: samples, alarms as samples, state and publish effects. Its frame is to stay as it is while {@link keeps} says so. */
   append(chunk: StoredChunk): void {
+    // What goes to a file that is nobody's any more is not stored.
+    if (this.#home.isElsewhere) throw new WeirError("outbox.commit", DISPLACED);
     const alarms = chunk.effects.filter((effect) => effect.type === "alarm");
     this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
     this.#put(chunk.stream, chunk.frame, chunk.traces);
@@ -333,9 +349,10 @@ export class Store {
 
   /** The accounts of a damaged database go on in this one; what its lanes held is lost. */
   #takeOver({ lanes, ranges, epochs }: Salvage): void {
+    this.#sql.beginIds.run(this.#now());
     for (const { uplink, stream, active, committed, acked, dropped, rejected } of lanes) {
-      if (uplink === "") continue;
-      const lost = committed - acked - dropped - rejected;
+      // The stream itself: what it has numbered is among the epochs, how far the agent's own numbers have come is not.
+      const lost = uplink === "" ? 0 : committed - acked - dropped - rejected;
       this.#sql.addLane.run(uplink, stream, active, committed, acked, dropped, rejected, lost);
     }
     for (const { epoch, stream, next } of epochs) this.#epochs.remember(epoch, stream, next);
@@ -525,6 +542,15 @@ export class Store {
    * @returns whether there is more to do
    */
   maintain(idle: boolean): boolean {
+    this.#home.look();
+    try {
+      return this.#maintain(idle);
+    } finally {
+      this.#home.wrote();
+    }
+  }
+
+  #maintain(idle: boolean): boolean {
     this.#disk.maintain();
     if (!this.#settled && this.#now() - this.#openedMs >= SETTLE_MS) {
       this.#settled = true;
@@ -571,6 +597,10 @@ function statements(db: Connection) {
     getMeta: db.prepare<[string], number>("SELECT value FROM meta WHERE key = ?").pluck(),
     setMeta: db.prepare<[string, number]>(
       "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+    ),
+    // What an uplink still has of the database before must not be taken for something of this one: there was less than one a millisecond.
+    beginIds: db.prepare<[number]>(
+      'INSERT INTO sqlite_sequence SELECT value, ? FROM json_each(\'["gap", "effect", "dead"]\')',
     ),
     addLane: db.prepare<[string, Stream, number, number, number, number, number, number]>(
       `INSERT OR IGNORE INTO lane (uplink, stream, active, cursor, committed, acked, dropped, rejected, lost)

@@ -2,14 +2,10 @@
 import { errnoOf, messageOf, type WeirError } from "../core/errors.ts";
 import type { Trouble } from "./plan.ts";
 import { storageError } from "./schema.ts";
-import type { Store } from "./store.ts";
+import { DISPLACED, type Store } from "./store.ts";
 
 /** Looks at a database that can't be written to before it is opened anew. */
 const LOOKS = 3;
-
-/** Why nothing is stored in a file that was moved away. */
-export const DISPLACED =
-  "the database was removed or replaced while it was in use: put it back, or restart Weir";
 
 /** What is done about it. */
 export interface TroubleActions {

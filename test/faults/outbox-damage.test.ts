@@ -1,23 +1,29 @@
 import { once } from "node:events";
 import {
+  closeSync,
   existsSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   truncateSync,
   writeFileSync,
+  writeSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { Worker } from "node:worker_threads";
 import Database from "better-sqlite3";
 import { afterAll, describe, expect, it } from "vitest";
 import { crc32c } from "../../src/addon/index.ts";
+import { messageOf } from "../../src/core/errors.ts";
 import { WorkerOutbox } from "../../src/outbox/outbox.ts";
 import { Store } from "../../src/outbox/store.ts";
 import { frameOf, planFor, range, workerUrl } from "../helpers/outbox.ts";
+import { until } from "../helpers/until.ts";
 
 const folder = mkdtempSync(join(tmpdir(), "weir-damage-"));
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
@@ -40,6 +46,10 @@ function damaged(damage: (path: string) => void): { path: string; epoch: string;
   damage(path);
   return { path, epoch: store.epoch, held: 2000 - (first?.span ?? 0) };
 }
+
+/** Waits until a worker has found damage, and the next one has moved the database away. */
+const setAside = (outbox: WorkerOutbox): Promise<unknown> =>
+  until("it to be set aside", async () => (await outbox.info().catch(() => undefined))?.quarantined);
 
 const change = (path: string, work: (bytes: Buffer) => void): void => {
   const bytes = readFileSync(path);
@@ -156,7 +166,7 @@ describe("a damaged database", () => {
 
   const large = ["whole", "with a page of its chunks zeroed", "with a chunk that its index lacks"] as const;
   it.each(large)("too large to be checked before it is used is checked while it is: %s", async (state) => {
-    const { path } = damaged(() => {});
+    const { path, epoch } = damaged(() => {});
     const db = new Database(path);
     const add = `INSERT INTO chunk SELECT i, 'host', '', i, 1, 1, 1, randomblob(15000) FROM n`;
     db.exec(`WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 5500) ${add}`);
@@ -183,17 +193,81 @@ describe("a damaged database", () => {
     const plan = planFor(path, { maxBytes: 2 ** 30 });
     if (state === large[0]) {
       const thread = new Worker(new URL("../../src/outbox/late-check-thread.ts", import.meta.url), {
-        workerData: { path },
+        workerData: { path, epoch },
       });
       expect(await once(thread, "message")).toEqual([undefined]);
       return;
     }
     const outbox = new WorkerOutbox(workerUrl, plan);
-    await outbox.start();
-    expect(await outbox.ended).toMatchObject({ code: "outbox.corrupt" });
-    const store = new Store(plan, crc32c);
-    expect(store.quarantined).toBeDefined();
-    store.close();
+    const first = await outbox.start();
+    await setAside(outbox);
+    expect(outbox.epoch).not.toBe(first);
+    await outbox.stop();
+  });
+
+  const other = (): Buffer => readFileSync(damaged(() => {}).path);
+  const inUse: readonly (readonly [string, (path: string) => void])[] = [
+    ["with another outbox", (path) => writeFileSync(path, other())],
+    ["with a file of another kind", (path) => writeFileSync(path, "not a database\n".repeat(20_000))],
+    [
+      "with zeroes in its middle",
+      (path) => {
+        const file = openSync(path, "r+");
+        writeSync(file, Buffer.alloc(40 * 4096), 0, 40 * 4096, 20 * 4096);
+        closeSync(file);
+      },
+    ],
+    ["with its first half alone", (path) => truncateSync(path, 30 * 4096)],
+    ["with nothing", (path) => truncateSync(path, 0)],
+  ];
+  it.each(inUse)(
+    "that is written over %s while it is in use is set aside, without a restart",
+    async (_, how) => {
+      const path = join(mkdtempSync(join(folder, `${count++}-`)), "weir.db");
+      const outbox = new WorkerOutbox(workerUrl, planFor(path));
+      const epoch = await outbox.start();
+      const append = (values: readonly number[]): Promise<void> =>
+        outbox.append({ stream: "data", frame: frameOf(values), state: [], effects: [] });
+      for (let i = 0; i < 100; i++) await append(Array.from({ length: 400 }, Math.random));
+      const [leased] = await outbox.lease("up", 1);
+      const outside = new Database(path);
+      outside.pragma("wal_checkpoint(TRUNCATE)");
+      outside.close();
+      how(path);
+      await setAside(outbox);
+      expect(outbox.epoch).not.toBe(epoch);
+      // What an uplink still had of it means nothing to the one that is there now.
+      await outbox.ack("up", [leased?.id ?? 0]);
+      expect(
+        await outbox.append({ stream: "data", frame: frameOf([0]), state: [], effects: [] }).catch(messageOf),
+      ).toMatch(/may not be stored/);
+      await outbox.resume();
+      await append([1, 2, 3]);
+      const alarms = await outbox.lease("up", 1, { stream: "alarm" });
+      expect(alarms.map(({ samples }) => samples)).toEqual([3]);
+      const data = (await outbox.counts()).find(({ stream }) => stream === "data");
+      expect(data?.held).toBe(3);
+      const [next] = await outbox.lease("up", 1, { stream: "data" });
+      expect(next?.id).toBeGreaterThan(leased?.id ?? 0);
+      await outbox.stop();
+      expect(readdirSync(join(dirname(path), "quarantine")).length).toBeGreaterThan(0);
+    },
+  );
+
+  it("that another program checkpoints while it is in use is looked at, and found whole", async () => {
+    const path = join(mkdtempSync(join(folder, `${count++}-`)), "weir.db");
+    const outbox = new WorkerOutbox(workerUrl, planFor(path));
+    const epoch = await outbox.start();
+    for (let i = 0; i < 20; i++) {
+      await outbox.append({ stream: "data", frame: frameOf(range(0, 400)), state: [], effects: [] });
+      const outside = new Database(path);
+      outside.pragma("wal_checkpoint(TRUNCATE)");
+      outside.close();
+      await setTimeout(100);
+    }
+    expect(outbox.epoch).toBe(epoch);
+    expect((await outbox.counts()).find(({ stream }) => stream === "data")?.held).toBe(8_000);
+    await outbox.stop();
   });
 
   it("cut in its WAL keeps everything before the cut", () => {

@@ -2,6 +2,7 @@
 import { spawnSync } from "node:child_process";
 import {
   closeSync,
+  existsSync,
   mkdirSync,
   openSync,
   readdirSync,
@@ -103,6 +104,48 @@ const damages: readonly (readonly [string, (path: string) => void])[] = [
 for (const [name, how] of damages)
   fault(`database ${name}`, { needs: ["sqlite3"], longOnly: name === "truncated" }, (world) =>
     damage(world, how),
+  );
+
+/** Writes over a database that is in use; with what is done meanwhile, it is set aside without a restart. */
+async function overwrite(world: World, how: (path: string) => void): Promise<string> {
+  const path = join(world.folder.dir, "data", "weir.db");
+  const { epoch } = await world.folder.api.status();
+  await world.link.cut();
+  await world.acknowledged(500);
+  // Else what is in the WAL hides it for a while.
+  spawnSync("sqlite3", [path, "PRAGMA wal_checkpoint(TRUNCATE)"]);
+  how(path);
+  await until("it to be set aside", async () => {
+    const { quarantined } = await world.folder.api.outbox().catch(() => ({ quarantined: undefined }));
+    return quarantined !== undefined && existsSync(quarantined);
+  });
+  expect((await world.folder.api.status()).epoch).not.toBe(epoch);
+  await world.link.start();
+  return "set aside without a restart, alarm raised";
+}
+
+/** Like `dd conv=notrunc` of zeroes. */
+function zeroPages(path: string, from: number, to: number): void {
+  const file = openSync(path, "r+");
+  writeSync(file, Buffer.alloc((to - from) * 4096), 0, (to - from) * 4096, from * 4096);
+  closeSync(file);
+}
+
+const overwritten: readonly (readonly [string, (path: string) => void])[] = [
+  ["with zeroes in its middle", (path) => zeroPages(path, 60, 120)],
+  ["with a file of another kind", (path) => writeFileSync(path, "not a database\n".repeat(20_000))],
+  ["with its beginning alone", (path) => truncateSync(path, 9 * 4096)],
+];
+for (const [name, how] of overwritten)
+  fault(
+    `database written over ${name} while it is in use`,
+    {
+      needs: ["sqlite3"],
+      load: { padBytes: 2000 },
+      mayLose: true,
+      longOnly: name !== "with zeroes in its middle",
+    },
+    (world) => overwrite(world, how),
   );
 
 /** A megabyte holds some thousand messages with a pad that doesn't compress away. */

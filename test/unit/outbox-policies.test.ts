@@ -153,13 +153,14 @@ describe("backlog", () => {
 
     const after = new Store(plan, crc32c, () => nowMs);
     opened.add(after);
-    const again = after.transaction(() => after.lease("up", 10)).find(({ id }) => id === first[0]?.id);
+    const leased = after.transaction(() => after.lease("up", 10));
+    const again = leased.find(({ id }) => id === first[0]?.id);
     expect(again).toMatchObject(first[0] ?? {});
     expect(after.read(again ?? expect.fail("no batch")).map(({ buffer }) => Buffer.from(buffer))).toEqual(
       bytes,
     );
     const seen = new Set<number>();
-    after.transaction(() => after.release(Array.from({ length: 100 }, (_, i) => i)));
+    after.transaction(() => after.release(leased.map(({ id }) => id)));
     for (;;) {
       const batches = after.transaction(() => after.lease("up", 10));
       if (batches.length === 0) break;

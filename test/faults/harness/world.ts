@@ -49,7 +49,7 @@ export interface FaultOptions {
   readonly devicesAtMosquitto?: boolean;
   /** a policy may drop: what is missing must have been announced, to the sample */
   readonly mayDrop?: boolean;
-  /** the disk may lose what it said was stored: what is missing must be counted as lost */
+  /** what was stored may be gone: what is missing must be counted as lost */
   readonly mayLose?: boolean;
   /** put before the agent's command at its first start */
   readonly agentWrap?: readonly string[];
@@ -219,7 +219,8 @@ async function judged(name: string, world: World, options: FaultOptions, note: s
 /** Samples that the agent had committed, and found gone. */
 async function lost({ folder }: World): Promise<number> {
   const { lines } = await folder.api.ledger();
-  return lines.reduce((sum, line) => sum + (line.stage === "commit" ? line.lost : 0), 0);
+  const counts = ({ stage, name }: LedgerLine): boolean => stage === "commit" || name === "cloud/data";
+  return lines.reduce((sum, line) => sum + (counts(line) ? line.lost : 0), 0);
 }
 
 /** What the agent says about a loss. */
