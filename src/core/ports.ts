@@ -347,8 +347,13 @@ export interface Outbox {
   readonly full: boolean;
   /** Calls `listener` when {@link Outbox.full} changes. Returns how to stop it. */
   onFull(listener: (full: boolean) => void): () => void;
-  /** Calls `listener` when a lease may give something new for any uplink, or a gap waits to be announced. Returns how to stop it. */
-  onReady(listener: () => void): () => void;
+  /** Whether the last lease gave an uplink all that there was, and nothing has come since: then {@link Outbox.onReady} tells. */
+  isDry(uplink: string): boolean;
+  /**
+   * Calls `listener` when a lease may give something new for these uplinks, or for any (undefined), or a gap waits to be announced.
+   * Returns how to stop it.
+   */
+  onReady(listener: (uplinks?: readonly string[]) => void): () => void;
   /** Commits what waits, then closes. */
   stop(): Promise<void>;
 }

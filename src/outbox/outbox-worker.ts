@@ -29,8 +29,10 @@ export interface OutboxHooks {
 export interface WorkerEvents {
   /** batches that uplinks have: a new worker leaves them alone */
   readonly leased: () => Iterable<number>;
-  /** a lease may give something new */
-  readonly ready: () => void;
+  /** a lease may give these uplinks something new, or every one (undefined) */
+  readonly ready: (uplinks?: readonly string[]) => void;
+  /** a lease has given an uplink all that there is; `ready` comes when there is more */
+  readonly dry: (uplink: string) => void;
   readonly full: (full: boolean) => void;
   /** a new worker has begun a new epoch */
   readonly epoch: () => void;
@@ -238,8 +240,13 @@ export class OutboxWorker {
     let running = false;
     worker.on("message", (notice: Notice) => {
       this.#watch.heard();
-      if (notice.type === "replies") for (const reply of notice.replies) this.#settle(reply);
-      else if (notice.type === "ready") this.#events.ready();
+      if (notice.type === "replies") {
+        for (const reply of notice.replies) {
+          // At once, not when the caller goes on: a `ready` may be the next message.
+          if (reply.op === "lease" && reply.ok && reply.value.dry) this.#events.dry(reply.value.uplink);
+          this.#settle(reply);
+        }
+      } else if (notice.type === "ready") this.#events.ready(notice.uplinks);
       else if (notice.type === "full") this.#events.full(notice.full);
       else if (notice.type === "trouble") this.#setTrouble(notice.trouble);
       else if (notice.type === "failed") cause = fromWire(notice.error);

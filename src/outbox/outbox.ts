@@ -23,7 +23,9 @@ import type { Purge, StoreInfo } from "./store.ts";
 /** The durable queue; see the port for what each method promises. */
 export class WorkerOutbox implements Outbox {
   readonly #worker: OutboxWorker;
-  readonly #listeners = new Set<() => void>();
+  readonly #listeners = new Set<(uplinks?: readonly string[]) => void>();
+  /** uplinks whose last lease gave all that there was */
+  readonly #dry = new Set<string>();
   readonly #epochListeners = new Set<() => void>();
   readonly #fullListeners = new Set<(full: boolean) => void>();
   #full = false;
@@ -36,9 +38,12 @@ export class WorkerOutbox implements Outbox {
   constructor(workerUrl: URL, plan: OutboxPlan, hooks: OutboxHooks = {}) {
     this.#worker = new OutboxWorker(workerUrl, plan, hooks, {
       leased: () => this.#leased,
-      ready: () => {
-        for (const listener of this.#listeners) listener();
+      ready: (uplinks) => {
+        if (uplinks === undefined) this.#dry.clear();
+        else for (const uplink of uplinks) this.#dry.delete(uplink);
+        for (const listener of this.#listeners) listener(uplinks);
       },
+      dry: (uplink) => this.#dry.add(uplink),
       full: (full) => this.#setFull(full),
       epoch: () => {
         for (const listener of this.#epochListeners) listener();
@@ -120,7 +125,7 @@ export class WorkerOutbox implements Outbox {
   }
 
   async lease(uplink: string, count: number, limits: LeaseLimits = {}): Promise<readonly LeasedBatch[]> {
-    const batches = await this.#worker.call("lease", { uplink, count, limits });
+    const { batches } = await this.#worker.call("lease", { uplink, count, limits });
     for (const { id } of batches) if (id > 0) this.#leased.add(id);
     return batches;
   }
@@ -213,7 +218,11 @@ export class WorkerOutbox implements Outbox {
     for (const listener of this.#fullListeners) listener(full);
   }
 
-  onReady(listener: () => void): () => void {
+  isDry(uplink: string): boolean {
+    return this.#dry.has(uplink);
+  }
+
+  onReady(listener: (uplinks?: readonly string[]) => void): () => void {
     this.#listeners.add(listener);
     return () => this.#listeners.delete(listener);
   }

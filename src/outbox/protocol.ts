@@ -44,7 +44,7 @@ export interface Operations {
   readonly state: { readonly args: string; readonly result: readonly StateEntry[] };
   readonly lease: {
     readonly args: { readonly uplink: string; readonly count: number; readonly limits: LeaseLimits };
-    readonly result: readonly LeasedBatch[];
+    readonly result: Lease;
   };
   readonly ack: { readonly args: Ids; readonly result: undefined };
   readonly release: { readonly args: Ids; readonly result: undefined };
@@ -82,6 +82,14 @@ export interface Operations {
   readonly stop: { readonly args: undefined; readonly result: undefined };
 }
 
+/** What a lease gives. */
+export interface Lease {
+  readonly uplink: string;
+  readonly batches: readonly LeasedBatch[];
+  /** there is no more, and `ready` will be said when there is */
+  readonly dry: boolean;
+}
+
 /** Some batches of an uplink. */
 export interface Ids {
   readonly uplink: string;
@@ -107,14 +115,14 @@ export interface WireError {
   readonly message: string;
 }
 
-/** What the worker sends. `started` or `failed` comes first; `ready`: a lease may give something new. */
+/** What the worker sends. `started` or `failed` comes first; `ready`: a lease may give these uplinks something new, or there is a gap. */
 export type Notice =
   | { readonly type: "started"; readonly epoch: string }
   | { readonly type: "failed"; readonly error: WireError }
   | { readonly type: "replies"; readonly replies: readonly Reply[] }
   | { readonly type: "full"; readonly full: boolean }
   | { readonly type: "trouble"; readonly trouble: Trouble | undefined }
-  | { readonly type: "ready" };
+  | { readonly type: "ready"; readonly uplinks: readonly string[] };
 
 export const toWire = (error: WeirError): WireError => ({ code: error.code, message: error.message });
 export const fromWire = (error: WireError): WeirError => new WeirError(error.code, error.message);

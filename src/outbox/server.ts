@@ -33,7 +33,7 @@ const MAINTAIN_MS = 1_000;
  * Least time between two notices that there is something to lease, in milliseconds: a lease and its acknowledgement are a
  * transaction each, and what comes in within it shares them.
  */
-const READY_MS = 10;
+const READY_MS = 20;
 /** Longest timer, in milliseconds: clocks are set, so it is worth looking now and then. */
 const LONGEST_WAIT_MS = 60_000;
 
@@ -221,10 +221,11 @@ class Server {
       case "lease": {
         const { uplink, count, limits } = request.args;
         const consumer = this.#consumers.find(({ name }) => name === uplink);
-        if (consumer === undefined) return [done(request, [])];
+        if (consumer === undefined) return [done(request, { uplink, batches: [], dry: true })];
         if (limits.anew === true) consumer.retained?.connected();
         const batches = store.lease(uplink, count, limits.stream);
-        consumer.hungry = batches.length < count;
+        // A lease that was cut short, as by its bytes, is followed by another one at once.
+        consumer.hungry = batches.length === 0 || (batches.length < count && !this.#isDue(consumer));
         const mostBytes = limits.payloadBytes ?? Number.POSITIVE_INFINITY;
         if (this.#jobs.push({ id: request.id, consumer, mostBytes, batches, done: [] }) === 1)
           setImmediate(() => this.#work());
@@ -333,12 +334,15 @@ class Server {
         encoded.push({ id: -this.#carriers, key, samples: 0, messages: derived });
       }
     }
+    // Nothing of it could be read: whoever asked waits for more all the same.
+    if (encoded.length === 0) consumer.hungry = true;
     const payloads = new Set<Transferable>();
     for (const { messages } of encoded) {
       for (const { payload } of messages)
         if (payload.buffer instanceof ArrayBuffer) payloads.add(payload.buffer);
     }
-    this.#reply([{ id, op: "lease", ok: true, value: encoded }], [...payloads]);
+    const value = { uplink: consumer.name, batches: encoded, dry: consumer.hungry };
+    this.#reply([{ id, op: "lease", ok: true, value }], [...payloads]);
     this.#announce();
   }
 
@@ -355,7 +359,8 @@ class Server {
     const quiet = this.#readyAt + READY_MS - monotonic;
     this.#gaps = this.#store.takeFreshGaps() || this.#gaps;
     let wait = this.#gaps && quiet > 0 ? quiet : LONGEST_WAIT_MS;
-    let ready = this.#gaps && quiet <= 0;
+    const ready: string[] = [];
+    if (this.#gaps && quiet <= 0) ready.push(...this.#consumers.map(({ name }) => name));
     for (const consumer of this.#consumers) {
       if (!consumer.hungry) continue;
       const dueIn = Math.min(
@@ -363,17 +368,22 @@ class Server {
         (consumer.retained?.dueMs ?? Number.POSITIVE_INFINITY) - monotonic,
       );
       if (dueIn <= 0 && quiet <= 0) {
-        ready = true;
+        ready.push(consumer.name);
         consumer.hungry = false;
       } else wait = Math.min(wait, Math.max(dueIn, quiet));
     }
-    if (ready) {
+    if (ready.length > 0) {
       this.#readyAt = monotonic;
       this.#gaps = false;
-      this.#port.postMessage({ type: "ready" } satisfies Notice);
+      this.#port.postMessage({ type: "ready", uplinks: ready } satisfies Notice);
     }
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#announce(), Math.ceil(wait));
+  }
+
+  /** Whether a lease would give it something now. */
+  #isDue({ name }: Consumer): boolean {
+    return (this.#store.dueAt(name) ?? Number.POSITIVE_INFINITY) <= Date.now();
   }
 
   #maintain(): void {
@@ -399,7 +409,10 @@ class Server {
   async #stop(id: number): Promise<void> {
     clearTimeout(this.#timer);
     clearInterval(this.#maintenance);
-    for (const job of this.#jobs.splice(0)) this.#reply([{ id: job.id, op: "lease", ok: true, value: [] }]);
+    for (const { id: lease, consumer } of this.#jobs.splice(0)) {
+      const value = { uplink: consumer.name, batches: [], dry: true };
+      this.#reply([{ id: lease, op: "lease", ok: true, value }]);
+    }
     // The last connection that closes leaves no WAL.
     await this.#lateCheck.stop();
     this.#store.close();

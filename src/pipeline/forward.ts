@@ -35,6 +35,8 @@ export type Circuit = "closed" | "open" | "half-open";
 const MOST_BACKOFF_MS = 10_000;
 /** How often gaps are looked for, and what waits for the consumer, in milliseconds. */
 const GAPS_EVERY_MS = 1_000;
+/** Least time between two acknowledgements to the outbox, in milliseconds: each is a transaction. */
+const SETTLE_EVERY_MS = 20;
 /** Batches remembered as sent before: more than can be on lease at a time. */
 const MOST_AGAIN = 8_192;
 /** A batch that the broker refused so often is set aside: the ones behind it are to go on. */
@@ -63,6 +65,8 @@ export class Forward {
   /** failed rounds since the last acknowledgement */
   #attempts = 0;
   #gapsAt = 0;
+  /** when the outbox was last told of acknowledgements, on the monotonic clock */
+  #settledAt = 0;
   /** nothing was leased for this connection yet */
   #anew = true;
   #stopping = false;
@@ -111,7 +115,10 @@ export class Forward {
       this.#anew = true;
       wake();
     };
-    const offs = [this.#parts.uplink.onChange(changed), this.#parts.outbox.onReady(wake)];
+    const ready = (uplinks?: readonly string[]): void => {
+      if (uplinks?.includes(this.#parts.uplink.name) !== false) wake();
+    };
+    const offs = [this.#parts.uplink.onChange(changed), this.#parts.outbox.onReady(ready)];
     if (this.#durable !== undefined) {
       offs.push(
         this.#parts.uplink.onDurable((notice) => {
@@ -142,15 +149,18 @@ export class Forward {
   }
 
   async #run(): Promise<void> {
-    const { uplink } = this.#parts;
+    const { uplink, outbox } = this.#parts;
     await this.#flow.start().catch(() => {});
     while (!this.#stopping || this.#flushing) {
       const signal = this.#signal;
       let timer: NodeJS.Timeout | undefined;
       let gapsTimer: NodeJS.Timeout | undefined;
+      let settleTimer: NodeJS.Timeout | undefined;
       try {
         this.#expire();
-        await this.#settle();
+        const settleMs = this.#acked.length === 0 ? 0 : this.#settledAt + SETTLE_EVERY_MS - performance.now();
+        if (settleMs <= 0 || this.#stopping) await this.#settle();
+        else settleTimer = setTimeout(signal.resolve, settleMs);
         await this.#flow.save();
         if (uplink.connected && !this.#failed) {
           const gapsMs = await this.#announceGaps();
@@ -158,10 +168,12 @@ export class Forward {
           const waitMs = this.#flow.waitMs;
           const room = waitMs > 0 ? 0 : this.#room();
           if (waitMs > 0) timer = setTimeout(signal.resolve, waitMs);
-          const leased = room > 0 ? await this.#lease(room) : [];
+          const isDry = !this.#anew && !this.#stopping && outbox.isDry(uplink.name);
+          const leased = room > 0 && !isDry ? await this.#lease(room) : [];
           for (const batch of leased) this.#send(batch);
           if (leased.length > 0) {
             clearTimeout(gapsTimer);
+            clearTimeout(settleTimer);
             continue;
           }
           if (this.#stopping && this.#outstanding.size === 0) break;
@@ -176,6 +188,7 @@ export class Forward {
       else await this.#wait(signal.promise);
       clearTimeout(timer);
       clearTimeout(gapsTimer);
+      clearTimeout(settleTimer);
       this.#signal = deferred();
     }
     try {
@@ -345,6 +358,7 @@ export class Forward {
   async #settle(): Promise<void> {
     const { uplink, outbox } = this.#parts;
     const acked = this.#acked.splice(0);
+    if (acked.length > 0) this.#settledAt = performance.now();
     try {
       if (acked.length > 0) await outbox.ack(uplink.name, acked);
     } catch (thrown) {
