@@ -61,6 +61,8 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   #intake: Intake | undefined;
   #due: ClientConnection[] = [];
   #loggedMs = 0;
+  /** refusals since the last line about one */
+  #unlogged = 0;
 
   /**
    * `count` is the source's stage: the broker adds, beside its identity, `unmatched` (no rule), `refused` (what clients sent or
@@ -301,8 +303,15 @@ export class EmbeddedBroker implements Source, LocalPublisher {
     if (clientId === "") connection.clientId = `auto-${randomUUID()}`;
     const { socket } = connection;
     const local = isLocal(socket.remoteAddress);
-    const certificate = isSecure(socket) && socket.authorized ? socket.getPeerCertificate() : undefined;
-    const name = certificate?.subject?.CN;
+    const shown = isSecure(socket) ? socket.getPeerCertificate() : undefined;
+    // One that is shown and not good is not the same as none: its owner is to know.
+    if (isSecure(socket) && !socket.authorized && shown?.subject !== undefined)
+      return this.#turnedAway(
+        connection,
+        Reason.notAuthorized,
+        `its certificate is not good: ${messageOf(socket.authorizationError)}`,
+      );
+    const name = shown?.subject?.CN;
     const common = typeof name === "string" ? name : undefined;
     const answer = await this.#access.admit(connect, connection.clientId, common, local);
     if (typeof answer === "number") return this.#turnedAway(connection, answer, "its login is not valid");
@@ -330,11 +339,16 @@ export class EmbeddedBroker implements Source, LocalPublisher {
   #refused(connection: ClientConnection | undefined, why: string): void {
     this.#count.note("refused", 1);
     const now = performance.now();
-    if (this.#loggedMs !== 0 && now - this.#loggedMs < LOG_MS) return;
+    if (this.#loggedMs !== 0 && now - this.#loggedMs < LOG_MS) {
+      this.#unlogged += 1;
+      return;
+    }
     this.#loggedMs = now;
+    const before = this.#unlogged === 0 ? "" : ` (and ${this.#unlogged} more, of which nothing is said)`;
+    this.#unlogged = 0;
     const who =
       connection === undefined ? "" : ` ${JSON.stringify(connection.clientId.slice(0, CLIENT_ID_LENGTH))}`;
-    this.#log("warn", `embedded broker: refused${who}: ${why}`);
+    this.#log("warn", `embedded broker: refused${who}: ${why}${before}`);
   }
 
   /** Ends sessions, silent clients, subscribers that don't catch up, and what should have ended long ago. */

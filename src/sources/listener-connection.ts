@@ -275,7 +275,9 @@ export class ClientConnection implements PacketSink, Keeper {
     if (known === undefined || !isTopic(known, bytes, topicFrom, topicTo)) {
       known = this.#host.topics.find(bytes, topicFrom, topicTo, identity);
       if (known === undefined) {
-        this.#malformed("a topic is not UTF-8"); // [MQTT-3.3.2-1]
+        // [MQTT-3.3.2-1, -2], [MQTT-1.5.3-2]; without an alias it has to be there [5: 3.3.2.3.4]
+        if (topicTo > topicFrom) this.#malformed("a topic is not UTF-8, or has a NUL or a wildcard");
+        else this.broken("a topic is empty", Reason.protocolError);
         return;
       }
       this.#last = known;
@@ -284,7 +286,7 @@ export class ClientConnection implements PacketSink, Keeper {
     }
     const { refused, route } = known.verdict;
     if (refused !== undefined) {
-      this.#host.refused(this, refused);
+      this.#host.refused(this, `${refused}: ${JSON.stringify(known.topic.slice(0, 128))}`);
       // MQTT 3.1.1 knows no refusal, and an acknowledgement would be a lie.
       if (this.version === 5 && qos > 0) this.#ackNow(id, qos, Reason.notAuthorized);
       else this.end(Reason.notAuthorized);
@@ -373,11 +375,12 @@ export class ClientConnection implements PacketSink, Keeper {
       return;
     }
     const { session } = this;
-    const problem =
-      session === undefined
-        ? "a packet where it can't be" // [MQTT-3.1.0-1, -2]
-        : takeControl(this, session, this.#host, first, bytes, from, to);
-    if (problem !== undefined) this.#malformed(problem);
+    // [MQTT-3.1.0-1]
+    if (session === undefined) this.#malformed("a packet where it can't be");
+    else {
+      const breach = takeControl(this, session, this.#host, first, bytes, from, to);
+      if (breach !== undefined) this.broken(...breach);
+    }
   }
 
   #connect(bytes: Buffer, from: number, to: number): void {

@@ -48,6 +48,4 @@ export interface ListenerHost extends SessionHost {
     about: PublishAbout | undefined,
     from: ClientConnection,
   ): void;
-  /** Something the client sent is refused. */
-  refused(connection: ClientConnection, why: string): void;
 }

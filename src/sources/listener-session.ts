@@ -27,6 +27,12 @@ const FILTER_LEVELS = 64;
 const COPIED_BYTES = 4096;
 /** What a message costs in memory beside its payload. */
 const ENTRY_BYTES = 256;
+/** Why there is no subscription, by reason code, beside that the client may not have it. */
+const REFUSALS = new Map<number, string>([
+  [Reason.noSharing, "there are no shared subscriptions here:"],
+  [Reason.filterInvalid, "not a topic filter:"],
+  [Reason.quota, "it has as many subscriptions as it may, without"],
+]);
 /** Packet identifiers that may be in use, so that a free one is found soon. */
 const MOST_IDS = 65_000;
 
@@ -48,6 +54,8 @@ export interface SessionHost {
   shed(): void;
   /** The client has not taken what was written. */
   slow(connection: ClientConnection): void;
+  /** Something the client sent or asked for is refused. */
+  refused(connection: ClientConnection, why: string): void;
 }
 
 /** A message that the client has not acknowledged. */
@@ -63,6 +71,12 @@ interface Queued {
   readonly retain: boolean;
   readonly ids: readonly number[];
 }
+
+/** With bytes of its own, to be kept: the payload may be a small part of much that was read. */
+const own = (queued: Queued): Queued => ({
+  ...queued,
+  message: { ...queued.message, payload: Uint8Array.from(queued.message.payload) },
+});
 
 const sizeOf = ({ message }: Queued): number => message.payload.byteLength + ENTRY_BYTES;
 
@@ -131,16 +145,19 @@ export class Session {
     this.open.clear();
   }
 
-  /** Takes a SUBSCRIBE's body. False when it is malformed. */
-  subscribe(connection: ClientConnection, bytes: Buffer, from: number, to: number): boolean {
+  /** Takes a SUBSCRIBE's body. Answers the reason code when it is malformed or a breach. */
+  subscribe(connection: ClientConnection, bytes: Buffer, from: number, to: number): number | undefined {
     const packet = readSubscribe(bytes, from, to, connection.version);
-    if (packet === undefined) return false;
+    if (typeof packet === "number") return packet;
     const five = connection.version === 5;
     const fresh: Subscription[] = [];
     const answers = packet.wanted.map((wanted) => {
       const refusal = this.#refuse(wanted.filter);
-      // [MQTT-3.9.3-1]: 0x80 is all that 3.1.1 can say.
-      if (refusal !== undefined) return five ? refusal : 0x80;
+      if (refusal !== undefined) {
+        const what = REFUSALS.get(refusal) ?? "may not subscribe to";
+        this.#host.refused(connection, `${what} ${JSON.stringify(wanted.filter.slice(0, 128))}`);
+        return five ? refusal : 0x80; // [MQTT-3.9.3-1]: all that 3.1.1 can say
+      }
       const before = this.#filters.get(wanted.filter);
       const next = this.#add(wanted, packet.subscriptionId);
       if (wanted.handling === 0 || (wanted.handling === 1 && before === undefined)) fresh.push(next);
@@ -149,13 +166,13 @@ export class Session {
     const { id } = packet;
     connection.write(encodePacket(Type.suback << 4, [id >> 8, id & 255], five ? [0] : [], answers));
     if (fresh.length > 0) this.#introduce(connection, fresh);
-    return true;
+    return undefined;
   }
 
-  /** Takes an UNSUBSCRIBE's body. False when it is malformed. */
-  unsubscribe(connection: ClientConnection, bytes: Buffer, from: number, to: number): boolean {
+  /** Takes an UNSUBSCRIBE's body. Answers the reason code when it is malformed or a breach. */
+  unsubscribe(connection: ClientConnection, bytes: Buffer, from: number, to: number): number | undefined {
     const packet = readUnsubscribe(bytes, from, to, connection.version);
-    if (packet === undefined) return false;
+    if (typeof packet === "number") return packet;
     const answers = packet.filters.map((filter) => {
       const known = this.#filters.get(filter);
       if (known === undefined) return Reason.noSubscription;
@@ -167,7 +184,7 @@ export class Session {
     const { id } = packet;
     const rest = connection.version === 5 ? [0, ...answers] : [];
     connection.write(encodePacket(Type.unsuback << 4, [id >> 8, id & 255], rest));
-    return true;
+    return undefined;
   }
 
   /** PUBACK, PUBREC or PUBCOMP of the client; `failed`: its reason code is an error's. */
@@ -195,23 +212,22 @@ export class Session {
     const qos = Math.min(message.qos, most);
     const { connection } = this;
     const isKept = qos > 0 && this.expiryS > 0;
-    if ((connection === undefined || connection.ended) && !isKept) return;
-    // What is kept has bytes of its own: the payload may be a small part of much that was read.
-    const payload = isKept ? Uint8Array.from(message.payload) : message.payload;
-    const queued = { message: { ...message, payload }, qos, retain, ids };
     if (connection === undefined || connection.ended) {
-      this.#wait(queued);
+      if (isKept) this.#wait(own({ message, qos, retain, ids }));
       return;
     }
     const unread = connection.socket.writableLength;
     if (unread > SLOW_BYTES) this.#host.slow(connection);
     if (qos === 0) {
       if (unread > this.#host.shedBytes()) this.#host.shed();
-      else this.#write(queued, 0, false);
-    } else if (this.#again.length > 0 || this.#queue.length > 0 || !this.#hasRoom(connection)) {
-      if (isKept) this.#wait(queued);
-      else this.#host.shed();
-    } else this.#send(queued);
+      else this.#write({ message, qos, retain, ids }, 0, false);
+      return;
+    }
+    // However few the client takes at a time, what is on its way to it is not given up for that [5: 4.9].
+    const waits = this.#again.length > 0 || this.#queue.length > 0 || !this.#hasRoom(connection);
+    const queued = { message, qos, retain, ids };
+    if (waits) this.#wait(own(queued));
+    else this.#send(isKept ? own(queued) : queued);
   }
 
   /** The client has taken what was written: what waits is sent. */

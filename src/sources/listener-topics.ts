@@ -2,6 +2,7 @@
 import { isUtf8 } from "node:buffer";
 import type { Identity } from "./broker-access.ts";
 import { Doorkeeper } from "./doorkeeper.ts";
+import { isTopicName } from "./mqtt-wire.ts";
 import type { Verdict } from "./router.ts";
 
 /** What is known of a topic for one identity. */
@@ -46,7 +47,7 @@ export class TopicTable {
     this.#resolve = resolve;
   }
 
-  /** The topic that lies in `bytes`, or undefined when it is not UTF-8 [MQTT-1.5.3-1]. */
+  /** The topic that lies in `bytes`, or undefined when it can't be one: UTF-8 without NUL [MQTT-1.5.3-1, -2], see {@link isTopicName}. */
   find(bytes: Buffer, from: number, to: number, owner: Identity): KnownTopic | undefined {
     let hash = this.#seed;
     for (let at = from; at < to; at++) hash = Math.imul(hash ^ (bytes[at] ?? 0), 0x0100_0193);
@@ -54,8 +55,9 @@ export class TopicTable {
     const known = this.#slots[slot];
     if (known !== undefined && known.owner === owner && isTopic(known, bytes, from, to)) return known;
     const own = Uint8Array.prototype.slice.call(bytes, from, to);
-    if (!isUtf8(own)) return undefined;
+    if (!isUtf8(own) || own.includes(0)) return undefined;
     const topic = bytes.toString("utf8", from, to);
+    if (!isTopicName(topic)) return undefined;
     const verdict = this.#resolve(topic, owner);
     const found: KnownTopic = { bytes: own, topic, owner, verdict, generation: -1, wanted: false };
     if (own.length <= KEPT_BYTES && this.#door.knows(hash)) this.#slots[slot] = found;

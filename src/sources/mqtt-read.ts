@@ -1,6 +1,6 @@
 /** The packets that MQTT clients send, read from bytes; clauses are cited as in mqtt-wire.ts. Nothing here throws. */
 import { readTraceparent } from "../core/trace.ts";
-import { NO_PROPERTIES, numberOf, Property, Reader, Reason, type Version } from "./mqtt-wire.ts";
+import { isTopicName, NO_PROPERTIES, numberOf, Property, Reader, Reason, type Version } from "./mqtt-wire.ts";
 
 /** A will, as CONNECT brings it. */
 export interface Will {
@@ -75,12 +75,14 @@ export function readConnect(bytes: Buffer, from: number, to: number): Connect | 
   }
   const username = hasName ? reader.text() : undefined;
   const password = hasPassword ? reader.binary() : undefined;
-  if (reader.bad || reader.left > 0) return Reason.malformed;
+  if (reader.bad || reader.left > 0) return reader.reason;
+  if (will !== undefined && !isTopicName(will.topic)) return Reason.topicInvalid;
   const clean = (flags & 2) !== 0;
   const receiveMaximum = numberOf(properties, Property.receiveMaximum) ?? 65_535;
   const maximumPacketSize = numberOf(properties, Property.maximumPacketSize) ?? 2 ** 32 - 1;
   if (receiveMaximum === 0 || maximumPacketSize === 0) return Reason.protocolError; // [5: 3.1.2.11.3, .4]
   if (properties.values.has(Property.authMethod)) return Reason.badMethod; // [5: 4.12]
+  if (properties.values.has(Property.authData)) return Reason.protocolError; // [5: 3.1.2.11.10]
   const kept = version === 5 ? (numberOf(properties, Property.sessionExpiry) ?? 0) : clean ? 0 : FOR_EVER_S;
   return {
     version,
@@ -113,13 +115,8 @@ export interface Subscribe {
   readonly subscriptionId: number | undefined;
 }
 
-/** Reads the body of a SUBSCRIBE packet, or answers undefined when it is malformed. */
-export function readSubscribe(
-  bytes: Buffer,
-  from: number,
-  to: number,
-  version: Version,
-): Subscribe | undefined {
+/** Reads the body of a SUBSCRIBE packet. A number is the reason code that its sender is to be disconnected with. */
+export function readSubscribe(bytes: Buffer, from: number, to: number, version: Version): Subscribe | number {
   const reader = new Reader(bytes, from, to);
   const id = reader.two();
   const subscriptionId =
@@ -131,7 +128,8 @@ export function readSubscribe(
     const qos = options & 3;
     const handling = (options >> 4) & 3;
     // [MQTT-3.8.3-4]; [5: MQTT-3.8.3-5]
-    if (qos === 3 || handling === 3 || (options & (version === 5 ? 0xc0 : 0xfc)) !== 0) return undefined;
+    if (qos === 3 || (options & (version === 5 ? 0xc0 : 0xfc)) !== 0) return Reason.malformed;
+    if (handling === 3) reader.breach(); // [5: 3.8.3.1]
     wanted.push({
       filter,
       qos: qos === 0 ? 0 : qos === 1 ? 1 : 2,
@@ -140,24 +138,27 @@ export function readSubscribe(
       handling: handling === 0 ? 0 : handling === 1 ? 1 : 2,
     });
   }
-  // [MQTT-2.3.1-1, 3.8.3-3]; [5: 3.8.2.1.2]
-  if (reader.bad || id === 0 || wanted.length === 0 || subscriptionId === 0) return undefined;
+  if (wanted.length === 0 || subscriptionId === 0) reader.breach(); // [MQTT-3.8.3-3]; [5: 3.8.2.1.2, 3.8.3]
+  if (id === 0) return Reason.malformed; // [MQTT-2.3.1-1]
+  if (reader.bad) return reader.reason;
   return { id, wanted, subscriptionId };
 }
 
-/** Reads the body of an UNSUBSCRIBE packet, or answers undefined when it is malformed. */
+/** Reads the body of an UNSUBSCRIBE packet. A number is the reason code that its sender is to be disconnected with. */
 export function readUnsubscribe(
   bytes: Buffer,
   from: number,
   to: number,
   version: Version,
-): { readonly id: number; readonly filters: readonly string[] } | undefined {
+): { readonly id: number; readonly filters: readonly string[] } | number {
   const reader = new Reader(bytes, from, to);
   const id = reader.two();
   if (version === 5) reader.properties("unsubscribe");
   const filters: string[] = [];
   while (!reader.bad && reader.left > 0) filters.push(reader.text());
-  return reader.bad || id === 0 || filters.length === 0 ? undefined : { id, filters }; // [MQTT-3.10.3-2]
+  if (filters.length === 0) reader.breach(); // [MQTT-3.10.3-2]
+  if (id === 0) return Reason.malformed;
+  return reader.bad ? reader.reason : { id, filters };
 }
 
 /** What stands between a PUBLISH's topic and its payload in MQTT 5. */
@@ -174,7 +175,7 @@ export interface PublishAbout {
 export function readPublishProperties(bytes: Buffer, from: number, to: number): PublishAbout | number {
   const reader = new Reader(bytes, from, to);
   const properties = reader.properties("publish");
-  if (reader.bad) return Reason.malformed;
+  if (reader.bad) return reader.reason;
   // CONNACK said that there are none [5: MQTT-3.3.2-9].
   if (properties.values.has(Property.topicAlias)) return Reason.topicAlias;
   // Only the broker sends it [5: MQTT-3.3.4-6].

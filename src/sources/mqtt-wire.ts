@@ -2,6 +2,7 @@
  * The words of MQTT on the wire, as far as a broker needs them: 3.1, 3.1.1 (protocol levels 3, 4) and 5. Clauses of 3.1.1 are
  * cited as [MQTT-…], those of MQTT 5.0 as [5: …]. Reading never throws: what is malformed sets {@link Reader.bad}. Packets made
  * of them are in mqtt-read.ts (what clients send) and mqtt-write.ts (what they are sent).
+ * [5: 4.13] tells malformed packets from protocol errors: {@link Reader.reason}.
  */
 import { isUtf8 } from "node:buffer";
 
@@ -62,12 +63,14 @@ export const Property = {
   sessionExpiry: 0x11,
   assignedClientId: 0x12,
   authMethod: 0x15,
+  authData: 0x16,
   subscriptionId: 0x0b,
   receiveMaximum: 0x21,
   topicAlias: 0x23,
   topicAliasMaximum: 0x22,
   maximumPacketSize: 0x27,
   contentType: 0x03,
+  responseTopic: 0x08,
   userProperty: 0x26,
   sharedAvailable: 0x2a,
 } as const;
@@ -133,6 +136,8 @@ export class Reader {
   readonly #end: number;
   at: number;
   bad = false;
+  /** of what is bad: `malformed`, or `protocolError` for what can be read and may not be said */
+  reason: number = Reason.malformed;
 
   constructor(bytes: Buffer, from: number, to: number) {
     this.#bytes = bytes;
@@ -181,7 +186,7 @@ export class Reader {
     return this.bad ? "" : bytes.toString();
   }
 
-  /** Properties with their length before them. One that may not be there, or is there twice, is malformed [5: 2.2.2.2]. */
+  /** Properties with their length before them. One that may not be there is malformed, one that is there twice a breach [5: 2.2.2.2]. */
   properties(packet: keyof typeof ALLOWED): Properties {
     const length = this.varint();
     if (!this.bad && length === 0) return NO_PROPERTIES;
@@ -193,8 +198,10 @@ export class Reader {
     while (!this.bad && this.at < end) {
       const from = this.at;
       const id = this.byte();
-      if (!ALLOWED[packet].has(id) || values.has(id)) this.bad = true;
+      if (!ALLOWED[packet].has(id)) this.bad = true;
+      else if (values.has(id)) this.breach(); // [5: 2.2.2.2]
       const value = this.#property(LAYOUT.get(id));
+      if (id === Property.responseTopic && !isTopicName(String(value))) this.breach(); // [5: MQTT-3.3.2-14]
       if (id !== Property.userProperty) values.set(id, value);
       else if (value !== "") traceparent = String(value);
       if (FORWARDED.has(id)) forwarded.push(this.#bytes.subarray(from, this.at));
@@ -207,7 +214,7 @@ export class Reader {
     switch (layout) {
       case "byte": {
         const value = this.byte();
-        if (value > 1) this.bad = true; // all that clients send are flags
+        if (value > 1) this.breach(); // all that clients send are flags
         return value;
       }
       case "two":
@@ -232,6 +239,12 @@ export class Reader {
     }
   }
 
+  /** What was read may not be said. */
+  breach(): void {
+    if (!this.bad) this.reason = Reason.protocolError;
+    this.bad = true;
+  }
+
   #take(bytes: number): boolean {
     if (this.bad || bytes > this.#end - this.at) {
       this.bad = true;
@@ -241,6 +254,9 @@ export class Reader {
     return true;
   }
 }
+
+/** Whether text can be a topic's name: not empty, no wildcard [MQTT-4.7.3-1, 3.3.2-2]; it is UTF-8 without NUL. */
+export const isTopicName = (text: string): boolean => text !== "" && !/[+#]/.test(text);
 
 const EMPTY = Buffer.alloc(0);
 /** None. */

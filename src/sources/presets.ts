@@ -7,7 +7,10 @@ export const PRESETS = {
     // Every pattern names a device; here it is the bridge.
     { topic: "zigbee2mqtt/{device}/devices", decoder: "about" },
     { topic: "zigbee2mqtt/{device+}/availability", skip: ["zigbee2mqtt/bridge/#"], decoder: "availability" },
-    { topic: "zigbee2mqtt/{device+}", skip: ["zigbee2mqtt/bridge/#", "*/set", "*/get"] },
+    {
+      topic: "zigbee2mqtt/{device+}",
+      skip: ["zigbee2mqtt/bridge/#", "*/set", "*/set/+", "*/get", "*/get/+"],
+    },
   ],
   tasmota: [
     { topic: "tele/{device}/SENSOR", time: "$.Time" },

@@ -94,7 +94,7 @@ export class Samples {
       const name = this.#names[i] ?? "";
       const { type } = declared.of(name);
       if (type !== undefined && this.#kinds[i] !== Kind.null && !this.#convert(i, type))
-        return `${JSON.stringify(name.slice(0, 64))} is not a ${type}`;
+        return `${JSON.stringify(name.slice(0, 64))} is not ${type === "integer" ? "an" : "a"} ${type}`;
     }
     return undefined;
   }

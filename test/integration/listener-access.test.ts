@@ -21,11 +21,13 @@ afterEach(async () => {
 async function startBroker(options: object = {}) {
   const messages: DeviceMessage[] = [];
   const gone: string[] = [];
+  const log: string[] = [];
+  const count = new StageCount("source", "devices", "messages");
   const broker = new EmbeddedBroker(
     brokerSchema.parse({ port: 0, ...options }),
     sourcesSchema.parse({}).devices,
-    new StageCount("source", "devices", "messages"),
-    () => {},
+    count,
+    (_level, text) => log.push(text),
   );
   const message = (one: DeviceMessage): void => {
     const own = taken(one);
@@ -35,7 +37,8 @@ async function startBroker(options: object = {}) {
   await broker.start({ message, frame: () => true }, new AbortController().signal);
   broker.onDeviceGone((device) => gone.push(device));
   cleanups.push(() => broker.close());
-  return { broker, messages, gone, port: broker.address?.port ?? 0, tls: broker.tlsAddress?.port ?? 0 };
+  const ports = { port: broker.address?.port ?? 0, tls: broker.tlsAddress?.port ?? 0 };
+  return { broker, messages, gone, log, count, ...ports };
 }
 
 async function join_(url: string, options: mqtt.IClientOptions = {}): Promise<MqttClient> {
@@ -84,6 +87,16 @@ describe("MQTT 5", () => {
     for (const qos of [0, 1, 2] as const) await b.publishAsync("x/1", `other${qos}`, { qos });
     await eventually(() => expect(heard).toEqual(["other0 300", "other1 300", "other2 300"]));
     await expect(a.subscribeAsync("$share/g/x")).rejects.toThrow();
+  });
+
+  it("what is refused is counted, and said with what it was about", async () => {
+    const { port, log, count } = await startBroker();
+    const client = await join_(`mqtt://127.0.0.1:${port}`, { clientId: "curious" });
+    await expect(client.subscribeAsync("$share/g/x")).rejects.toThrow();
+    await expect(client.publishAsync("weir/x", "1", { qos: 1 })).rejects.toThrow();
+    expect(count.also["refused"]).toBe(2);
+    expect(log[0]).toMatch(/"curious": there are no shared subscriptions here: "\$share\/g\/x"$/);
+    expect(log).toHaveLength(1);
   });
 });
 
@@ -325,6 +338,29 @@ describe.skipIf(!openssl)("TLS (needs openssl to make certificates)", () => {
       code: 0x87,
     });
     expect(messages.map(({ route }) => route.device)).toEqual(["pump-7"]);
+  });
+
+  it("where one is optional, one that is not good is no certificate of nobody's: its client is refused, and the log says why", async () => {
+    const key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    ssl("req", "-x509", ...key, "-keyout", "own.key", "-out", "own.pem", "-subj", "/CN=pump-7", "-days", "2");
+    const { tls, log } = await startBroker({
+      anonymous: true,
+      identities: { fleet: { certificate: "*" } },
+      tls: {
+        host: "127.0.0.1",
+        port: 0,
+        cert: file("localhost.pem"),
+        key: file("localhost.key"),
+        ca: file("ca.pem"),
+        clients: "optional",
+      },
+    });
+    const url = `mqtts://127.0.0.1:${tls}`;
+    const ca = readFileSync(file("ca.pem"));
+    await join_(url, { ca });
+    const own = { ca, cert: readFileSync(file("own.pem")), key: readFileSync(file("own.key")) };
+    await expect(join_(url, own)).rejects.toMatchObject({ code: 0x87 });
+    expect(log.join()).toContain("its certificate is not good");
   });
 
   it("files that can't be used are said as such", async () => {

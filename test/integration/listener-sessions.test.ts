@@ -165,6 +165,24 @@ describe("sessions", () => {
     expect(count.also["shed"]).toBe(1);
   });
 
+  it("a subscriber that takes one message at a time gets every one, without a session that is kept", async () => {
+    const { url, count } = await startBroker();
+    const client = await mqtt.connectAsync(url, {
+      protocolVersion: 5,
+      reconnectPeriod: 0,
+      properties: { receiveMaximum: 1 },
+    });
+    cleanups.push(() => client.endAsync(true));
+    const heard: string[] = [];
+    client.on("message", (_topic, payload) => heard.push(String(payload)));
+    await client.subscribeAsync("x/#", { qos: 1 });
+    const sent = Array.from({ length: 50 }, (_, i) => `${i}`);
+    const other = await join(url);
+    await Promise.all(sent.map((text) => other.publishAsync("x/1", text, { qos: 1 })));
+    await eventually(() => expect(heard).toEqual(sent));
+    expect(count.also["shed"] ?? 0).toBe(0);
+  });
+
   it("a will waits for its delay, and is not published when the client is back before", async () => {
     const { url, gone, messages } = await startBroker();
     const willAfter = (willDelayInterval: number) =>

@@ -259,6 +259,7 @@ describe("options of a rule", () => {
     ['"2025-11-20T12:00:00Z"', 1_763_640_000_000_000],
     ['"2025-11-20T13:00:00.123456+01:00"', 1_763_640_000_123_456],
     ['"2025-11-20 13:00+0100"', 1_763_640_000_000_000],
+    ['"2025-11-20T13:00:00+01"', 1_763_640_000_000_000],
   ] as const) {
     it(`time ${time} is understood, and is no sample`, () => {
       const frame = decode("d/a", `{"at":${time},"t":1}`, rule({ time: "$.at" }));
@@ -269,8 +270,9 @@ describe("options of a rule", () => {
     });
   }
 
-  it("without a time in the message, or one without a zone, the gateway's stands and is marked", () => {
-    for (const payload of ['{"t":1}', '{"at":null,"t":1}', '{"at":"2025-11-20T12:00:00","t":1}']) {
+  it("without a time in the message, one without a zone, or one of a clock that was never set, the gateway's stands and is marked", () => {
+    const times = ["null", '"2025-11-20T12:00:00"', "0", "86400", '"1970-01-01T00:00:12Z"'];
+    for (const payload of ['{"t":1}', ...times.map((time) => `{"at":${time},"t":1}`)]) {
       const frame = decode("d/a", payload, rule({ time: "$.at" }));
       if (typeof frame === "string") throw new Error(frame);
       expect([frame.time[0], frame.status[0], frame.rows]).toEqual([ARRIVED_US, Status.gatewayTime, 1]);

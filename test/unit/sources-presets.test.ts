@@ -78,6 +78,13 @@ describe("without a configuration", () => {
   });
 });
 
+it("commands to a lamp of Zigbee2MQTT are none of its values, on whatever topic they go", () => {
+  const router = new Router(sourcesSchema.parse({}).devices);
+  for (const tail of ["set", "set/state", "get", "get/state"])
+    expect(router.resolve(`zigbee2mqtt/hall/lamp/${tail}`).route).toBeUndefined();
+  expect(router.resolve("zigbee2mqtt/hall/lamp").route?.device).toBe("hall%2Flamp");
+});
+
 describe("declared metrics", () => {
   const rules = [
     {
@@ -109,7 +116,7 @@ describe("declared metrics", () => {
 
   it.each([
     ['{"temp_c":"warm"}', '"temp_c" is not a number'],
-    ['{"count_a":1.5}', '"count_a" is not a integer'],
+    ['{"count_a":1.5}', '"count_a" is not an integer'],
     ['{"ok":1,"on":"maybe"}', '"on" is not a boolean'],
   ])("reject a message that has %s", (payload, reason) => {
     expect(decode(rules, "d/x", payload)).toEqual({ reason, rows: [] });
