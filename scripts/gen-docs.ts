@@ -33,6 +33,8 @@ function typeOf(property: Property): string {
   if (property.enum !== undefined) return property.enum.map((value) => JSON.stringify(value)).join(", ");
   if (property.const !== undefined) return JSON.stringify(property.const);
   if (property.anyOf !== undefined) return [...new Set(property.anyOf.map(typeOf))].join(" or ");
+  // Bytes, or text such as 1MiB: nothing else takes both.
+  if (Array.isArray(property.type)) return "size";
   const name = typeof property.type === "string" ? property.type : "any";
   const low = property.minimum ?? Number.MIN_SAFE_INTEGER;
   const high = property.maximum ?? Number.MAX_SAFE_INTEGER;
@@ -79,8 +81,9 @@ function configurationPage(): string {
     "order of their names. Later ones win: mappings are merged key by key, lists and plain values are replaced. Every key has a",
     "default; an empty file is a valid one. Unknown keys are refused.",
     "",
-    "Text may hold `${VAR}`, `${VAR:-default}` and `${VAR:?error}` from the environment; `$$` is a dollar. `WEIR__BROKER__PORT=1884`",
-    "overrides `broker.port`.",
+    "Values may hold `${VAR}`, `${VAR:-default}` and `${VAR:?error}` from the environment (in quotes within `{ }` and `[ ]`); `$$` is a dollar.",
+    "`WEIR__BROKER__PORT=1884` overrides `broker.port`. A size is a number of bytes, or text such as `100KiB` or `1GB`; a duration is text such as",
+    "`500ms`, `30s`, `12h` or `1d`.",
     "",
     "**Secrets** come from files: `password: ${file:/etc/weir/cloud.password}`. It works in every option, a plugin's own too. A relative name is",
     "looked for in systemd's `$CREDENTIALS_DIRECTORY`, else beside the configuration; a final line end is not part of it. What came from a",

@@ -56,9 +56,12 @@ export function commandHelp({ name, usage, about, options, help }: Command): str
 export function suggestion(commands: readonly Command[], args: readonly string[]): string {
   const names = commands.map(({ name }) => name);
   const [first = "", second = ""] = args;
+  const within = names.filter((name) => name.startsWith(`${first} `));
   return (
     didYouMean(`${first} ${second}`.trim(), names) ||
-    didYouMean(first, [...new Set(names.map((name) => name.split(" ")[0] ?? name))])
+    (within.length > 0
+      ? `; there are ${within.join(", ")}`
+      : didYouMean(first, [...new Set(names.map((name) => name.split(" ")[0] ?? name))]))
   );
 }
 

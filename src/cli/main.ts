@@ -56,8 +56,11 @@ async function run(args: readonly string[]): Promise<number> {
   if (found === undefined) {
     const group = groupHelp(COMMANDS, first);
     const [, second] = args;
-    if (group === undefined || (second !== undefined && second !== "--help" && second !== "-h"))
-      throw usage(`no such command: ${args.slice(0, 2).join(" ")}${suggestion(COMMANDS, args)}`);
+    if (group === undefined || (second !== undefined && second !== "--help" && second !== "-h")) {
+      const option = args.findIndex((word) => word.startsWith("-"));
+      const words = args.slice(0, option < 1 ? 2 : Math.min(option, 2));
+      throw usage(`no such command: ${words.join(" ")}${suggestion(COMMANDS, words)}`);
+    }
     process.stdout.write(group);
     return second === undefined ? EXIT_USAGE : 0;
   }
@@ -71,7 +74,8 @@ async function run(args: readonly string[]): Promise<number> {
 
 function report(args: readonly string[], thrown: unknown): number {
   // It may quote what a device, a plugin or a file's name says.
-  process.stderr.write(`weir: ${messageOf(thrown).split("\n").map(printable).join("\n")}\n`);
+  const lines = messageOf(thrown).split("\n").map(printable);
+  process.stderr.write(`weir:${lines.length > 1 ? "\n" : " "}${lines.join("\n")}\n`);
   if (!(thrown instanceof WeirError)) return EXIT_FAILED;
   const command = findCommand(args)?.command.name;
   const remedy =

@@ -2,10 +2,12 @@
  * The files of a configuration: `weir.yaml`, then `conf.d/*.yaml` beside it in the order of their names. Later ones win:
  * mappings are merged key by key, lists and plain values are replaced.
  */
+import { isUtf8 } from "node:buffer";
 import { readdirSync, readFileSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { type Document, isCollection, isNode, LineCounter, parseDocument } from "yaml";
+import { type Document, isCollection, isNode, LineCounter, parseDocument, type YAMLError } from "yaml";
 import { errnoOf, messageOf } from "../core/errors.ts";
+import { fileProblem } from "./file-problem.ts";
 
 /** Bytes of a configuration file at most. */
 const MOST_BYTES = 1024 * 1024;
@@ -44,11 +46,13 @@ export function readConfigFiles(file: string | undefined): ConfigFiles {
     if (text === undefined) continue;
     if (path === file) empty = text.length === 0;
     const lines = new LineCounter();
-    const document = parseDocument(text, { lineCounter: lines });
-    for (const error of document.errors) {
-      const line = lines.linePos(error.pos[0]).line;
-      const [message = ""] = error.message.split("\n", 1);
-      problems.push(`${path}:${line}: ${message.replace(/ at line \d+, column \d+:$/, "")}`);
+    const document = parseDocument(text, { lineCounter: lines, stringKeys: true, logLevel: "error" });
+    // Of what one slip makes of a line, and of the next ones, the first says what it was.
+    const said = new Set<number>();
+    for (const error of [...document.errors, ...document.warnings].sort((a, b) => a.pos[0] - b.pos[0])) {
+      const { line } = lines.linePos(error.pos[0]);
+      if (!said.has(line)) problems.push(`${path}:${line}: ${syntaxProblem(error, text)}`);
+      said.add(line);
     }
     parsed.push({ path, document, lines });
   }
@@ -57,7 +61,8 @@ export function readConfigFiles(file: string | undefined): ConfigFiles {
     try {
       raw = merge(raw, document.toJS({ maxAliasCount: 100 }) ?? {});
     } catch (thrown) {
-      problems.push(`${path}: ${messageOf(thrown)}`);
+      const bomb = /alias count/i.test(messageOf(thrown));
+      problems.push(`${path}: ${bomb ? "over 100 aliases (*name) of aliases" : messageOf(thrown)}`);
     }
   }
   return {
@@ -68,6 +73,19 @@ export function readConfigFiles(file: string | undefined): ConfigFiles {
     problems,
     placeOf: (keys) => placeOf(parsed, keys) ?? file ?? "the configuration",
   };
+}
+
+/** What the parser has against a place, in words for somebody who writes a configuration, not a parser. */
+function syntaxProblem({ code, message, pos: [from, to] }: YAMLError, text: string): string {
+  const line = text.slice(text.lastIndexOf("\n", from) + 1).split("\n", 1)[0] ?? "";
+  if (code === "DUPLICATE_KEY") return `the key ${/^[^\s:]*/.exec(text.slice(from))?.[0]} is there twice`;
+  if (code === "MULTIPLE_DOCS") return "a second document begins here (---): expected one";
+  if (code === "NON_STRING_KEY") return "expected a plain text as key";
+  if (code === "TAG_RESOLVE_FAILED") return `unknown tag ${text.slice(from, to)}: expected a plain value`;
+  if (code === "RESOURCE_EXHAUSTION" || /call stack|stack overflow/i.test(message)) return "nested too deep";
+  const [first = ""] = message.split("\n", 1);
+  const hint = /[{,[:]\s*\$\{/.test(line) ? `; a \${…} within { } or [ ] needs quotes: "\${…}"` : "";
+  return `${first.replace(/ at line \d+, column \d+:$/, "")}${hint}`;
 }
 
 function confD(file: string, problems: string[]): string[] {
@@ -88,11 +106,13 @@ function confD(file: string, problems: string[]): string[] {
 
 function readText(path: string, problems: string[]): string | undefined {
   try {
-    const text = readFileSync(path, "utf8");
-    if (text.length <= MOST_BYTES) return text;
-    problems.push(`${path}: over ${MOST_BYTES} bytes`);
+    const bytes = readFileSync(path);
+    if (bytes.length > MOST_BYTES) problems.push(`${path}: over ${MOST_BYTES} bytes`);
+    else if (!isUtf8(bytes)) problems.push(`${path}: not text in UTF-8`);
+    else if (bytes.includes(0)) problems.push(`${path}: not text: it has NUL bytes, as after a power cut`);
+    else return bytes.toString("utf8");
   } catch (thrown) {
-    problems.push(`${path}: ${errnoOf(thrown) === "ENOENT" ? "no such file" : messageOf(thrown)}`);
+    problems.push(`${path}: ${fileProblem(thrown)}`);
   }
   return undefined;
 }

@@ -31,13 +31,21 @@ export function configJsonSchema(): SchemaNode {
 
 /** The keys that may stand under a path, without names that are free to choose. */
 export function knownKeys(path: readonly PropertyKey[]): readonly string[] {
+  return [...new Set(nodesAt(path).flatMap(({ properties }) => Object.keys(properties ?? {})))];
+}
+
+/** What may stand at a path: names of JSON's types; empty where anything may, or nothing. */
+export function knownTypes(path: readonly PropertyKey[]): ReadonlySet<string> {
+  return new Set(
+    nodesAt(path).flatMap(({ type = [], const: only }) => (only === undefined ? type : typeof only)),
+  );
+}
+
+/** The nodes that may describe what stands at a path. */
+function nodesAt(path: readonly PropertyKey[]): readonly SchemaNode[] {
   let nodes: readonly SchemaNode[] = [configJsonSchema()];
   for (const key of path) nodes = nodes.flatMap((node) => children(node, key));
-  return [
-    ...new Set(
-      nodes.flatMap((node) => alternatives(node)).flatMap(({ properties }) => Object.keys(properties ?? {})),
-    ),
-  ];
+  return nodes.flatMap((node) => alternatives(node));
 }
 
 const alternatives = (node: SchemaNode): readonly SchemaNode[] => [

@@ -3,7 +3,7 @@ import { parseDocument } from "yaml";
 import { WeirError } from "../core/errors.ts";
 import { withPresets } from "../uplink/options.ts";
 import { type ConfigFiles, readConfigFiles } from "./files.ts";
-import { knownKeys } from "./json-schema.ts";
+import { knownKeys, knownTypes } from "./json-schema.ts";
 import { mainFile } from "./main-file.ts";
 import { problemsOf } from "./problems.ts";
 import { type Config, configSchema } from "./schema.ts";
@@ -90,9 +90,16 @@ function override(
     const value = parseDocument(text);
     names.set(keys.join("."), name);
     if (value.errors.length > 0) problems.push(`the environment variable ${name}: not a YAML value`);
-    else result = withKey(result, keys, value.toJS());
+    else result = withKey(result, keys, asText(value.toJS(), text, keys));
   }
   return result;
+}
+
+/** What looks like a number or a boolean is text where the schema takes text alone: a password of digits keeps its zeros. */
+function asText(value: unknown, text: string, keys: readonly string[]): unknown {
+  const types = knownTypes(keys);
+  const isPlain = typeof value === "number" || typeof value === "boolean";
+  return isPlain && types.size === 1 && types.has("string") ? text : value;
 }
 
 function withKey(target: unknown, [key, ...rest]: readonly string[], value: unknown): unknown {

@@ -5,7 +5,8 @@
  */
 import { readFileSync } from "node:fs";
 import { dirname, isAbsolute, join } from "node:path";
-import { errnoOf, messageOf } from "../core/errors.ts";
+import { fileProblem } from "./file-problem.ts";
+import { knownTypes } from "./json-schema.ts";
 
 /** Variables by name. */
 export type Environment = Readonly<Record<string, string | undefined>>;
@@ -44,7 +45,7 @@ export function substitute(root: unknown, environment: Environment, file: string
       if (secret !== "") secrets.push(secret);
       return secret;
     } catch (thrown) {
-      const why = errnoOf(thrown) === "ENOENT" ? "no such file" : messageOf(thrown);
+      const why = fileProblem(thrown);
       problems.push({ keys, what: `\${file:${name}}: ${why}${why.includes(path) ? "" : ` (${path})`}` });
       return "";
     }
@@ -64,17 +65,32 @@ export function substitute(root: unknown, environment: Environment, file: string
   };
   const walk = (value: unknown, keys: readonly string[]): unknown => {
     if (typeof value === "string") {
-      return value.replace(
+      let refers = false;
+      const text = value.replace(
         REFERENCE,
         (_whole, path?: string, name?: string, operator?: string, argument?: string) => {
+          refers ||= path !== undefined || name !== undefined;
           if (path !== undefined) return fromFile(keys, path);
           return name === undefined ? "$" : fromEnvironment(keys, name, operator, argument);
         },
       );
+      return refers ? plainValue(text, knownTypes(keys)) : text;
     }
     if (Array.isArray(value)) return value.map((item, i) => walk(item, [...keys, String(i)]));
     if (typeof value !== "object" || value === null) return value;
     return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, walk(item, [...keys, key])]));
   };
   return { value: walk(root, []), files, secrets, problems };
+}
+
+/**
+ * What a text stands for where the schema takes no text: the environment, and files, have nothing but text. `types` are the
+ * schema's; what fits none of them stays as it is, for the schema to refuse.
+ */
+export function plainValue(text: string, types: ReadonlySet<string>): string | number | boolean {
+  if (types.has("string")) return text;
+  const isNumber = types.has("number") || types.has("integer");
+  if (isNumber && /^-?\d+(?:\.\d+)?$/.test(text)) return Number(text);
+  if (types.has("boolean") && (text === "true" || text === "false")) return text === "true";
+  return text;
 }

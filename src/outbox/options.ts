@@ -20,6 +20,6 @@ export const outboxSchema = z.strictObject({
         .min(LEAST_BYTES, "expected at least 4MiB")
         .max(2 ** 40, "expected at most 1024GiB"),
     )
-    .default(2 ** 30)
+    .prefault("1GiB")
     .describe("size of the database; before it is reached the oldest batches are dropped and announced"),
 });

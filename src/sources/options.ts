@@ -181,7 +181,7 @@ export const mqttSourceSchema = z.strictObject({
     .string()
     .refine(
       (url) => /^mqtts?:\/\/[^/\s@]+$/.test(url) && URL.canParse(url),
-      "expected mqtt://host:port or mqtts://host:port",
+      "expected mqtt://host:port or mqtts://host:port; a name and a password go to username and password",
     )
     .describe("mqtt:// or mqtts:// and the broker's address"),
   version: z

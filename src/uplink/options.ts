@@ -10,7 +10,7 @@ export { withPresets } from "./presets.ts";
 /** A number of bytes, or text such as `100KiB`; bytes come out. */
 const bytes = z
   .union([z.number(), z.string().transform(parseSize)])
-  .pipe(z.number("expected a size such as 100KiB").int().nonnegative());
+  .pipe(z.number("expected a size such as 100KiB").int().nonnegative("expected a size such as 100KiB"));
 
 /** A duration such as `30s`; milliseconds come out. */
 const duration = z
@@ -19,6 +19,9 @@ const duration = z
   .pipe(z.number("expected a duration such as 30s, 12h or 1d"));
 
 const ADDRESS = /^(?:mqtts?:\/\/[^/\s@]+|wss?:\/\/[^\s@]+)$/;
+const isAddress = (url: string): boolean => ADDRESS.test(url) && URL.canParse(url);
+const SCHEMES =
+  "mqtt://, mqtts://, ws:// or wss:// and host:port; a name and a password go to username and password";
 
 const template = (fallback: string, what: string) =>
   z.string().min(1).max(512).default(fallback).describe(what);
@@ -43,15 +46,12 @@ const plainSchema = z.strictObject({
     .describe("limits and topics of a cloud's broker as defaults: see docs/uplinks.md"),
   url: z
     .string()
-    .refine(
-      (url) => url === "embedded" || ADDRESS.test(url),
-      "expected `embedded`, or mqtt://, mqtts://, ws:// or wss:// and host:port",
-    )
+    .refine((url) => url === "embedded" || isAddress(url), `expected \`embedded\`, or ${SCHEMES}`)
     .describe(
       "`embedded` for the agent's own broker, or mqtt://, mqtts://, ws:// or wss:// and the broker's address",
     ),
   fallback: z
-    .array(z.string().regex(ADDRESS, "expected mqtt://, mqtts://, ws:// or wss:// and host:port"))
+    .array(z.string().refine(isAddress, `expected ${SCHEMES}`))
     .max(8)
     .default([])
     .describe("brokers to try in turn while `url` can't be reached; they get the same batches"),
@@ -131,7 +131,7 @@ const plainSchema = z.strictObject({
   batch: z
     .strictObject({
       samples: z.number().int().min(1).default(1000).describe("a batch is closed when it has so many"),
-      bytes: bytes.default(100 * 1024).describe("of encoded samples, estimated"),
+      bytes: bytes.prefault("100KiB").describe("of encoded samples, estimated"),
       ageMs: z.number().int().min(0).default(1000).describe("or when its first one has waited so long"),
     })
     .prefault({}),

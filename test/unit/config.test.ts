@@ -52,10 +52,74 @@ describe("files of the configuration", () => {
     expect(text).toContain(`${file()}:4: outbox.sync: expected one of "normal"|"full"; did you mean "full"?`);
     expect(text).toContain(`${file()}:8: uplinks.cloud.batch.sampels: unknown key; did you mean "samples"?`);
     expect(text).toContain(
-      `${join(dir, "conf.d/a.yaml")}:2: broker.enabled: expected boolean, received number`,
+      `${join(dir, "conf.d/a.yaml")}:2: broker.enabled: expected true or false, found a number`,
     );
     expect(text).toContain(
-      "the environment variable WEIR__PIPELINE__LINGERMS: pipeline.lingerMs: expected number, received string",
+      "the environment variable WEIR__PIPELINE__LINGERMS: pipeline.lingerMs: expected a number, found text",
+    );
+  });
+
+  const syntax: readonly (readonly [string, string | Uint8Array, string])[] = [
+    ["a key that is there twice", "broker:\n  port: 1\nbroker: {}\n", ":3: the key broker is there twice"],
+    ["a second document", "broker: {}\n---\nhttp: {}\n", ":2: a second document begins here"],
+    ["tabs", "broker:\n\tport: 1\n", ":2: Tabs are not allowed as indentation"],
+    ["a tag", "gateway: {name: !env HOST}\n", ":1: unknown tag !env: expected a plain value"],
+    ["a mapping as key", "? [a, b]\n: 4\n", ":1: expected a plain text as key"],
+    ["a bomb of brackets", "[".repeat(20_000), ":1: nested too deep"],
+    [
+      "a reference that YAML takes for a mapping",
+      `broker: {port: \${PORT:-5}}\n`,
+      "within { } or [ ] needs quotes",
+    ],
+    ["bytes that are no text", Uint8Array.of(0xff, 0xfe, 0x61, 0), ": not text in UTF-8"],
+    ["what a power cut leaves", new Uint8Array(4096), ": not text: it has NUL bytes"],
+    ["a number that is none", "broker: {port: .nan}\n", "expected a number, found one that is not finite"],
+    ["a list", "- a\n", ": (top): expected a section (key: value), found a list"],
+    [
+      "a boolean of YAML 1.1",
+      "broker: {enabled: yes}\n",
+      'expected true or false, found text; did you mean "true"?',
+    ],
+    ["a number in quotes", "broker: {port: '1'}\n", "expected a number, found text: leave out the quotes"],
+    ["text that is a number", "gateway: {name: 5}\n", "expected text, found a number: put it in quotes"],
+    ["a number out of range", "broker: {port: 70000}\n", "broker.port: expected at most 65535"],
+    ["a missing key", "uplinks: {c: {}}\n", "uplinks.c.url: missing: expected text"],
+    ["a password in a url", "uplinks: {c: {url: 'mqtt://u:p@h'}}\n", "go to username and password"],
+    [
+      "a port that is none",
+      "uplinks: {c: {url: 'mqtt://h:99999'}}\n",
+      "uplinks.c.url: expected `embedded`, or",
+    ],
+  ];
+  test.each(syntax)("%s is told in words for whoever wrote it, in one line", (_what, text, expected) => {
+    writeFileSync(file(), text);
+    const said = errorOf(load);
+    expect(said).toContain(expected);
+    expect(said.trim().split("\n")).toHaveLength(1);
+  });
+
+  test("a folder in place of a file is said to be one", () => {
+    mkdirSync(join(dir, "conf.d/a.yaml"));
+    write("weir.yaml", "");
+    expect(errorOf(load)).toContain(`${join(dir, "conf.d/a.yaml")}: is a folder`);
+  });
+
+  test("what comes from the environment or a file becomes what the option takes: number, boolean or text", () => {
+    write("port", "1899\n");
+    write("weir.yaml", `broker:\n  port: \${file:port}\n  enabled: \${ON}\n`);
+    const { config } = load({
+      ON: "false",
+      WEIR__GATEWAY__NAME: "007",
+      WEIR__UPLINKS__C: "{url: embedded}",
+      WEIR__UPLINKS__C__PASSWORD: "0042",
+      WEIR__HTTP__PORT: "7781",
+    });
+    expect(config.broker).toMatchObject({ port: 1899, enabled: false });
+    expect(config.gateway.name).toBe("007");
+    expect(config.uplinks["c"]?.password).toBe("0042");
+    expect(config.http.port).toBe(7781);
+    expect(errorOf(() => load({ ON: "maybe" }))).toContain(
+      "broker.enabled: expected true or false, found text",
     );
   });
 
