@@ -24,14 +24,16 @@ export function screen(figures: Figures, columns: number, rows: number): string[
   );
   for (const trouble of figures.troubles.slice(0, 3)) put(`! ${trouble}`, yellow);
 
-  // What is left is shared: each section shows what matters most of it.
+  // What is left is shared: each section shows what matters most of it. Where not even a row of each fits, some give way.
   const left = rows - lines.length - 1;
-  const sections = [
+  const all = [
     latencySection(figures),
     sourceSection(figures),
     outboxSection(figures),
     pluginSection(figures),
   ].filter(({ body }) => body.length > 0);
+  const kept = new Set(all.toSorted((a, b) => a.rank - b.rank).slice(0, Math.max(1, Math.floor(left / 2))));
+  const sections = all.filter((section) => kept.has(section));
   const room = shares(
     sections.map(({ body }) => body.length),
     left - sections.length,
@@ -39,8 +41,8 @@ export function screen(figures: Figures, columns: number, rows: number): string[
   sections.forEach(({ head, body }, i) => {
     put(head, dim);
     const most = room[i] ?? 0;
-    const shown = body.length > most ? body.slice(0, Math.max(0, most - 1)) : body;
-    for (const text of shown) put(text);
+    const shown = body.length > most ? busiest(body, most - 1) : body;
+    for (const { text } of shown) put(text);
     if (shown.length < body.length && most > 0) put(`… ${body.length - shown.length} more`, dim);
   });
   const off = figures.probesOff.length === 0 ? "" : `; off: ${figures.probesOff.join(" ")}`;
@@ -48,23 +50,47 @@ export function screen(figures: Figures, columns: number, rows: number): string[
   return lines.slice(0, rows);
 }
 
+interface Row {
+  readonly text: string;
+  /** nothing happens there: the first to give way */
+  readonly quiet: boolean;
+}
+
 interface Section {
   readonly head: string;
-  readonly body: readonly string[];
+  readonly body: readonly Row[];
+  /** the greatest gives way first on a small screen */
+  readonly rank: number;
+}
+
+/** At most so many rows, those where something happens before others; they stay in their order. */
+function busiest(body: readonly Row[], most: number): readonly Row[] {
+  const kept = new Set(
+    body.toSorted((a, b) => Number(a.quiet) - Number(b.quiet)).slice(0, Math.max(0, most)),
+  );
+  return body.filter((one) => kept.has(one));
 }
 
 const latencySection = ({ latencies }: Figures): Section => ({
   head: row("LATENCY", "P50", "P99"),
-  body: latencies.map(({ name, p50, p99 }) =>
-    row(name.replace("device_ack", "device to PUBACK").replace(/^hold$/, "path held"), ms(p50), ms(p99)),
-  ),
+  body: latencies.map(({ name, p50, p99 }) => ({
+    text: row(
+      name.replace("device_ack", "device to PUBACK").replace(/^hold$/, "path held"),
+      ms(p50),
+      ms(p99),
+    ),
+    quiet: p99 === undefined,
+  })),
+  rank: 3,
 });
 
 const sourceSection = ({ sources, short }: Figures): Section => ({
   head: row("SOURCE", "IN/s", "OUT/s", "LOST", "DROPPED", "REJECTED"),
-  body: [...sources, ...short].map(({ name, inRate, outRate, lost, dropped, rejected }) =>
-    row(name, count(inRate), count(outRate), count(lost), count(dropped), count(rejected)),
-  ),
+  body: [...sources, ...short].map(({ name, inRate, outRate, lost, dropped, rejected }) => ({
+    text: row(name, count(inRate), count(outRate), count(lost), count(dropped), count(rejected)),
+    quiet: inRate + outRate + lost + dropped + rejected === 0,
+  })),
+  rank: 0,
 });
 
 const outboxSection = ({ outbox, outboxUsedBytes, outboxLimitBytes }: Figures): Section => ({
@@ -76,8 +102,8 @@ const outboxSection = ({ outbox, outboxUsedBytes, outboxLimitBytes }: Figures): 
     "DROPPED",
     "LOST",
   ),
-  body: outbox.map(({ name, outRate, held, oldestS, dropped, lost }) =>
-    row(
+  body: outbox.map(({ name, outRate, held, oldestS, dropped, lost }) => ({
+    text: row(
       name,
       count(outRate),
       count(held),
@@ -85,14 +111,18 @@ const outboxSection = ({ outbox, outboxUsedBytes, outboxLimitBytes }: Figures): 
       count(dropped),
       count(lost),
     ),
-  ),
+    quiet: outRate + held + dropped + lost === 0,
+  })),
+  rank: 1,
 });
 
 const pluginSection = ({ plugins }: Figures): Section => ({
   head: row("PLUGIN", "ROWS/s", "BUSY", "MEMORY", "FAILURES", "STATE"),
-  body: plugins.map(({ name, state, inRate, busy, memoryBytes, failures }) =>
-    row(name, count(inRate), percent(busy), formatSize(memoryBytes), count(failures), state),
-  ),
+  body: plugins.map(({ name, state, inRate, busy, memoryBytes, failures }) => ({
+    text: row(name, count(inRate), percent(busy), formatSize(memoryBytes), count(failures), state),
+    quiet: inRate + failures === 0 && state === "on",
+  })),
+  rank: 2,
 });
 
 const row = (name: string, ...cells: readonly string[]): string =>

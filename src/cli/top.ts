@@ -25,7 +25,8 @@ export async function top(invocation: Invocation): Promise<number> {
     show(figuresOf(before, await look(agent)), json);
     return 0;
   }
-  if (json || process.stdout.isTTY !== true) {
+  // A dumb terminal can't move its cursor: it gets a look after the other, as a file does.
+  if (json || process.stdout.isTTY !== true || process.env["TERM"] === "dumb") {
     for (let before = await look(agent); ; ) {
       await pause(seconds * 1000, controller.signal);
       if (controller.signal.aborted) return 0;
@@ -69,6 +70,8 @@ async function live(agent: ApiClient, seconds: number, controller: AbortControll
     let before: Look | undefined;
     while (!controller.signal.aborted) {
       let lines: string[];
+      // The first look has no rates: the second one soon follows.
+      const waitMs = before === undefined ? Math.min(seconds * 1000, 500) : seconds * 1000;
       try {
         const now = await look(agent);
         lines = screen(figuresOf(before ?? now, now), stdout.columns || 80, stdout.rows || 24);
@@ -78,7 +81,7 @@ async function live(agent: ApiClient, seconds: number, controller: AbortControll
         lines = [`${messageOf(thrown)}; waiting for it`];
       }
       stdout.write(painter.paint(lines));
-      await pause(before === undefined ? 1000 : seconds * 1000, controller.signal);
+      await pause(before === undefined ? 1000 : waitMs, controller.signal);
     }
     return 0;
   } finally {

@@ -92,6 +92,26 @@ test("the screen fits 80x24 whatever there is to show, and says what it leaves o
   }
 });
 
+test("where there is little room, what happens is shown before what is quiet, in a row at least of each section that is", () => {
+  const now = look(11, 0, 20);
+  const lines = now.ledger.lines.map((one) => (one.name === "name-19" ? { ...one, in: 90, out: 90 } : one));
+  const busy = figuresOf(look(10, 0, 20), { ...now, ledger: { epoch: "00", lines } });
+  const source = / {2}90 {8}90 /;
+  for (const [columns, rows] of [
+    [80, 24],
+    [40, 10],
+    [40, 6],
+  ] as const) {
+    const shown = screen(busy, columns, rows);
+    expect(shown.length).toBeLessThanOrEqual(rows);
+    if (columns === 80) expect(shown.find((text) => /^name-19/.test(text))).toMatch(source);
+    const heads = shown.flatMap((text, i) => (/^[A-Z]{4}/.test(text) ? [i] : []));
+    expect(heads.length).toBeGreaterThan(0);
+    for (const at of heads) expect(shown[at + 1]).toMatch(/^(?:name-|device|…)/);
+  }
+  expect(screen(busy, 40, 10).join("\n")).toContain("SOURCE");
+});
+
 test("only what changed is written", () => {
   const painter = new Painter();
   expect(painter.paint(["a", "b"])).toContain("\u001b[2;1Hb");
