@@ -56,6 +56,8 @@ export interface InstanceFailure {
   readonly reason: string;
   /** it was this plugin's doing, as far as can be told */
   readonly blame: boolean;
+  /** it did not answer in time, or the process it was in ended: on another occasion it might not fail */
+  readonly mayPass?: boolean;
 }
 
 /** What a call gave. */
@@ -252,7 +254,7 @@ export class Instance {
     }
     // This loop itself may have stood still while the answer was there: it is read first.
     setImmediate(() => {
-      if (this.#calls[0] === head) this.#failNow(`took longer than ${head.limitMs} ms`);
+      if (this.#calls[0] === head) this.#failNow(`took longer than ${head.limitMs} ms`, true);
       else if (this.#timer === undefined) this.#checkDeadline();
     });
   }
@@ -335,12 +337,12 @@ export class Instance {
     // The host's own account of the end travels on another socket and may come a little later.
     setImmediate(() => {
       const reason = this.#slot.lastWords() ?? "its thread ended";
-      this.#fail({ ok: false, disposition: "retry", reason, blame });
+      this.#fail({ ok: false, disposition: "retry", reason, blame, mayPass: true });
     });
   }
 
-  #failNow(reason: string): void {
-    this.#fail({ ok: false, disposition: "retry", reason, blame: true });
+  #failNow(reason: string, mayPass = false): void {
+    this.#fail({ ok: false, disposition: "retry", reason, blame: true, mayPass });
   }
 
   #fail(failure: InstanceFailure): void {

@@ -84,7 +84,7 @@ export class Rollout {
   /**
    * Puts these versions in their places; the chain is then what the roster holds. What can't run is in the roster with its reason.
    * `limitMs`: for each `configure` that data waits for; undefined while there is no data.
-   * @returns whether any of them could not be vetted for a reason that may pass: it is still to be wished for
+   * @returns whether any of them could not be vetted or started for a reason that may pass: it is still to be wished for
    */
   async run(wishes: readonly Wish[], settings: Settings, limitMs: number | undefined): Promise<boolean> {
     const { ready, again } = await this.#vetAll(wishes, settings);
@@ -92,7 +92,8 @@ export class Rollout {
     await this.#parts.exclusively(() => this.#switch(changes, limitMs));
     await this.#keepVersions(changes);
     const instead = await this.#insteadOf(changes.filter(({ runner, old }) => runner.state !== "on" && !old));
-    return (instead.length > 0 && (await this.run(instead, settings, limitMs))) || again;
+    const later = changes.some(({ runner }) => runner.mayStartLater);
+    return (instead.length > 0 && (await this.run(instead, settings, limitMs))) || again || later;
   }
 
   /** What is left in a host that starts nothing more goes on in a fresh one, so that the old one can end. */
@@ -114,8 +115,7 @@ export class Rollout {
         const isFinal = thrown instanceof WeirError && thrown.disposition === "reject";
         again ||= !isFinal;
         const reason = isFinal ? messageOf(thrown) : `${messageOf(thrown)}; it is tried again`;
-        // Under a key of another kind, the version is still to be wished for.
-        const noted = isFinal ? wish : { ...wish, key: `again ${wish.key}` };
+        const noted = isFinal ? wish : stillWished(wish);
         this.#parts.roster.refuse(wish.candidate.name, noted.key, reason, wish);
         const runs = this.#parts.roster.get(wish.candidate.name)?.runner !== undefined;
         const last = runs ? undefined : await this.#lastGood(noted, `what was dropped is refused: ${reason}`);
@@ -130,7 +130,8 @@ export class Rollout {
     const wishes = await Promise.all(
       changes.map(({ wish, runner }) => {
         const { version } = wish.candidate.manifest;
-        return this.#lastGood(wish, `version ${version} did not start: ${runner.lastError}`);
+        const noted = runner.mayStartLater ? stillWished(wish) : wish;
+        return this.#lastGood(noted, `version ${version} did not start: ${runner.problem}`);
       }),
     );
     return wishes.flatMap((wish) => wish ?? []);
@@ -161,8 +162,12 @@ export class Rollout {
   async #prepare(ready: readonly Ready[], settings: Settings): Promise<Change[]> {
     if (ready.length === 0) return [];
     const { room, roster } = this.#parts;
-    const running = roster.entries.flatMap(({ candidate, runner }) =>
-      runner === undefined || candidate === undefined ? [] : [{ candidate, vetted: runner.spec.vetted }],
+    const names = new Set(ready.map(({ wish }) => wish.candidate.name));
+    // What failed, and is tried again, leaves its room to the next try.
+    const running = roster.entries.flatMap(({ name, candidate, runner }) =>
+      runner === undefined || candidate === undefined || (runner.state === "failed" && names.has(name))
+        ? []
+        : [{ candidate, vetted: runner.spec.vetted }],
     );
     const coming = ready.map(({ wish, vetted }) => ({ candidate: wish.candidate, vetted }));
     await room.make([...running, ...coming], settings);
@@ -194,11 +199,11 @@ export class Rollout {
     });
     const leaving: Runner[] = [];
     for (const { wish, runner, old } of changes) {
-      const { candidate, decision, key, dropped } = wish;
+      const { candidate, decision, key, dropped } = runner.mayStartLater ? stillWished(wish) : wish;
       const { name, manifest, hash } = candidate;
       const known = roster.get(name);
       if (known !== undefined && runner.state !== "on" && old?.state === "on") {
-        const why = `version ${manifest.version} did not start, the one before stays: ${runner.lastError}`;
+        const why = `version ${manifest.version} did not start, the one before stays: ${runner.problem}`;
         log(name, "error", why);
         leaving.push(runner);
         roster.set({ ...known, key, dropped, decision, reason: why });
@@ -232,19 +237,20 @@ export class Rollout {
     }
   }
 
-  #makeRunner(spec: RunnerSpec, fallback: RunnerSpec | undefined): Runner {
+  #makeRunner(given: RunnerSpec, fallback: RunnerSpec | undefined): Runner {
     const { exclusively, loadState, log, room, onReverted } = this.#parts;
-    const { name, onFailure } = spec;
+    const { name, onFailure, id } = given;
     let reverted = false;
-    const onChange = ({ state, lastError, revertedFor, spec: { id } }: Runner): void => {
+    const onChange = (runner: Runner): void => {
+      const { state, lastError, revertedFor, spec } = runner;
       const rows = onFailure === "drop" ? "are dropped" : "pass by";
       if (state === "resting") {
         log(name, "warn", `rests a little after another failure; its rows ${rows}: ${lastError}`);
       } else if (state === "quarantined" || state === "failed") {
-        log(name, "error", `${state}: ${lastError}; its rows ${rows}`);
+        log(name, "error", `${state}: ${runner.problem}; its rows ${rows}`);
       } else if (revertedFor !== undefined && state === "on" && !reverted) {
         reverted = true;
-        const to = id === spec.id ? undefined : id;
+        const to = spec.id === id ? undefined : spec.id;
         const why =
           to === undefined
             ? `with its new settings it failed its first chunks, it runs with those before: ${revertedFor}`
@@ -253,7 +259,7 @@ export class Rollout {
         onReverted(name, to, why);
       }
     };
-    return new Runner(spec, { lease: () => room.lease(), loadState, exclusively, onChange }, fallback);
+    return new Runner(given, { lease: () => room.lease(), loadState, exclusively, onChange }, fallback);
   }
 
   /** What a plugin is run from. Rejects when its configuration doesn't fit its own schema. */
@@ -289,6 +295,9 @@ export class Rollout {
     };
   }
 }
+
+/** A wish whose entry has a key of another kind: the version is still to be wished for. */
+const stillWished = (wish: Wish): Wish => ({ ...wish, key: `again ${wish.key}` });
 
 /** Works through items, some at a time. */
 async function inTurns<T>(

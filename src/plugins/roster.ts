@@ -126,14 +126,14 @@ function infoOf({ name, candidate, decision, runner, state, reason }: Entry, set
       busyMs: 0,
       stateBytes: 0,
     };
-  const { lastError, failures, restarts, busyMs, stateBytes, memory } = runner;
+  const { problem, failures, restarts, busyMs, stateBytes, memory } = runner;
   const { version, hash } = runner.spec;
   return {
     ...common,
     version,
     hash,
     state: runner.state,
-    reason: reason ?? lastError,
+    reason: reason ?? problem,
     exports: Object.keys(runner.spec.exports).filter((one) => one !== "lifecycle"),
     failures,
     restarts,

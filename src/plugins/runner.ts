@@ -82,6 +82,7 @@ export class Runner {
   #busyBeforeMs = 0;
   #lastError: string | undefined;
   #opening = false;
+  #isRetried = false;
   #rest: NodeJS.Timeout | undefined;
   /** the place of the last call that gave the instance input, since the chain's last restart */
   lastSeen: number = NEVER;
@@ -122,6 +123,16 @@ export class Runner {
   /** Why it isn't on, or why it last failed. */
   get lastError(): string | undefined {
     return this.#lastError;
+  }
+
+  /** Whether it could not be started for a reason that may pass, such as its deadline on a machine that is slow just now. */
+  get mayStartLater(): boolean {
+    return this.#isRetried;
+  }
+
+  /** {@link lastError}, and whether that is the end of it. */
+  get problem(): string | undefined {
+    return this.mayStartLater ? `${this.#lastError}; it is tried again` : this.#lastError;
   }
 
   /** Failures since the agent's start. */
@@ -177,10 +188,10 @@ export class Runner {
    */
   async open(limitMs?: number): Promise<void> {
     const failure = await this.#openInstance(limitMs);
-    if (failure !== undefined) {
-      this.#record(failure.reason);
-      this.#become("failed");
-    }
+    if (failure === undefined) return;
+    this.#record(failure.reason);
+    this.#isRetried = failure.mayPass === true;
+    this.#become("failed");
   }
 
   /** A call went through. */
@@ -335,10 +346,11 @@ export class Runner {
       const opened = await this.#instance?.open(state, limitMs);
       if (opened === undefined) throw new Error(this.#lastError ?? "it was not started");
       if (!opened.ok) return opened;
+      this.#isRetried = false;
       this.#become("on");
       return undefined;
     } catch (thrown) {
-      return { ok: false, disposition: "retry", reason: messageOf(thrown), blame: true };
+      return { ok: false, disposition: "retry", reason: messageOf(thrown), blame: true, mayPass: true };
     } finally {
       this.#opening = false;
     }

@@ -13,10 +13,12 @@ import {
 } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test, vi } from "vitest";
+import { stringify } from "yaml";
 import { family } from "../../bench/tools/processes.ts";
 import type { Frame } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { MessagesBuilder } from "../../src/core/messages.ts";
+import type { StateEntry } from "../../src/core/ports.ts";
 import { HostPool } from "../../src/plugins/host.ts";
 import { DEFAULT_LIMITS } from "../../src/plugins/limits.ts";
 import { pluginsSchema } from "../../src/plugins/options.ts";
@@ -262,6 +264,63 @@ describe("effects", () => {
         },
       ]);
     });
+  });
+});
+
+describe("a start", () => {
+  test("that fails for a reason that may pass is tried again by itself, the version before running meanwhile", async () => {
+    let denied = true;
+    const loadState = async (): Promise<readonly StateEntry[]> => {
+      if (denied) throw new Error("not just now");
+      return [];
+    };
+    const lane = await Lane.start({ passthrough }, join(folder, "cache"), { loadState });
+    try {
+      const { state, reason } = lane.info("passthrough");
+      expect([state, reason]).toEqual(["failed", "not just now; it is tried again"]);
+      expect(lane.logs.at(-1)?.text).toContain("not just now; it is tried again");
+      denied = false;
+      await until("the next try", () => lane.info("passthrough").state === "on");
+      expect(lane.info("passthrough").reason).toBeUndefined();
+
+      denied = true;
+      const text = stringify({ name: "passthrough", version: "2", component: "passthrough.wasm" });
+      writeFileSync(join(lane.dir, "plugins/passthrough/plugin.yaml"), text);
+      const said = "version 2 did not start, the one before stays: not just now; it is tried again";
+      await until("the failure", () => lane.info("passthrough").reason === said);
+      expect(lane.info("passthrough")).toMatchObject({ state: "on", version: "1" });
+      denied = false;
+      await until("version 2", () => lane.info("passthrough").version === "2");
+      expect(lane.info("passthrough")).toMatchObject({ state: "on", reason: undefined });
+    } finally {
+      await lane.stop();
+    }
+  });
+
+  test.each(["err-configure", "trap-configure"])(
+    "that ends by the plugin's own doing is not: %s",
+    async (file) => {
+      await withLane({ own: { component: hostile(file) } }, async (lane) => {
+        expect(lane.info("own").state).toBe("failed");
+        expect(lane.info("own").reason).not.toContain("tried again");
+      });
+    },
+  );
+
+  test("that takes too long is tried again, in the same process", async () => {
+    const spin = { spin: { component: hostile("spin-configure") } };
+    const lane = await Lane.start({ ...spin, passthrough }, join(folder, "cache"), { startMs: 1_000 });
+    const failed = (): number =>
+      lane.logs.filter(({ text }) => text.startsWith("failed: took longer")).length;
+    try {
+      const { pids } = lane.manager;
+      expect(lane.info("spin").reason).toMatch(/took longer than 1000 ms; it is tried again$/);
+      await until("a second try", () => failed() > 1);
+      await until("the other one", () => lane.info("passthrough").state === "on");
+      expect(lane.manager.pids).toEqual(pids);
+    } finally {
+      await lane.stop();
+    }
   });
 });
 
