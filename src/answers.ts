@@ -27,6 +27,7 @@ import {
 } from "./parts.ts";
 import { componentWalls } from "./plugins/walls.ts";
 import type { Running } from "./running.ts";
+import { pluginDecoders } from "./sources/router.ts";
 import { cpuProfile, heapReport } from "./telemetry/profile.ts";
 import { fillTopic } from "./uplink/topics.ts";
 
@@ -90,9 +91,19 @@ export class Answers implements ApiHandlers {
       if (name === "broker") reasons.push(text);
       else notes.push(text);
     }
-    for (const { name, state, reason } of this.plugins()) {
-      if (state !== "on" && state !== "disabled")
+    const plugins = this.plugins();
+    for (const { name, state, reason, behind } of plugins) {
+      if (behind) notes.push(`plugin ${name}: ${reason}`);
+      else if (state !== "on" && state !== "disabled")
         notes.push(`plugin ${name}: ${state}, ${reason ?? "no reason"}`);
+    }
+    const { devices, mqtt } = this.#run.config.sources;
+    const rules = [...devices, ...Object.values(mqtt).flatMap((source) => source.rules)];
+    for (const decoder of pluginDecoders(rules)) {
+      if (plugins.some(({ name, exports }) => name === decoder && exports.includes("decoder"))) continue;
+      notes.push(
+        `plugin ${decoder}: a rule names it as decoder, and it decodes nothing: messages are rejected`,
+      );
     }
     if (!this.#run.reloads.lastGood)
       notes.push("the latest configuration was refused: see `weir config validate`");

@@ -88,6 +88,9 @@ export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> 
   ];
   for (const part of agent?.parts ?? []) {
     if (part.state === "on" || part.state === "off") continue;
+    // The running agent knows more of an uplink than a look at its address tells.
+    const looked = findings.findIndex(({ subject }) => subject === part.name);
+    if (looked >= 0) findings.splice(looked, 1);
     findings.push(warn(part.name, part.reason ?? part.state, part.remedy ?? "see the agent's log"));
   }
   for (const reason of readiness?.reasons ?? [])
@@ -114,9 +117,18 @@ function secrets({ files, secrets: known }: LoadedConfig): Finding[] {
   if (known.size === 0) return [];
   return files.flatMap((path) => {
     const mode = statSync(path, { throwIfNoEntry: false })?.mode ?? 0;
-    if ((mode & 0o007) === 0) return [];
+    if ((mode & 0o007) === 0 || !holdsOne(path, known)) return [];
     return [warn("secrets", `${path} can be read by every user`, `chmod o-rwx ${path}`)];
   });
+}
+
+function holdsOne(path: string, secrets: ReadonlySet<string>): boolean {
+  try {
+    const text = readFileSync(path, "utf8");
+    return [...secrets].some((secret) => text.includes(secret));
+  } catch {
+    return false;
+  }
 }
 
 function memory(): Finding {

@@ -36,7 +36,7 @@ const EFFECTS_MS = 500;
 export class Agent {
   readonly #run: Running;
   readonly #files: PluginFiles;
-  readonly #load: () => Promise<LoadedConfig>;
+  readonly #load: (before: Config) => Promise<LoadedConfig>;
   readonly #service = new ServiceManager(process.env);
   readonly #trim = new MemoryTrim();
   readonly #failed = Promise.withResolvers<WeirError>();
@@ -45,13 +45,13 @@ export class Agent {
   #folder: HeldDataFolder | undefined;
   #clockKeeper: ClockKeeper | undefined;
 
-  /** Does nothing yet: {@link start}. `load` reads the configuration again, for {@link reload}; it rejects when that is not valid. */
+  /** Does nothing yet: {@link start}. `load` reads the configuration again in the place of the one before, for {@link reload}; it rejects when that is not valid. */
   constructor(
     loaded: LoadedConfig,
     version: string,
     log: LogOptions,
     files: PluginFiles,
-    load: () => Promise<LoadedConfig>,
+    load: (before: Config) => Promise<LoadedConfig>,
   ) {
     this.#run = new Running(loaded, version, log);
     this.#files = files;
@@ -248,7 +248,7 @@ export class Agent {
   async #reloadNow(): Promise<ReloadReport> {
     let next: LoadedConfig;
     try {
-      next = await this.#load();
+      next = await this.#load(this.#run.config);
       if (next.empty && !this.#run.loaded.empty)
         throw new WeirError("config.invalid", `${next.file}: has no byte, as after a write to a full disk`);
     } catch (thrown) {

@@ -1,16 +1,18 @@
 /** The thread of `reader.ts`: reads and checks what it is asked for. Each request brings a port for its answer. */
 import { type MessagePort, parentPort } from "node:worker_threads";
 import { type Chosen, loadOrLastGood } from "./config/choose.ts";
-import { type LoadedConfig, loadConfig } from "./config/load.ts";
+import type { LoadedConfig } from "./config/load.ts";
 import { type ErrorCode, messageOf, WeirError } from "./core/errors.ts";
+import { loadWithPlugins } from "./plugin-settings.ts";
 import { type PluginFiles, pluginFiles } from "./plugins/files.ts";
+import type { PluginsOptions } from "./plugins/options.ts";
 
 /** What can be asked for. */
 export interface Readings extends PluginFiles {
   /** The configuration that a start goes by: {@link loadOrLastGood}. */
   chosen(named: string | undefined, dataDir: string | undefined): Promise<Chosen>;
-  /** The configuration as its files are now: {@link loadConfig}. */
-  loaded(named: string | undefined): Promise<LoadedConfig>;
+  /** The configuration as its files are now: {@link loadWithPlugins}. */
+  loaded(named: string | undefined, before: PluginsOptions): Promise<LoadedConfig>;
 }
 
 /** What a request's port brings. Structured cloning keeps no class of errors: `code` is a WeirError's. */
@@ -21,7 +23,7 @@ export type Answer<K extends keyof Readings> =
 const readings: Readings = {
   ...pluginFiles,
   chosen: async (named, dataDir) => loadOrLastGood(named, process.env, dataDir),
-  loaded: async (named) => loadConfig(named, process.env),
+  loaded: (named, before) => loadWithPlugins(named, process.env, before),
 };
 
 async function answer(name: keyof Readings, args: readonly [never, never], port: MessagePort): Promise<void> {

@@ -7,6 +7,10 @@ import { type ApiHandlers, PLUGIN_ACTIONS, type PluginAction } from "./types.ts"
 const PLUGIN = /^\/api\/v1\/plugins\/([a-z0-9][a-z0-9_-]{0,63})(?:\/([a-z]{1,16}))?$/;
 const PROBE = /^\/api\/v1\/probes\/([a-z]{1,32})\/(on|off)$/;
 
+/** For whoever looks at it in a browser first. */
+const NO_PATH =
+  "no such path: there are /metrics, /healthz, /readyz, /api/v1/status and more, see docs/api.md";
+
 /** Answers one request. `readOnly`: whoever asks may be any local user. Never throws. */
 export async function answer(
   request: IncomingMessage,
@@ -71,7 +75,7 @@ async function get(
   if (!readOnly && path === "/api/v1/log") return send(response, 200, handlers.logLines());
   // Payloads of devices: for whoever may read the data folder.
   if (path === "/api/v1/rejected" && !readOnly) return send(response, 200, handlers.rejected());
-  return send(response, 404, { error: "no such path" });
+  return send(response, 404, { error: NO_PATH });
 }
 
 async function post(
@@ -106,7 +110,7 @@ async function post(
     await handlers.pluginAction(plugin, action);
     return send(response, 200, handlers.plugin(plugin) ?? null);
   }
-  return send(response, 404, { error: "no such path" });
+  return send(response, 404, { error: NO_PATH });
 }
 
 const isAction = (text: string | undefined): text is PluginAction =>

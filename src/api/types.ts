@@ -70,6 +70,8 @@ export interface PluginStatus {
   readonly versions: readonly string[];
   /** it was rolled back: the dropped version does not run */
   readonly pinned: boolean;
+  /** it is on, but not as the folder and weir.yaml have it: `reason` says why */
+  readonly behind: boolean;
 }
 
 /** `GET /api/v1/plugins/<name>` */

@@ -1,16 +1,17 @@
 import { stringify } from "yaml";
 import { configJsonSchema } from "../config/json-schema.ts";
-import { defaults, loadConfig } from "../config/load.ts";
+import { defaults } from "../config/load.ts";
 import { withoutSecrets } from "../config/secrets.ts";
+import { loadWithPlugins } from "../plugin-settings.ts";
 import type { Invocation } from "./commands.ts";
 import { configOf } from "./context.ts";
 import { green, line, printJson } from "./output.ts";
 
 /** `weir config validate [file]` */
-export function validate({ positionals }: Invocation): Promise<number> {
-  const { file } = loadConfig(positionals[0], process.env);
+export async function validate({ positionals }: Invocation): Promise<number> {
+  const { file } = await loadWithPlugins(positionals[0], process.env);
   line(`${green("valid")}: ${file ?? "no file, defaults"}`);
-  return Promise.resolve(0);
+  return 0;
 }
 
 /** `weir config print` */

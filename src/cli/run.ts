@@ -5,6 +5,7 @@ import { inDataDir } from "../config/data-dir.ts";
 import { refuseWithout } from "../config/last-good.ts";
 import type { LoadedConfig } from "../config/load.ts";
 import { mainFilePlaces } from "../config/main-file.ts";
+import type { Config } from "../config/schema.ts";
 import { WeirError } from "../core/errors.ts";
 import { Reader } from "../reader.ts";
 import type { Invocation } from "./commands.ts";
@@ -34,8 +35,8 @@ export async function run(invocation: Invocation): Promise<number> {
   const log = { level, terminal: process.stderr.isTTY === true };
   // A file that counted once and is gone is an error: without it uplinks would go, and with them what they hold.
   let { file } = loaded;
-  const load = async (): Promise<LoadedConfig> => {
-    const next = inDataDir(await reader.loaded(named ?? file), dataDir);
+  const load = async ({ plugins }: Config): Promise<LoadedConfig> => {
+    const next = inDataDir(await reader.loaded(named ?? file, plugins), dataDir);
     file = next.file;
     return next;
   };

@@ -41,6 +41,8 @@ export interface PluginInfo {
   readonly versions: readonly string[];
   /** it was rolled back */
   readonly pinned: boolean;
+  /** it is on, but not as the folder and weir.yaml have it: `reason` says why */
+  readonly behind: boolean;
 }
 
 /** A line that a plugin logged, or that was logged about it. */

@@ -113,6 +113,7 @@ function infoOf({ name, candidate, decision, runner, state, reason }: Entry, set
     ...rightsOf(candidate, options),
     versions: decision?.history ?? [],
     pinned: decision?.pin !== undefined,
+    behind: runner?.state === "on" && reason !== undefined,
   };
   if (runner === undefined)
     return {

@@ -10,6 +10,10 @@ import { TopicPattern } from "./topic-pattern.ts";
 /** Decoders of Weir's own; any other name is a plugin's. */
 export const DECODERS: readonly string[] = ["json", "plain", "availability", "about", "senml", "cbor"];
 
+/** Plugins that rules name as decoders. */
+export const pluginDecoders = (rules: readonly DeviceRule[]): ReadonlySet<string> =>
+  new Set(rules.flatMap(({ decoder = "json" }) => (DECODERS.includes(decoder) ? [] : [decoder])));
+
 /** What is to be done with a topic's messages. */
 export interface Verdict {
   /** the rule's findings; undefined when no rule matches. Its device is "" when the topic gives no usable id. */

@@ -18,7 +18,11 @@ import { Agent, AgentFolder, weir } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
 const config = {
-  sources: { kernel: { enabled: false }, system: { enabled: false } },
+  sources: {
+    kernel: { enabled: false },
+    system: { enabled: false },
+    devices: [{ topic: "raw/{device}", decoder: "no-such" }, { preset: "plain" }],
+  },
   uplinks: { local: { url: "embedded", batch: { ageMs: 20 } } },
   plugins: { dir: "plugins" },
 };
@@ -121,6 +125,11 @@ describe("a plugins folder that changes under load", () => {
     expect(plugin).toMatchObject({ state: "on", version: "1.0.3" });
     expect(plugin.reason).toContain("the version before stays");
     expect(await isCounted("d")).toBe(true);
+    // Who looks for what is wrong finds it, though the plugin is on.
+    const { notes, ready } = await folder.api.readiness();
+    expect(ready).toBe(true);
+    expect(notes).toContainEqual(expect.stringMatching(/^plugin counting: what was dropped is refused/));
+    expect(notes).toContainEqual(expect.stringMatching(/^plugin no-such: a rule names it as decoder/));
   });
 
   test("a version that doesn't start leaves the old one running", async () => {

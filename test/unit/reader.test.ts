@@ -5,6 +5,7 @@ import { dirname, join, resolve } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { WeirError } from "../../src/core/errors.ts";
 import { pluginFiles } from "../../src/plugins/files.ts";
+import { pluginsSchema } from "../../src/plugins/options.ts";
 import { Reader } from "../../src/reader.ts";
 
 let dir = "";
@@ -28,9 +29,26 @@ test("a configuration comes as it is read here, with what it has of maps and set
   expect(loaded.secrets).toEqual(new Set(["secret"]));
 });
 
+const before = pluginsSchema.parse({ dir: "plugins" });
+
+test("settings that a plugin's own schema refuses are an error of the configuration, unless they were in force before", async () => {
+  const wrong = "plugins:\n  dir: plugins\n  deadband:\n    config: { band: wide }\n";
+  writeFileSync(file(), wrong);
+  await expect(reader.loaded(file(), before)).rejects.toMatchObject({
+    code: "config.invalid",
+    message: expect.stringMatching(`^${file()}:4: plugins.deadband: config: band: `),
+  });
+  const inForce = pluginsSchema.parse({ dir: "plugins", deadband: { config: { band: "wide" } } });
+  await expect(reader.loaded(file(), inForce)).resolves.toMatchObject({ file: file() });
+  writeFileSync(file(), wrong.replace("deadband", "not-here"));
+  await expect(reader.loaded(file(), before)).resolves.toMatchObject({ file: file() });
+  writeFileSync(file(), wrong.replace("wide }", "wide }\n    enabled: false"));
+  await expect(reader.loaded(file(), before)).resolves.toMatchObject({ file: file() });
+});
+
 test("what is wrong with it comes with its code and every line", async () => {
   writeFileSync(file(), "broker: { port: no }\ncolour: red\n");
-  const refused = await reader.loaded(file()).catch((thrown: unknown) => thrown);
+  const refused = await reader.loaded(file(), before).catch((thrown: unknown) => thrown);
   expect(refused).toBeInstanceOf(WeirError);
   expect(refused).toMatchObject({ code: "config.invalid" });
   expect(String(refused)).toContain(`${file()}:1`);
@@ -53,7 +71,7 @@ test("plugins are found as they are here, each time they are asked for", async (
 test("a thread that was ended is followed by another one", async () => {
   await reader.wake().terminate();
   writeFileSync(file(), "# nothing\n");
-  expect((await reader.loaded(file())).file).toBe(file());
+  expect((await reader.loaded(file(), before)).file).toBe(file());
 });
 
 /** Files of ours and packages that a file imports when it is loaded. */
