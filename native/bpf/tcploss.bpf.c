@@ -2,6 +2,9 @@
 /* TCP going wrong: segments sent again, resets sent and received, by the local port and the peer
  * (of resets to a segment that no socket wanted, what the segment says).
  * Slots: labels of endpoint.bpf.h; value 0 sent again, 1 resets sent, 2 resets received.
+ *
+ * A buffer that is sent again holds several segments where the interface divides them; they count
+ * as the kernel counts them (TcpRetransSegs of /proc/net/snmp), answers to SYN included.
  */
 #include "endpoint.bpf.h"
 
@@ -26,7 +29,12 @@ struct inet_sock {
 	__u16 inet_sport; /* network byte order */
 } __attribute__((preserve_access_index));
 
+struct tcp_skb_cb {
+	__u16 tcp_gso_segs;
+} __attribute__((preserve_access_index));
+
 struct sk_buff {
+	char cb[48];
 	unsigned char *head;
 	__u16 protocol; /* network byte order */
 	__u16 network_header;
@@ -70,7 +78,8 @@ static __always_inline void label_segment(struct endpoint *to, const struct sk_b
 	label_endpoint(to, v4, __builtin_bswap16(ports[1]), ports[0]);
 }
 
-static __always_inline int count(const struct sock *sk, const struct sk_buff *skb, int what)
+static __always_inline int count(const struct sock *sk, const struct sk_buff *skb, int what,
+				 __u32 times)
 {
 	struct tcploss_cpu *cpu = this_cpu(&cpus);
 	struct endpoint end = {};
@@ -78,32 +87,42 @@ static __always_inline int count(const struct sock *sk, const struct sk_buff *sk
 
 	if (!cpu)
 		return 0;
-	add(&cpu->head.produced, 1);
+	add(&cpu->head.produced, times);
 	if (sk)
 		label_socket(&end, sk);
 	else if (skb)
 		label_segment(&end, skb);
 	slot = slot_of(cpu->slots, SLOTS, end.address[0], end.address[1], end.ports);
-	add(&slot->value[what], 1);
+	add(&slot->value[what], times);
 	return 0;
 }
 
 SEC(TP "tcp_retransmit_skb")
 int on_retransmit(__u64 *ctx)
 {
-	return count((const struct sock *)ctx[0], NULL, 0);
+	const struct sk_buff *skb = (const struct sk_buff *)ctx[1];
+	__u32 segments = BPF_CORE_READ((const struct tcp_skb_cb *)&skb->cb, tcp_gso_segs);
+
+	return count((const struct sock *)ctx[0], NULL, 0, segments ? segments : 1);
+}
+
+SEC(TP "tcp_retransmit_synack")
+int on_answer_again(__u64 *ctx)
+{
+	/* A struct request_sock, which begins as a socket does, too. */
+	return count((const struct sock *)ctx[1], NULL, 0, 1);
 }
 
 SEC(TP "tcp_send_reset")
 int on_reset_sent(__u64 *ctx)
 {
-	return count((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1], 1);
+	return count((const struct sock *)ctx[0], (const struct sk_buff *)ctx[1], 1, 1);
 }
 
 SEC(TP "tcp_receive_reset")
 int on_reset_received(__u64 *ctx)
 {
-	return count((const struct sock *)ctx[0], NULL, 2);
+	return count((const struct sock *)ctx[0], NULL, 2, 1);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

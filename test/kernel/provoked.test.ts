@@ -218,12 +218,31 @@ describe.skipIf(lacking !== "")(`provoked trouble${lacking === "" ? "" : ` (skip
       ip link set lo up
       nft 'add table ip t; add chain ip t c { type filter hook input priority 0; }; add rule ip t c tcp dport 7777 drop'
       echo ready
-      timeout 4 bash -c 'echo > /dev/tcp/127.0.0.9/7777' || true`;
-      const ran = spawnSync("unshare", ["-n", "bash", "-c", script], { encoding: "utf8", env: environment });
-      expect(ran.stdout).toBe("ready\n");
-      const found = rowsNow(probe, rows).find(({ metric }) => metric.includes("127.0.0.9"));
-      expect(found?.metric).toBe("tcp.retransmits;network.peer.address=127.0.0.9;network.peer.port=7777");
-      expect(found?.value).toBeGreaterThanOrEqual(1);
+      timeout 4 bash -c 'echo > /dev/tcp/127.0.0.9/7777' || true
+      nft 'add rule ip t c tcp dport 7778 limit rate over 100/second burst 5 packets drop'
+      "$1" -e 'require("net").createServer((s) => s.resume()).listen(7778, "127.0.0.9", () => console.log("up"))' > up &
+      until [ -s up ]; do sleep 0.1; done
+      timeout 60 bash -c 'head -c 4000000 /dev/zero > /dev/tcp/127.0.0.9/7778'
+      kill %1
+      awk '/^Tcp:/ { segments = $13 } END { print segments }' /proc/net/snmp`;
+      const folder = mkdtempSync(join(tmpdir(), "weir-lost-"));
+      const ran = spawnSync("unshare", ["-n", "bash", "-ec", script, "bash", process.execPath], {
+        encoding: "utf8",
+        env: environment,
+        cwd: folder,
+      });
+      rmSync(folder, { recursive: true });
+      expect(ran.stdout).toMatch(/^ready\n\d+\n$/);
+      const found = rowsNow(probe, rows).filter(({ metric }) => metric.includes("127.0.0.9"));
+      const to = (port: number): unknown =>
+        found.find(
+          ({ metric }) =>
+            metric === `tcp.retransmits;network.peer.address=127.0.0.9;network.peer.port=${port}`,
+        )?.value;
+      expect(to(7777)).toBeGreaterThanOrEqual(1);
+      // As many as the kernel has counted, though it sends several segments as one.
+      expect(to(7778)).toBeGreaterThanOrEqual(2);
+      expect(Number(to(7777)) + Number(to(7778))).toBe(Number(ran.stdout.split("\n")[1]));
       probe.close();
     },
   );
