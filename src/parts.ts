@@ -35,7 +35,7 @@ export const PROBE_TEXTS = {
   signals: "signals, by who gets them",
   dns: "how long answers of name servers take",
   connections: "the TCP connections there are, by state, peer and port",
-  counters: "context switches, migrations between CPUs, page faults",
+  counters: "context switches, migrations between CPUs",
   hardware: "instructions, cycles, cache references and misses",
 } as const;
 

@@ -154,17 +154,10 @@ const COUNTING: Readonly<Partial<Record<ProbeName, Counting>>> = {
     },
   },
   counters: {
-    from: "/proc/stat, /proc/vmstat",
-    totals(proc) {
-      const memory = parseVmstat(proc("vmstat"));
-      const [all, major] = [memory.get("pgfault"), memory.get("pgmajfault")];
-      const minor = all === undefined || major === undefined ? undefined : all - major;
-      return [
-        total("system.cpu.context_switches", "{switch}", count(/^ctxt (\d+)$/m.exec(proc("stat"))?.[1])),
-        total("system.linux.page_faults", "{fault}", minor, { type: "minor" }),
-        total("system.linux.page_faults", "{fault}", major, { type: "major" }),
-      ];
-    },
+    from: "/proc/stat",
+    totals: (proc) => [
+      total("system.cpu.context_switches", "{switch}", count(/^ctxt (\d+)$/m.exec(proc("stat"))?.[1])),
+    ],
   },
 };
 

@@ -101,9 +101,10 @@ export class SystemRows {
     this.#integer("system.paging.operations", "{operation}", counters.get("pswpout"), {
       "system.paging.direction": "out",
     });
-    this.#integer("system.paging.faults", "{fault}", counters.get("pgmajfault"), {
-      "system.paging.fault.type": "major",
-    });
+    const [faults, major] = [counters.get("pgfault"), counters.get("pgmajfault")];
+    const minor = faults === undefined || major === undefined ? undefined : Math.max(0, faults - major);
+    for (const [type, count] of Object.entries({ minor, major }))
+      this.#integer("system.paging.faults", "{fault}", count, { "system.paging.fault.type": type });
     this.#integer("system.linux.oom_kills", "{process}", counters.get("oom_kill"));
   }
 

@@ -28,7 +28,7 @@ const FALLBACKS: Readonly<Record<string, string>> = {
   oom: "/proc/vmstat",
   ...(existsSync("/sys/fs/ext4") ? { fserror: "/sys/fs/ext4" } : {}),
   ...(existsSync("/sys/class/thermal/thermal_zone0/temp") ? { thermal: "/sys/class/thermal" } : {}),
-  counters: "/proc/stat, /proc/vmstat",
+  counters: "/proc/stat",
 };
 /** Rows that come of them in any case, while a process starts and a connection is there. */
 const STANDING_IN = [

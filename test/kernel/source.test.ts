@@ -62,7 +62,6 @@ describe.skipIf(missing !== "")(`kernel source${missing === "" ? "" : ` (skipped
       expect(sum("system.cpu.run_queue.latency.count")).toBeGreaterThan(0);
       expect(sum("tcp.connect.duration.count")).toBeGreaterThan(0);
       expect(sum("system.cpu.context_switches")).toBeGreaterThan(0);
-      expect(sum("system.linux.page_faults;type=minor")).toBeGreaterThan(100);
       expect(sum("tcp.rtt.sum")).toBeGreaterThan(0);
       expect(intake.rows.some((row) => row.metric === "process.pid" && row.value === pid)).toBe(true);
     });
