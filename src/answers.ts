@@ -84,7 +84,10 @@ export class Answers implements ApiHandlers {
       const since = new Date(trouble.sinceMs).toISOString();
       reasons.push(`outbox: ${trouble.message} (since ${since}); ${new WeirError("outbox.commit").remedy}`);
     }
-    if (this.#run.copied !== undefined) notes.push(`outbox: ${this.#run.copied}`);
+    const walHeld = this.#run.outbox?.walHeld;
+    if (walHeld !== undefined)
+      notes.push(`outbox: its WAL can't be emptied, and grows: ${walHeld} (alarm outbox-wal)`);
+    if (this.#run.copied !== undefined) notes.push(`outbox: ${this.#run.copied} (alarm outbox-copied)`);
     for (const { name, state, reason, remedy } of this.status().parts) {
       if (state === "on" || state === "off") continue;
       const text = `${name}: ${reason ?? state}${remedy === undefined ? "" : `; ${remedy}`}`;

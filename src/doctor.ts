@@ -99,7 +99,7 @@ export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> 
     if (note.startsWith("plugin "))
       findings.push(warn("plugin", note.slice(7), "`weir plugin logs <name>` says more"));
     if (note.startsWith("outbox: "))
-      findings.push(warn("outbox", note.slice(8), "docs/operations.md, alarm `outbox-copied`"));
+      findings.push(warn("outbox", note.slice(8), "docs/operations.md has an entry for the alarm"));
   }
   return findings;
 }

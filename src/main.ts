@@ -99,6 +99,13 @@ export class Agent {
       {
         onCrash: (error) => this.#run.write("error", `${error.message}; it is started again`),
         onTrouble: (trouble) => this.#hearOfTrouble(trouble),
+        onWalHeld: (why) =>
+          this.#run.write(
+            why === undefined ? "info" : "warn",
+            why === undefined
+              ? "outbox: the database's WAL can be emptied again"
+              : `outbox: the database's WAL can't be emptied, and grows: ${why}`,
+          ),
         beforeReopen: () => {
           folder.renew();
           this.#run.folderRenewals += 1;

@@ -85,6 +85,7 @@ function addOutbox(page: MetricsPage, reading: Reading): void {
   if (outbox === undefined) return;
   page.add("weir_outbox_file_bytes", [], outbox.fileBytes);
   page.add("weir_outbox_used_bytes", [], outbox.usedBytes);
+  page.add("weir_outbox_wal_bytes", [], outbox.walBytes);
   page.add("weir_devices", [], outbox.devices);
   page.add("weir_devices_unkept_samples_total", [], outbox.valuesUnkept);
   const now = Date.now();

@@ -142,7 +142,7 @@ export const ERRORS = {
 } as const;
 
 /** Alarms that Weir raises itself, for the device `_gateway`; docs/operations.md says what to do about each. */
-export const OWN_ALARMS = ["outbox-copied", "outbox-corrupt", "outbox-unwritable"] as const;
+export const OWN_ALARMS = ["outbox-copied", "outbox-corrupt", "outbox-unwritable", "outbox-wal"] as const;
 /** One of {@link OWN_ALARMS}. */
 export type OwnAlarm = (typeof OWN_ALARMS)[number];
 

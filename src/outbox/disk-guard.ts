@@ -27,6 +27,11 @@ export class DiskGuard {
     return this.#tight;
   }
 
+  /** The disk is nearly full. */
+  get low(): boolean {
+    return this.#low;
+  }
+
   /** Before the disk is full, the database stops growing: other programs need it, too. */
   watch(): void {
     const low = this.#reserve.isLow(this.#room.size().fileBytes, this.#low);

@@ -21,6 +21,8 @@ export interface OutboxHooks {
   readonly onCrash?: (error: WeirError) => void;
   /** the database can't be written to, or (undefined) can again */
   readonly onTrouble?: (trouble: Trouble | undefined) => void;
+  /** the database's WAL can't be emptied, and grows; or (undefined) it can again */
+  readonly onWalHeld?: (why: string | undefined) => void;
   /** called before the database is opened again after trouble; what it throws counts as a failed try */
   readonly beforeReopen?: () => void;
 }
@@ -85,6 +87,7 @@ export class OutboxWorker {
   /** calls that wait for a worker, in order; undefined while there is one */
   #gate: Gated[] | undefined;
   #trouble: Trouble | undefined;
+  #walHeld: string | undefined;
   /** there is a worker, and it does not answer */
   #hung: Trouble | undefined;
   /** what a worker found the database damaged by: it is set aside when it is opened next */
@@ -136,6 +139,17 @@ export class OutboxWorker {
   /** Since when the database can't be written to, and why; undefined while all is well. */
   get trouble(): Trouble | undefined {
     return this.#trouble;
+  }
+
+  /** Why the WAL can't be emptied, and grows; undefined: it can. */
+  get walHeld(): string | undefined {
+    return this.#walHeld;
+  }
+
+  #setWalHeld(why: string | undefined): void {
+    if (this.#walHeld === why) return;
+    this.#walHeld = why;
+    this.#hooks.onWalHeld?.(why);
   }
 
   /** Whether there is no database to speak to for now: {@link stop} is all that is left to somebody who can't wait. */
@@ -249,6 +263,7 @@ export class OutboxWorker {
       } else if (notice.type === "ready") this.#events.ready(notice.uplinks);
       else if (notice.type === "full") this.#events.full(notice.full);
       else if (notice.type === "trouble") this.#setTrouble(notice.trouble);
+      else if (notice.type === "wal") this.#setWalHeld(notice.held);
       else if (notice.type === "failed") cause = fromWire(notice.error);
       else {
         running = true;

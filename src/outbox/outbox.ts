@@ -73,6 +73,11 @@ export class WorkerOutbox implements Outbox {
     return this.#worker.trouble;
   }
 
+  /** See {@link OutboxWorker.walHeld}. */
+  get walHeld(): string | undefined {
+    return this.#worker.walHeld;
+  }
+
   /** See {@link OutboxWorker.away}. */
   get away(): boolean {
     return this.#worker.away;

@@ -115,12 +115,16 @@ export interface WireError {
   readonly message: string;
 }
 
-/** What the worker sends. `started` or `failed` comes first; `ready`: a lease may give these uplinks something new, or there is a gap. */
+/**
+ * What the worker sends. `started` or `failed` comes first; `ready`: a lease may give these uplinks something new, or there is a gap;
+ * `wal`: why it can't be emptied.
+ */
 export type Notice =
   | { readonly type: "started"; readonly epoch: string }
   | { readonly type: "failed"; readonly error: WireError }
   | { readonly type: "replies"; readonly replies: readonly Reply[] }
   | { readonly type: "full"; readonly full: boolean }
+  | { readonly type: "wal"; readonly held: string | undefined }
   | { readonly type: "trouble"; readonly trouble: Trouble | undefined }
   | { readonly type: "ready"; readonly uplinks: readonly string[] };
 

@@ -100,6 +100,8 @@ class Server {
   readonly #trouble: TroubleWatch;
   readonly #lateCheck: LateCheck;
   #isDamaged = false;
+  /** what was said of the WAL last; at first nothing, so that what the worker before has said is over */
+  #walHeld: string | undefined = "";
   #carriers = 0;
   #timer: NodeJS.Timeout | undefined;
   #maintenance: NodeJS.Timeout | undefined;
@@ -394,6 +396,10 @@ class Server {
     } catch (thrown) {
       // Tidying up can wait, as while another connection reads or the disk is full; commits report their own errors.
       this.#notice(thrown);
+    }
+    if (this.#walHeld !== this.#store.walHeld) {
+      this.#walHeld = this.#store.walHeld;
+      this.#port.postMessage({ type: "wal", held: this.#walHeld } satisfies Notice);
     }
     const touch = this.#store.takeTouch();
     // A connection that found no byte would remove the WAL.

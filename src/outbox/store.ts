@@ -27,9 +27,10 @@ import { markDamaged, type Salvage, setWalAside } from "./quarantine.ts";
 import { RecentFrames } from "./recent-frames.ts";
 import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
-import { type Connection, openDatabase } from "./schema.ts";
+import { type Connection, openDatabase, WAL_PAGES } from "./schema.ts";
 import { Sealer } from "./sealing.ts";
 import { TraceBook } from "./trace-book.ts";
+import { WalWatch } from "./wal-watch.ts";
 
 /** What one transaction stores of one chunk. */
 export interface StoredChunk {
@@ -57,6 +58,8 @@ export interface StoreInfo {
   readonly fileBytes: number;
   /** bytes of the file that hold something */
   readonly usedBytes: number;
+  /** size of the WAL, as of the last second */
+  readonly walBytes: number;
   /** publish effects given up because too many waited */
   readonly effectsDropped: number;
   /** devices whose latest values are known */
@@ -76,6 +79,9 @@ export interface StoreInfo {
 /** Why nothing is stored in a file that was moved away. */
 export const DISPLACED =
   "the database was removed or replaced while it was in use: put it back, or restart Weir";
+/** Why nothing is stored while the WAL is as large as it may get. */
+export const WAL_FULL =
+  "the database's WAL can't be emptied, and is as large as it may get, or the disk nearly full";
 /** The file beside the database that counts its uses is written so long after the start: that has enough to do. */
 const SETTLE_MS = 60_000;
 /** The reserve for a full disk: at most this, and a sixteenth of the database's limit. */
@@ -115,6 +121,7 @@ export class Store {
   readonly #path: string;
   readonly #disk: DiskGuard;
   readonly #home: Home;
+  readonly #wal: WalWatch;
 
   /**
    * Opens the database, or makes it, and fits it to the plan. A damaged one is set aside.
@@ -152,6 +159,7 @@ export class Store {
     this.#epochs = new Epochs(db);
     this.#keeper = new DeviceKeeper(db, crc32c, plan.maxBytes, now());
     this.#home = new Home(plan.path);
+    this.#wal = new WalWatch(plan.path, db, plan.maxBytes);
     try {
       db.transaction(() => {
         this.#sql.setMeta.run("clean", 0);
@@ -170,6 +178,7 @@ export class Store {
       const damage = salvage && `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
       this.#tell("outbox-corrupt", "alarm", damage);
       this.#tell("outbox-copied", "copied", this.copied);
+      this.#tell("outbox-wal", "wal", undefined);
       const trouble = plan.reopened?.trouble;
       if (trouble !== undefined) this.tellOfTrouble(trouble);
       this.#home.wrote();
@@ -258,6 +267,16 @@ export class Store {
     return this.#home.isElsewhere;
   }
 
+  /** Whether nothing is stored because the WAL can't be emptied. */
+  get walFull(): boolean {
+    return this.#wal.isFull(this.#disk.low);
+  }
+
+  /** Why the WAL can't be emptied, and grows; undefined: it can. */
+  get walHeld(): string | undefined {
+    return this.#wal.held;
+  }
+
   /** See {@link Home.takeTouch}. */
   takeTouch(): "empty" | "touched" | undefined {
     return this.#home.takeTouch();
@@ -277,6 +296,7 @@ export class Store {
   append(chunk: StoredChunk): void {
     // What goes to a file that is nobody's any more is not stored.
     if (this.#home.isElsewhere) throw new WeirError("outbox.commit", DISPLACED);
+    if (this.walFull) throw new WeirError("outbox.commit", WAL_FULL);
     const alarms = chunk.effects.filter((effect) => effect.type === "alarm");
     this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
     this.#put(chunk.stream, chunk.frame, chunk.traces);
@@ -533,6 +553,7 @@ export class Store {
       effectsDropped: this.#effects.dropped,
       devices: this.devices.size,
       valuesUnkept: this.devices.unkept,
+      walBytes: this.#wal.bytes,
       ...this.#room.size(),
     };
   }
@@ -552,6 +573,7 @@ export class Store {
 
   #maintain(idle: boolean): boolean {
     this.#disk.maintain();
+    this.#watchWal();
     if (!this.#settled && this.#now() - this.#openedMs >= SETTLE_MS) {
       this.#settled = true;
       this.#harden(false);
@@ -568,6 +590,18 @@ export class Store {
     more = this.#room.vacuum(idle) || this.#forgetting || more;
     this.storeDevices(false);
     return more;
+  }
+
+  #watchWal(): void {
+    const before = this.#wal.held;
+    this.#wal.look();
+    const { held } = this.#wal;
+    // A write begins the WAL anew, once it can.
+    if (held !== undefined) this.probe();
+    if ((held === undefined) === (before === undefined)) return;
+    // Meanwhile a try at every commit would read all of the WAL, and sync it.
+    if (!this.#disk.tight) this.#db.pragma(`wal_autocheckpoint = ${held === undefined ? WAL_PAGES : 0}`);
+    this.#tell("outbox-wal", "wal", held && `the database's WAL can't be emptied: ${held}`);
   }
 
   /** Marks the stop as clean and closes. Whatever was on lease is leased again after the next start. */

@@ -2,7 +2,7 @@
 import { errnoOf, messageOf, type WeirError } from "../core/errors.ts";
 import type { Trouble } from "./plan.ts";
 import { storageError } from "./schema.ts";
-import { DISPLACED, type Store } from "./store.ts";
+import { DISPLACED, type Store, WAL_FULL } from "./store.ts";
 
 /** Looks at a database that can't be written to before it is opened anew. */
 const LOOKS = 3;
@@ -37,12 +37,13 @@ export class TroubleWatch {
   /** Looks whether trouble is over, or has come unnoticed. Call it every second. A full disk is waited for: the reserve says when there is room. */
   look(): void {
     const before = this.#trouble;
-    if (before === undefined && !this.#store.displaced) return;
+    if (before === undefined && !this.#store.displaced && !this.#store.walFull) return;
     this.#looks += 1;
     try {
       this.#store.probe();
       if (this.#store.tight) return;
       if (this.#store.displaced) this.#set(DISPLACED);
+      else if (this.#store.walFull) this.#set(WAL_FULL);
       else if (before !== undefined) {
         if (this.#looks > 1) this.#store.tellOfTrouble(before);
         this.#set(undefined);

@@ -86,6 +86,11 @@ const fixed: Readonly<Record<string, Metric>> = {
   },
   weir_outbox_file_bytes: { type: "gauge", help: "size of the database file", labels: [] },
   weir_outbox_used_bytes: { type: "gauge", help: "bytes of it that hold something", labels: [] },
+  weir_outbox_wal_bytes: {
+    type: "gauge",
+    help: "size of the WAL beside it; 16 MiB are usual, what is far more can't be emptied",
+    labels: [],
+  },
   weir_outbox_limit_bytes: { type: "gauge", help: "outbox.maxBytes", labels: [] },
   weir_outbox_full: { type: "gauge", help: "1 while nothing is taken in under overflow: pause", labels: [] },
   weir_outbox_writable: {
