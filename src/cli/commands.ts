@@ -328,9 +328,16 @@ export const COMMANDS: readonly Command[] = [
       name: "outbox export",
       usage: "",
       about: "write what the outbox holds to standard output; works without an agent, too",
-      options: { ...config, stream: { type: "string" }, format: { type: "string" } },
+      options: {
+        ...config,
+        rejected: { type: "boolean" },
+        stream: { type: "string" },
+        format: { type: "string" },
+      },
       help: {
         ...configHelp,
+        rejected:
+          "what brokers refused and was set aside, with which uplink, why and when, instead of what waits",
         stream: "alarm, data or host (default: all)",
         format: "ndjson (default): a sample object a line; block: blocks one after the other",
       },

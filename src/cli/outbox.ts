@@ -39,6 +39,7 @@ export async function exportAll(invocation: Invocation): Promise<number> {
     chosenConfigOf(invocation).loaded.config.data.dir,
     streamOf(invocation),
     format,
+    invocation.values["rejected"] === true ? "rejected" : "waiting",
   );
   for (;;) {
     const { done, value } = pieces.next();

@@ -66,7 +66,7 @@ export class BatchEnds {
     this.#leftOut.set(id, { dropped: filtered, rejected: tooLarge.length });
     if (known >= tooLarge.length) return;
     for (const { seq, bytes, frame } of tooLarge) {
-      const reason = `a message of ${bytes} bytes, the broker takes ${mostBytes}`;
+      const reason = `a payload of ${bytes} bytes, where the broker's packets have room for ${mostBytes}`;
       const block = storeFrame(frame, this.#parts.crc32c);
       this.#parts.dead.buryRow({ uplink, stream, epoch, seq, reason, block }, this.#parts.now());
       this.#parts.gaps.add(uplink, epoch, stream, seq, seq, "rejected");

@@ -343,11 +343,16 @@ export class Forward {
 
   /** @returns how long until they are looked for again, in milliseconds: 0 when they have been */
   async #announceGaps(): Promise<number> {
-    const { uplink, outbox, gapMessage } = this.#parts;
+    const { uplink, outbox, gapMessage, log } = this.#parts;
     const now = performance.now();
     if (now < this.#gapsAt) return this.#gapsAt - now;
     this.#gapsAt = now + GAPS_EVERY_MS;
     for (const gap of await outbox.gaps(uplink.name)) {
+      if (gap.reason === "rejected")
+        log(
+          "warn",
+          `uplink ${uplink.name}: ${gap.stream} ${gap.from} to ${gap.to} set aside: \`weir outbox export --rejected\` says why`,
+        );
       await uplink.publish(gapMessage(gap));
       await outbox.gapDone(uplink.name, gap.id);
     }

@@ -61,6 +61,7 @@ describe("beside a running agent", () => {
     expect(samples).toEqual(numbers);
     expect(epochs.size).toBe(1);
     expect(exported("--stream", "host")).toEqual([]);
+    expect(exported("--rejected")).toEqual([]);
     expect(exported().length).toBeGreaterThanOrEqual(MESSAGES);
   });
 

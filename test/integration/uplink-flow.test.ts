@@ -174,6 +174,9 @@ describe("what the broker allows", () => {
     await settled(running, 20, 1);
     expect(came()).toEqual(range(0, 20));
     await until("the announcement", () => broker.published.some(({ topic }) => topic === "w/gw/gap"));
+    expect(running.logs).toContain(
+      "warn uplink up: data 10 to 10 set aside: `weir outbox export --rejected` says why",
+    );
   });
 });
 
