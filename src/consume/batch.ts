@@ -3,6 +3,7 @@ import { gunzipSync, zstdDecompressSync } from "node:zlib";
 import { type Crc32c, readBlock } from "../core/block.ts";
 import { type Frame, Kind, Status } from "../core/frame.ts";
 import type { Stream } from "../core/ports.ts";
+import { crc32c } from "./crc32c.ts";
 
 /** A batch decompresses to no more than this: what is larger was not made by Weir. */
 const MOST_BYTES = 64 * 2 ** 20;
@@ -14,6 +15,10 @@ export interface SampleObject {
   readonly ts: number | string;
   /** quality when it is not good */
   readonly q: string | undefined;
+  /** true when it was recorded earlier and sent late */
+  readonly hist: true | undefined;
+  /** `unsync` when the clock that gave `ts` was not set */
+  readonly clk: "unsync" | undefined;
   readonly values: Readonly<Record<string, unknown>>;
 }
 
@@ -33,12 +38,13 @@ const isObject = (value: unknown): value is Record<string, unknown> =>
 
 /**
  * The batch in a payload, or undefined when it is none: not a batch, damaged (a block's checksum is verified), or larger than 64 MiB
- * decompressed. Unknown keys are left alone. Integers beyond 2^53 and times are as in docs/specs/json.md.
+ * decompressed. Unknown keys are left alone. Integers beyond 2^53 and times are as in docs/specs/json.md. `checksum`: CRC32C, where
+ * there is a faster one than this one's own.
  */
-export function readBatch(payload: Uint8Array, crc32c: Crc32c): Batch | undefined {
+export function readBatch(payload: Uint8Array, checksum: Crc32c = crc32c): Batch | undefined {
   try {
     const bytes = decompress(payload);
-    return bytes[0] === 0x57 ? readBlockBatch(bytes, crc32c) : readJsonBatch(bytes);
+    return bytes[0] === 0x57 ? readBlockBatch(bytes, checksum) : readJsonBatch(bytes);
   } catch {
     return undefined;
   }
@@ -59,21 +65,28 @@ function readJsonBatch(bytes: Uint8Array): Batch | undefined {
   const samples: SampleObject[] = [];
   for (const sample of value["samples"]) {
     if (!isObject(sample) || !isObject(sample["values"])) return undefined;
-    const { device, ts, q, values } = sample;
+    const { device, ts, q, hist, clk, values } = sample;
     if (typeof device !== "string" || (typeof ts !== "number" && typeof ts !== "string")) return undefined;
-    samples.push({ device, ts, q: typeof q === "string" ? q : undefined, values });
+    samples.push({
+      device,
+      ts,
+      q: typeof q === "string" ? q : undefined,
+      hist: hist === true ? true : undefined,
+      clk: clk === "unsync" ? clk : undefined,
+      values,
+    });
   }
   return { ...key, samples };
 }
 
 /** "WBAT", version, 0, u16 length of the key, the key, the block. */
-function readBlockBatch(bytes: Uint8Array, crc32c: Crc32c): Batch | undefined {
+function readBlockBatch(bytes: Uint8Array, checksum: Crc32c): Batch | undefined {
   if (textOf(bytes.subarray(0, 4)) !== "WBAT" || bytes[4] !== 1 || bytes.byteLength < 8) return undefined;
   const keyBytes = (bytes[6] ?? 0) | ((bytes[7] ?? 0) << 8);
   const key = readKey(JSON.parse(textOf(bytes.subarray(8, 8 + keyBytes))));
   if (key === undefined) return undefined;
   // A block is read where it begins at the start of a buffer.
-  return { ...key, samples: samplesOf(readBlock(bytes.slice(8 + keyBytes), crc32c)) };
+  return { ...key, samples: samplesOf(readBlock(bytes.slice(8 + keyBytes), checksum)) };
 }
 
 function readKey(value: unknown): Omit<Batch, "samples"> | undefined {
@@ -87,8 +100,7 @@ function readKey(value: unknown): Omit<Batch, "samples"> | undefined {
 
 /** Rows that follow each other with one device, time and status are one object, as in the `json` encoding. */
 function samplesOf(frame: Frame): SampleObject[] {
-  const samples: { device: string; ts: number; q: string | undefined; values: Record<string, unknown> }[] =
-    [];
+  const samples: (SampleObject & { readonly values: Record<string, unknown> })[] = [];
   let before = -1;
   for (let row = 0; row < frame.rows; row++) {
     const metric = frame.metrics[frame.metric[row] ?? 0] ?? "";
@@ -99,10 +111,13 @@ function samplesOf(frame: Frame): SampleObject[] {
       frame.status[row] === frame.status[before];
     let sample = samples.at(-1);
     if (!same || sample === undefined || Object.hasOwn(sample.values, metric)) {
+      const status = frame.status[row] ?? 0;
       sample = {
         device: frame.devices[frame.device[row] ?? 0] ?? "",
         ts: (frame.time[row] ?? 0) / 1000,
-        q: QUALITIES[(frame.status[row] ?? 0) & Status.qualityMask],
+        q: QUALITIES[status & Status.qualityMask],
+        hist: (status & Status.historical) === 0 ? undefined : true,
+        clk: (status & Status.clockUnsynchronised) === 0 ? undefined : "unsync",
         // A metric may be called __proto__.
         values: Object.create(null),
       };

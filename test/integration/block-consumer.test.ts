@@ -64,7 +64,7 @@ describe.skipIf(missing.length > 0)(`a consumer in Python${lacking}`, () => {
       uplinks: { ...Object.fromEntries(uplinks), held },
     });
     agent = await Agent.start(folder);
-    const script = resolve("test/fixtures/tools/consume.py");
+    const script = resolve("docs/recipes/consume.py");
     const child = spawn(PYTHON, [script, "127.0.0.1", String(broker.port), "up/#"], {
       stdio: ["ignore", "pipe", "inherit"],
     });

@@ -10,7 +10,7 @@ import { WeirError } from "../../src/core/errors.ts";
 import type { Frame } from "../../src/core/frame.ts";
 import { damaged, frameOf, type ModelRow, someDamage, someRows } from "./frame-arbitrary.ts";
 
-const READER = fileURLToPath(new URL("../fixtures/tools/read_block.py", import.meta.url));
+const READER = fileURLToPath(new URL("../../docs/recipes/read_block.py", import.meta.url));
 
 /** What the Python decoder prints for each block. */
 function readByPython(blocks: readonly Uint8Array[]): unknown[] {

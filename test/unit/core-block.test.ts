@@ -187,7 +187,7 @@ describe("a packed column is refused when", () => {
 
 describe("the decoder in Python that the specification names", () => {
   test("prints the example", () => {
-    const reader = new URL("../fixtures/tools/read_block.py", import.meta.url).pathname;
+    const reader = new URL("../../docs/recipes/read_block.py", import.meta.url).pathname;
     const block = packBlock(exampleFrame(), crc32c);
     const length = Buffer.alloc(4);
     length.writeUInt32LE(block.byteLength);
