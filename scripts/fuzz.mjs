@@ -12,6 +12,7 @@ const xxHash = join(createRequire(import.meta.url).resolve("xxhash-addon/package
 const HASH = ["crc32c.cc", "hash.cc", "siphash.cc", "upstream_dispatch.c", "upstream_xxhash.c"];
 const TARGETS = {
   ring: ["native/ring/ring.cc"],
+  process: ["native/ring/process_rows.cc"],
   perf: ["native/perf/perf_ring.cc"],
   sockdiag: ["connections.cc", "listeners.cc", "sock_diag.cc"].map((name) => `native/net/${name}`),
   hash: HASH.map((name) => `native/hash/${name}`),

@@ -15,6 +15,7 @@
 #include "../service/capabilities.h"
 #include "../service/notify.h"
 #include "hash.h"
+#include "process_rows.h"
 #include "sampler.h"
 
 namespace weir {
@@ -76,6 +77,7 @@ Module::Module(Napi::Env env, Napi::Object exports) {
                   InstanceMethod("dropCapabilities", &Module::DropCapabilities),
                   InstanceValue("openHash", Napi::Function::New<OpenHash>(env, "openHash")),
                   InstanceValue("Sampler", SamplerObject::Define(env)),
+                  InstanceValue("ProcessRows", ProcessRowsObject::Define(env)),
                   InstanceValue("demangle", Napi::Function::New<Demangle>(env, "demangle")),
                   InstanceValue("HashStream", HashStreamObject::Define(env)),
                   InstanceValue("crc32cImplementation", Napi::String::New(env, Crc32cImplementation())),

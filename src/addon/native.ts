@@ -39,6 +39,13 @@ export interface NativeSampler {
   close(): void;
 }
 
+/** Rows of process events; `memory` as src/addon/process-rows.ts lays it out. */
+export interface NativeProcessRows {
+  survey(): void;
+  /** false when the columns don't fit */
+  write(block: ArrayBuffer): boolean;
+}
+
 /** What the binding exports. State is per environment: each worker thread has probes of its own. */
 export interface Native {
   loadProbe(name: string, ringBytes: number): NativeFailure | null;
@@ -78,6 +85,7 @@ export interface Native {
     pid: number,
     ringBytes: number,
   ) => NativeSampler;
+  readonly ProcessRows: new (memory: Uint8Array<SharedArrayBuffer>) => NativeProcessRows;
   demangle(name: string): string;
 }
 
@@ -104,6 +112,7 @@ const FUNCTIONS = [
   "readConnections",
   "askConnections",
   "openHash",
+  "ProcessRows",
   "Sampler",
   "demangle",
   "HashStream",

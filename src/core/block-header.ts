@@ -76,6 +76,21 @@ export function writeHeader(view: DataView, fields: HeaderFields): void {
     view.setUint32(Header.columnBytes + 4 * i, fields.rows * (COLUMN_WIDTHS[i] ?? 0), true);
 }
 
+/**
+ * A raw block with its header. The dictionary section and the columns hold whatever was in that memory: the caller writes every byte of
+ * them.
+ */
+export function newBlock(fields: HeaderFields): ArrayBuffer {
+  const dictionaryEnd = HEADER_BYTES + fields.dictionaryBytes;
+  const body = align8(dictionaryEnd);
+  // Its memory isn't zeroed first, which takes as long as filling it.
+  const bytes = Buffer.allocUnsafeSlow(body + fields.rows * ROW_BYTES);
+  new Float64Array(bytes.buffer, 0, HEADER_BYTES / 8).fill(0);
+  for (let at = dictionaryEnd; at < body; at++) bytes[at] = 0;
+  writeHeader(new DataView(bytes.buffer), fields);
+  return bytes.buffer;
+}
+
 /** The parts of a block's header, measured against the bytes that are there. */
 export interface BlockHeader extends HeaderFields {
   readonly flags: number;

@@ -7,20 +7,10 @@ import {
   HEADER_BYTES,
   invalidFrame,
   Kind,
+  newBlock,
   ROW_BYTES,
   utf8Length,
-  writeHeader,
 } from "./frame.ts";
-
-/** The row columns of a builder; see {@link FrameBuilder.room}. */
-export interface Columns {
-  readonly device: Uint32Array;
-  readonly metric: Uint32Array;
-  readonly time: Float64Array;
-  readonly kind: Uint8Array;
-  readonly status: Uint8Array;
-  readonly value: Float64Array;
-}
 
 /**
  * A reusable builder. Dictionary entries are interned. The builder sees to UTF-8 and to the sizes of entries; callers
@@ -123,29 +113,6 @@ export class FrameBuilder {
     this.#rows = row + 1;
   }
 
-  /**
-   * The columns, with room for `rows` rows from {@link rows} on, for whoever makes so many that a call for each is most of the time. What was written
-   * there counts once {@link filled} says so. Times and values must not be -0. Void after any other call that adds rows or builds.
-   */
-  room(rows: number): Columns {
-    while (this.#rows + rows > this.#capacity) this.#grow();
-    return {
-      device: this.#device,
-      metric: this.#metric,
-      time: this.#time,
-      kind: this.#kind,
-      status: this.#status,
-      value: this.#value,
-    };
-  }
-
-  /** The rows before row `to` are written, but for what they share: their device and status. */
-  filled(to: number, device: number, status: number): void {
-    this.#device.fill(device, this.#rows, to);
-    this.#status.fill(status, this.#rows, to);
-    this.#rows = to;
-  }
-
   /** Adds rows `from` to `to` (exclusive) of a frame, in order; with `keep`, only those where `keep[row]` is not 0. */
   append(frame: Frame, from = 0, to: number = frame.rows, keep?: Uint8Array): void {
     const { devices, metrics, units, texts, blobs } = frame.dictionaries;
@@ -191,13 +158,8 @@ export class FrameBuilder {
     this.generation += 1;
 
     const { devices, metrics, units, texts, blobs } = dictionaries;
-    const body = align8(HEADER_BYTES + dictionaryBytes);
-    const buffer = new ArrayBuffer(body + rows * ROW_BYTES);
-    writeHeader(new DataView(buffer), {
-      rows,
-      counts: [devices.length, metrics.length, texts.length, blobs.length],
-      dictionaryBytes,
-    });
+    const counts = [devices.length, metrics.length, texts.length, blobs.length] as const;
+    const buffer = newBlock({ rows, counts, dictionaryBytes });
     const entries = [...devices, ...metrics, ...units, ...texts];
     const blobViews = writeEntries(buffer, entries, entries.join(""), blobs);
     const frame = new Frame(buffer, { ...dictionaries, blobs: blobViews });

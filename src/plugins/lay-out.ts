@@ -1,10 +1,15 @@
 /** Lays out what a component returned as the raw block of a frame. Used inside the plugin's worker. */
 import { align8, HEADER_BYTES, ROW_BYTES, writeHeader } from "../core/block-header.ts";
 import { writeEntries } from "../core/dictionary.ts";
-import type { Columns } from "../core/frame-builder.ts";
 
 /** A frame as jco lifts it: lists of numbers are typed arrays, and texts are well-formed, as they come out of a decoder. */
-export interface LiftedFrame extends Columns {
+export interface LiftedFrame {
+  readonly device: Uint32Array;
+  readonly metric: Uint32Array;
+  readonly time: Float64Array;
+  readonly kind: Uint8Array;
+  readonly status: Uint8Array;
+  readonly value: Float64Array;
   readonly devices: readonly string[];
   readonly metrics: readonly string[];
   readonly units: readonly string[];

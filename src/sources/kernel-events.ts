@@ -2,14 +2,13 @@
 import { readFileSync } from "node:fs";
 import { uptime } from "node:os";
 import { bootTimeOffsetUs, type Probe, RECORD_BYTES } from "../addon/index.ts";
-import type { FrameBuilder } from "../core/frame-builder.ts";
-
-/** Rows of a chunk (DESIGN.md): events are published when they fill one. */
-export const CHUNK_ROWS = 2048;
-/** Records copied in one call. A quarter of the smallest ring, so that "full" also means: come back sooner. */
-export const DRAIN_RECORDS = 1024;
+import type { Frame } from "../core/frame.ts";
 
 const SMALLEST_RING_BYTES = 65_536;
+/** Records that the smallest ring holds; the kernel takes a little of it. */
+export const SMALLEST_RING_RECORDS = SMALLEST_RING_BYTES / RECORD_BYTES;
+/** Records in one go: while they come faster than they can be decoded, the thread has other work, too. */
+const MOST_DRAINED = 16_384;
 /** Of a ring that is made larger again and again. */
 export const LARGEST_RING_BYTES = 8_388_608;
 /** A main thread that is busy may keep a ring waiting this long. */
@@ -31,59 +30,65 @@ export function processesPerSecond(): number {
   }
 }
 
-/** Makes rows of `count` records of {@link RECORD_BYTES}; times are the kernel's plus `offsetUs`. */
-export type AddEvents = (into: FrameBuilder, records: Uint8Array, count: number, offsetUs: number) => void;
-
-/** What becomes of the records of one ring. */
-export interface EventRingOptions {
-  readonly add: AddEvents;
-  /** rows that `add` makes of a record, at most */
-  readonly rowsOfRecord: number;
-  /** records that are sent on in an interval; the others are `dropped` */
-  readonly budget: number;
+/** Makes rows of a probe's records. */
+export interface EventDecoder {
+  /** Where records are drained to: {@link RECORD_BYTES} each. */
+  readonly records: Uint8Array;
+  /** The rows of the first `count` of them; times are the kernel's plus `offsetUs`. */
+  frame(count: number, offsetUs: number): Frame;
 }
 
-/** One probe's ring. */
+/** Takes a frame of at most a chunk's rows. */
+type Send = (frame: Frame) => void;
+
+/** One probe's ring. What was drained is held as records, and decoded into a frame when it is sent on. */
 export class EventRing {
   readonly #probe: Probe;
-  readonly #options: EventRingOptions;
-  readonly #records = new Uint8Array(DRAIN_RECORDS * RECORD_BYTES);
+  readonly #decoder: EventDecoder;
+  readonly #budget: number;
+  readonly #room: number;
   #left: number;
+  #held = 0;
   drained = 0;
   dropped = 0;
 
-  constructor(probe: Probe, options: EventRingOptions) {
+  /** `budget`: records that are sent on in an interval; the others are `dropped` */
+  constructor(probe: Probe, decoder: EventDecoder, budget: number) {
     this.#probe = probe;
-    this.#options = options;
-    this.#left = options.budget;
+    this.#decoder = decoder;
+    this.#budget = budget;
+    this.#left = budget;
+    this.#room = decoder.records.length / RECORD_BYTES;
   }
 
   /** A new interval begins. */
   refill(): void {
-    this.#left = this.#options.budget;
+    this.#left = this.#budget;
   }
 
-  /** Empties the ring, at most a few times its size; `send` takes what fills a chunk. Returns how many records there were. */
-  drain(into: FrameBuilder, send: () => void): number {
-    const { add, rowsOfRecord } = this.#options;
-    const offsetUs = bootTimeOffsetUs();
+  /** Empties the ring, at most a few times its size; what fills a frame is sent. Returns how many records there were. */
+  drain(send: Send): number {
     let records = 0;
-    for (let calls = 0; calls < 16; calls++) {
-      const found = this.#probe.drain(this.#records);
-      const count = Math.min(found, this.#left);
+    while (records < MOST_DRAINED) {
+      const room = this.#room - this.#held;
+      const found = this.#probe.drain(this.#decoder.records.subarray(this.#held * RECORD_BYTES));
+      const kept = Math.min(found, this.#left);
       records += found;
-      this.dropped += found - count;
-      this.#left -= count;
-      for (let from = 0; from < count; ) {
-        const room = Math.max(1, Math.floor((CHUNK_ROWS - into.rows) / rowsOfRecord));
-        const part = Math.min(room, count - from);
-        add(into, this.#records.subarray(from * RECORD_BYTES), part, offsetUs);
-        from += part;
-        if (into.rows > CHUNK_ROWS - rowsOfRecord) send();
-      }
-      if (found < DRAIN_RECORDS) break;
+      this.dropped += found - kept;
+      this.#left -= kept;
+      this.#held += kept;
+      if (this.#held === this.#room) this.flush(send);
+      if (found < room) break;
     }
     this.drained += records;
     return records;
+  }
+
+  /** Sends what is held. */
+  flush(send: Send): void {
+    if (this.#held === 0) return;
+    const frame = this.#decoder.frame(this.#held, bootTimeOffsetUs());
+    this.#held = 0;
+    if (frame.rows > 0) send(frame);
   }
 }

@@ -1,9 +1,10 @@
 /** Makes rows of what the probes count and send. Names and units: OpenTelemetry's conventions where there are any, UCUM. */
 import { getSystemErrorName } from "node:util";
 import { BUCKETS, type Counters, RECORD_BYTES } from "../addon/index.ts";
-import { Kind, Status } from "../core/frame.ts";
-import type { FrameBuilder } from "../core/frame-builder.ts";
+import { type Frame, Kind, Status } from "../core/frame.ts";
+import { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
+import type { EventDecoder } from "./kernel-events.ts";
 
 /** The device that the gateway's own telemetry belongs to. */
 const GATEWAY = "_gateway";
@@ -72,9 +73,8 @@ export class HistogramRows {
   }
 }
 
-/** Rows that are made of a process event or of an {@link OpenEvents open file}, at most. */
-export const MOST_EVENT_ROWS = 7;
-
+/** Records of opens and paths that are held, and so decoded together. An open is up to 5 rows. */
+const HELD_RECORDS = 384;
 /** A path's beginning is sent in parts of so many bytes. */
 const TEXT_BYTES = 32;
 /** Threads whose path has come and whose event has not. */
@@ -84,12 +84,15 @@ const MOST_OPEN = 4096;
  * Files that are opened, as rows that share device and time: `event.name` (`file.open`), `process.pid`,
  * `process.executable.name`, `file.path` (its first 63 bytes, as the program gave it), and `error.type` when it was refused.
  */
-export class OpenEvents {
+export class OpenEvents implements EventDecoder {
+  readonly records = Buffer.alloc(HELD_RECORDS * RECORD_BYTES);
+  readonly #builder = new FrameBuilder();
   readonly #paths = new Map<number, Buffer>();
 
-  /** `records`: `count` records of {@link RECORD_BYTES}, the parts of a path before its event. */
-  add(into: FrameBuilder, records: Uint8Array, count: number, offsetUs: number): void {
-    const bytes = Buffer.from(records.buffer, records.byteOffset, records.byteLength);
+  /** The parts of a path come before its event. */
+  frame(count: number, offsetUs: number): Frame {
+    const bytes = this.records;
+    const into = this.#builder;
     const device = into.device(GATEWAY);
     for (let at = 0; at < count * RECORD_BYTES; at += RECORD_BYTES) {
       const kind = bytes.readUInt32LE(at + Field.kind);
@@ -117,6 +120,7 @@ export class OpenEvents {
       const result = bytes.readInt32LE(at + Field.status);
       if (result < 0) text("error.type", getSystemErrorName(result));
     }
+    return into.build();
   }
 
   #keep(bytes: Buffer, at: number): void {

@@ -3,7 +3,7 @@
  *
  * Counts are read once a second, for the ledger, and published every `intervalMs`. The ring of process events is drained
  * every 2 to 200 ms, depending on how much was in it; its rows go out with the next second, or earlier when they
- * fill a chunk.
+ * fill a frame.
  *
  * A label keeps its place in the kernel's table for as long as the probe is loaded. Where new ones find none while many of
  * those that have one are gone, the probe is loaded anew, with a table that is empty.
@@ -17,23 +17,22 @@ import {
   type ProbeName,
 } from "../addon/index.ts";
 import { WeirError } from "../core/errors.ts";
+import type { Frame } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { Intake, Source } from "../core/ports.ts";
 import { ConnectionRows } from "./kernel-connections.ts";
 import { CostMeter, type ProbeCost } from "./kernel-cost.ts";
 import {
-  type AddEvents,
-  CHUNK_ROWS,
-  DRAIN_RECORDS,
   EventRing,
   LARGEST_RING_BYTES,
   processesPerSecond,
   ringBytesFor,
+  SMALLEST_RING_RECORDS,
 } from "./kernel-events.ts";
 import { Fallbacks } from "./kernel-fallbacks.ts";
 import { ProcessEvents } from "./kernel-process.ts";
-import { MOST_EVENT_ROWS, OpenEvents } from "./kernel-rows.ts";
+import { OpenEvents } from "./kernel-rows.ts";
 import { type Rows, rowsOf } from "./kernel-shapes.ts";
 
 /** What `weir probe ls` shows. */
@@ -110,7 +109,6 @@ export class KernelSource implements Source {
   readonly #options: KernelSourceOptions;
   readonly #running = new Map<ProbeName, Running>();
   readonly #status = new Map<ProbeName, ProbeStatus>();
-  readonly #events = new FrameBuilder(CHUNK_ROWS);
   readonly #counts = new FrameBuilder(256);
   readonly #readMs: number;
   readonly #mostEvents: number;
@@ -266,7 +264,7 @@ export class KernelSource implements Source {
     const status = this.#table.open(forMs, () => this.#finish(TABLE));
     this.#status.set(TABLE, { name: TABLE, ...status });
     this.#readTable();
-    this.#send(this.#counts);
+    this.#sendCounts();
   }
 
   #readTable(): void {
@@ -285,10 +283,9 @@ export class KernelSource implements Source {
   #eventsOf(probe: Probe): EventRing | undefined {
     const budget = this.#mostEvents;
     if (probe.name !== "exec" && probe.name !== "opens") return undefined;
-    const events = probe.name === "exec" ? new ProcessEvents() : new OpenEvents();
-    const add: AddEvents = (into, records, count, offsetUs) => events.add(into, records, count, offsetUs);
-    const records = probe.name === "exec" ? budget : budget * RECORDS_OF_OPEN;
-    return new EventRing(probe, { add, rowsOfRecord: MOST_EVENT_ROWS, budget: records });
+    return probe.name === "exec"
+      ? new EventRing(probe, new ProcessEvents(), budget)
+      : new EventRing(probe, new OpenEvents(), budget * RECORDS_OF_OPEN);
   }
 
   /** Publishes what a probe on demand has counted, and ends it. */
@@ -296,8 +293,7 @@ export class KernelSource implements Source {
     const running = this.#running.get(name);
     if (running !== undefined) {
       this.#count(running, true);
-      this.#send(this.#events);
-      this.#send(this.#counts);
+      this.#sendCounts();
     }
     this.#close(name);
   }
@@ -312,6 +308,7 @@ export class KernelSource implements Source {
     if (running === undefined) return;
     clearTimeout(running.end);
     if (running.end !== undefined) this.#costs.forget(name);
+    running.events?.flush(this.#send);
     running.probe.close();
     this.#running.delete(name);
     this.#status.set(name, { name, state: "stopped" });
@@ -333,15 +330,16 @@ export class KernelSource implements Source {
     this.#drainTimer = setTimeout(() => {
       let records = 0;
       for (const running of this.#running.values()) records += this.#drain(running);
-      // Twice as soon while a quarter of the buffer fills up, later again while next to nothing comes.
-      if (records > DRAIN_RECORDS / 4) this.#drainMs = Math.max(SHORTEST_DRAIN_MS, this.#drainMs / 2);
-      else if (records < DRAIN_RECORDS / 16) this.#drainMs = Math.min(LONGEST_DRAIN_MS, this.#drainMs * 2);
+      // Twice as soon while a quarter of the smallest ring fills up, later again while next to nothing comes.
+      if (records > SMALLEST_RING_RECORDS / 4) this.#drainMs = Math.max(SHORTEST_DRAIN_MS, this.#drainMs / 2);
+      else if (records < SMALLEST_RING_RECORDS / 16)
+        this.#drainMs = Math.min(LONGEST_DRAIN_MS, this.#drainMs * 2);
       this.#drainLater();
     }, this.#drainMs);
   }
 
   #drain({ events }: Running): number {
-    return events?.drain(this.#events, () => this.#send(this.#events)) ?? 0;
+    return events?.drain(this.#send) ?? 0;
   }
 
   /** Reads every counter for the ledger, and publishes what is due. */
@@ -357,8 +355,8 @@ export class KernelSource implements Source {
       this.#readTable();
       this.#renew(now);
     }
-    this.#send(this.#events);
-    this.#send(this.#counts);
+    for (const { events } of this.#running.values()) events?.flush(this.#send);
+    this.#sendCounts();
   }
 
   /**
@@ -395,7 +393,11 @@ export class KernelSource implements Source {
     events?.refill();
   }
 
-  #send(rows: FrameBuilder): void {
-    if (rows.rows > 0) this.#intake?.frame(this.name, rows.build());
+  #sendCounts(): void {
+    if (this.#counts.rows > 0) this.#send(this.#counts.build());
   }
+
+  readonly #send = (frame: Frame): void => {
+    this.#intake?.frame(this.name, frame);
+  };
 }

@@ -1,10 +1,11 @@
 /** Rows made of counters and records: needs no kernel. */
-import { expect, test } from "vitest";
-import { BUCKETS, type Counters, RECORD_BYTES } from "../../src/addon/index.ts";
+import { describe, expect, test } from "vitest";
+import { addonState, BUCKETS, type Counters, RECORD_BYTES } from "../../src/addon/index.ts";
+import { MOST_PROCESS_EVENTS } from "../../src/addon/process-rows.ts";
 import { Kind, validate } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { ProcessEvents } from "../../src/sources/kernel-process.ts";
-import { HistogramRows, MOST_EVENT_ROWS } from "../../src/sources/kernel-rows.ts";
+import { HistogramRows } from "../../src/sources/kernel-rows.ts";
 import { SoftirqRows } from "../../src/sources/kernel-shapes.ts";
 import { rowsOf } from "./helpers.ts";
 
@@ -78,47 +79,91 @@ test("runs of a software interrupt that were timed stand for those that were not
   });
 });
 
-test("records become rows that share their time; a process may call itself anything", () => {
-  const records = new Uint8Array(3 * RECORD_BYTES);
-  const view = new DataView(records.buffer);
-  const put = (at: number, kind: number, status: number, comm: Uint8Array): void => {
+interface Event {
+  readonly kind: number;
+  readonly status?: number;
+  readonly pid?: number;
+  readonly comm: string | Uint8Array;
+}
+
+/** Rows of each of these events, as a drain has them. */
+function rowsOfEvents(into: ProcessEvents, events: readonly Event[]): readonly Record<string, unknown>[] {
+  const { records } = into;
+  const view = new DataView(records.buffer, records.byteOffset);
+  for (const [i, { kind, status = 0, pid = 42, comm }] of events.entries()) {
+    const at = i * RECORD_BYTES;
+    records.fill(0, at, at + RECORD_BYTES);
     view.setBigUint64(at + 8, 5_000_000_000n, true);
     view.setBigUint64(at + 16, 1_500_000_000n, true);
-    for (const [i, word] of [kind, 42, 1, status, 1000].entries())
-      view.setUint32(at + 24 + 4 * i, word, true);
-    records.set(comm, at + 48);
-  };
-  put(0, 1, 0, new TextEncoder().encode("sh"));
-  put(RECORD_BYTES, 2, 7 << 8, new TextEncoder().encode("sh"));
-  put(2 * RECORD_BYTES, 2, 0x80 | 11, Uint8Array.of(0xff, 0x0a, 0xfe));
-  const builder = new FrameBuilder();
-  new ProcessEvents().add(builder, records, 3, 1_000_000);
-  const frame = builder.build();
+    for (const [word, value] of [kind, pid, 1, status, 1000].entries())
+      view.setUint32(at + 24 + 4 * word, value, true);
+    records.set(Buffer.from(comm), at + 48);
+  }
+  const frame = into.frame(events.length, 1_000_000);
   validate(frame);
   const rows = rowsOf(frame);
   expect(new Set(rows.map(({ timeUs }) => timeUs))).toEqual(new Set([6_000_000]));
   expect(new Set(rows.map(({ device }) => device))).toEqual(new Set(["_gateway"]));
-  expect(rows.length).toBeLessThanOrEqual(3 * MOST_EVENT_ROWS);
-  const common = { "process.pid": 42, "process.parent_pid": 1, "process.real_user.id": 1000 };
-  const events = [0, 5, 12].map((from, i, starts) =>
+  expect(new Set(frame.status)).toEqual(new Set([0]));
+  const starts = rows.flatMap(({ metric }, row) => (metric === "event.name" ? [row] : []));
+  expect(starts).toHaveLength(events.length);
+  expect(starts[0]).toBe(0);
+  for (const { metric, kind } of rows) if (metric === "process.uptime") expect(kind).toBe(Kind.number);
+  return starts.map((from, i) =>
     Object.fromEntries(rows.slice(from, starts[i + 1]).map(({ metric, value }) => [metric, value])),
   );
-  expect(events).toEqual([
-    { ...common, "event.name": "process.exec", "process.executable.name": "sh" },
-    {
-      ...common,
-      "event.name": "process.exit",
-      "process.executable.name": "sh",
-      "process.exit.code": 7,
-      "process.uptime": 1.5,
-    },
-    {
-      ...common,
-      "event.name": "process.exit",
-      "process.executable.name": "\ufffd\n\ufffd",
-      "process.exit.signal": 11,
-      "process.uptime": 1.5,
-    },
-  ]);
-  expect(rows.find(({ metric }) => metric === "process.uptime")?.kind).toBe(Kind.number);
+}
+
+describe.skipIf(!addonState().ok)("process events (skipped without the addon)", () => {
+  const common = {
+    "process.pid": 42,
+    "process.parent_pid": 1,
+    "process.real_user.id": 1000,
+    "process.executable.name": "sh",
+  };
+  const ended = { ...common, "event.name": "process.exit", "process.uptime": 1.5 };
+
+  test("records become rows that share their time; a process may call itself anything", () => {
+    expect(
+      rowsOfEvents(new ProcessEvents(), [
+        { kind: 1, comm: "sh" },
+        { kind: 2, status: 7 << 8, comm: "sh" },
+        { kind: 2, status: 0x80 | 11, comm: Uint8Array.of(0xff, 0x0a, 0xfe) },
+        { kind: 1, comm: "process.exit" },
+        { kind: 1, comm: "" },
+      ]),
+    ).toEqual([
+      { ...common, "event.name": "process.exec" },
+      { ...ended, "process.exit.code": 7 },
+      { ...ended, "process.executable.name": "\ufffd\n\ufffd", "process.exit.signal": 11 },
+      { ...common, "event.name": "process.exec", "process.executable.name": "process.exit" },
+      { ...common, "event.name": "process.exec", "process.executable.name": "" },
+    ]);
+  });
+
+  test("names that differ in what isn't UTF-8 alone are one text", () => {
+    const rows = rowsOfEvents(
+      new ProcessEvents(),
+      [0xfe, 0xff].map((byte) => ({ kind: 1, comm: Uint8Array.of(0x61, byte) })),
+    );
+    for (const row of rows) expect(row["process.executable.name"]).toBe("a\ufffd");
+  });
+
+  test("as many events as there is room for, each with a name of its own, and then few with others", () => {
+    const events = new ProcessEvents();
+    for (const [count, prefix] of [
+      [MOST_PROCESS_EVENTS, "w"],
+      [3, "x"],
+      [MOST_PROCESS_EVENTS, "w"],
+    ] as const) {
+      const given = Array.from({ length: count }, (_, i) => ({
+        kind: 1 + (i % 3),
+        pid: i,
+        comm: `${prefix}${(i * 7) % 200}é`,
+      }));
+      const rows = rowsOfEvents(events, given);
+      expect(rows.map((row) => row["process.executable.name"])).toEqual(given.map(({ comm }) => comm));
+      expect(rows.map((row) => row["process.pid"])).toEqual(given.map(({ pid }) => pid));
+    }
+  });
 });

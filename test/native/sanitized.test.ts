@@ -12,6 +12,7 @@ const root = join(import.meta.dirname, "..", "..");
 const hasCompiler = spawnSync("g++", ["--version"]).status === 0;
 const programs = [
   { test: "ring_test.cc", sources: ["native/ring/ring.cc"], tests: 14 },
+  { test: "process_rows_test.cc", sources: ["native/ring/process_rows.cc"], tests: 5 },
   { test: "perf_ring_test.cc", sources: ["native/perf/perf_ring.cc"], tests: 13 },
   {
     test: "sock_diag_test.cc",

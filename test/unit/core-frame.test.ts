@@ -4,6 +4,7 @@ import { checkDictionaries, indexDictionaries, type SliceHash } from "../../src/
 import { WeirError } from "../../src/core/errors.ts";
 import { Frame, Kind, Status, validate } from "../../src/core/frame.ts";
 import { concat, FrameBuilder } from "../../src/core/frame-builder.ts";
+import { FrameTemplate } from "../../src/core/frame-template.ts";
 import { type RawParts, type RawRow, rawBlock } from "../helpers/raw-block.ts";
 
 const NAMES = { devices: ["pump-1"], metrics: ["temp_c"], texts: ["ok"], blobs: [Buffer.of(1, 2)] };
@@ -288,3 +289,24 @@ describe("a builder", () => {
     expect(() => builder.build()).toThrow("the limit is 4194304");
   });
 });
+
+test.each([[["ok", "run"]], [["ok", "läuft", "🎉"]], [[]]])(
+  "a frame of a template with texts %j is the one that a builder makes",
+  (texts) => {
+    const builder = new FrameBuilder();
+    const device = builder.device("pump-ä");
+    const metrics = [builder.metric("temp_c", "Cel"), builder.metric("rpm")];
+    for (const text of texts) builder.text(text);
+    for (const metric of metrics) builder.add(device, metric, 5, Kind.number, Status.good, 1.5);
+    const built = builder.build();
+    const template = new FrameTemplate("pump-ä", [
+      ["temp_c", "Cel"],
+      ["rpm", ""],
+    ]);
+    const frame = template.frame(built.rows, texts);
+    for (const column of ["time", "value", "device", "metric", "kind", "status"] as const)
+      frame[column].set(built[column]);
+    expect(Buffer.from(frame.buffer)).toEqual(Buffer.from(built.buffer));
+    expect(frame.dictionaries).toEqual(new Frame(built.buffer).dictionaries);
+  },
+);
