@@ -1,6 +1,6 @@
 /** The agent, put together: what it starts with, how it starts, ends and changes. What things do is in their folders. */
-import { extname } from "node:path";
 import { isDeepStrictEqual } from "node:util";
+import type { Worker } from "node:worker_threads";
 import { keyedSliceHash } from "./addon/hash.ts";
 import { MemoryTrim } from "./addon/memory-trim.ts";
 import { ServiceManager } from "./addon/service.ts";
@@ -15,6 +15,7 @@ import { messageOf, WeirError } from "./core/errors.ts";
 import { dataPaths, type HeldDataFolder, holdDataFolder } from "./outbox/data-folder.ts";
 import { WorkerOutbox } from "./outbox/outbox.ts";
 import type { Trouble } from "./outbox/plan.ts";
+import { OUTBOX_URL } from "./outbox-start.ts";
 import { lockDownStatus, missingProbes, outboxPlan } from "./parts.ts";
 import { Effects } from "./pipeline/effects.ts";
 import { Ingest } from "./pipeline/ingest.ts";
@@ -24,7 +25,7 @@ import { Versions } from "./plugins/versions.ts";
 import { fixedChanges, sectionsChanged } from "./reload.ts";
 import { Running } from "./running.ts";
 import type { DeviceRule } from "./sources/options.ts";
-import { brokerSpec, partSpecs } from "./specs.ts";
+import { brokerSpec, hostSpecs, partSpecs } from "./specs.ts";
 import type { Logger, LogOptions } from "./telemetry/log.ts";
 
 /** At a stop: time to commit what was taken in. With what is sent then, all of it is to be over in ten seconds. */
@@ -37,6 +38,7 @@ export class Agent {
   readonly #run: Running;
   readonly #files: PluginFiles;
   readonly #load: (before: Config) => Promise<LoadedConfig>;
+  readonly #outboxThread: Worker;
   readonly #service = new ServiceManager(process.env);
   readonly #trim = new MemoryTrim();
   readonly #failed = Promise.withResolvers<WeirError>();
@@ -45,17 +47,22 @@ export class Agent {
   #folder: HeldDataFolder | undefined;
   #clockKeeper: ClockKeeper | undefined;
 
-  /** Does nothing yet: {@link start}. `load` reads the configuration again in the place of the one before, for {@link reload}; it rejects when that is not valid. */
+  /**
+   * Does nothing yet: {@link start}. `load` reads the configuration again in the place of the one before, for {@link reload}; it rejects
+   * when that is not valid. `outboxThread` waits for its plan (outbox-start.ts).
+   */
   constructor(
     loaded: LoadedConfig,
     version: string,
     log: LogOptions,
     files: PluginFiles,
     load: (before: Config) => Promise<LoadedConfig>,
+    outboxThread: Worker,
   ) {
     this.#run = new Running(loaded, version, log);
     this.#files = files;
     this.#load = load;
+    this.#outboxThread = outboxThread;
     this.#answers = new Answers(this.#run, () => this.reload());
   }
 
@@ -90,11 +97,8 @@ export class Agent {
     this.#run.vitals.start();
     this.#trim.start();
 
-    // Devices may connect from here on; what they send waits for the loop.
-    const places = this.#run.placeRules();
-    await this.#run.parts.apply(brokerSpec(this.#run, places));
     const outbox = new WorkerOutbox(
-      new URL(`./worker${extname(import.meta.filename)}`, import.meta.url),
+      OUTBOX_URL,
       outboxPlan(folder.paths, this.#run.config),
       {
         onCrash: (error) => this.#run.write("error", `${error.message}; it is started again`),
@@ -111,6 +115,7 @@ export class Agent {
           this.#run.folderRenewals += 1;
         },
       },
+      this.#outboxThread,
     );
     this.#run.outbox = outbox;
     const opened = outbox.start();
@@ -135,7 +140,15 @@ export class Agent {
       hashSlices: keyedSliceHash(),
     });
     this.#run.plugins = manager;
-    await Promise.all([opened, manager.start(this.#run.controller.signal)]);
+    const started = Promise.all([opened, manager.start(this.#run.controller.signal)]);
+    started.catch(() => {});
+    // Devices may connect from here on; what they send waits for the loop.
+    const places = this.#run.placeRules();
+    await this.#run.parts.apply(brokerSpec(this.#run, places));
+    await opened;
+    // Probes are loaded while the plugin host starts.
+    await this.#run.parts.apply([...brokerSpec(this.#run, places), ...hostSpecs(this.#run)]);
+    await started;
     void outbox.ended.then((error) => {
       if (error !== undefined) this.#failed.resolve(error);
     });

@@ -47,7 +47,7 @@ export class Running {
   readonly rejected: RejectedLog = new RejectedLog();
   readonly vitals: Vitals = new Vitals();
   /** what devices say before the loop runs */
-  readonly early: EarlyIntake = new EarlyIntake(this.ledger.stage("source", "devices", "messages"));
+  readonly early: EarlyIntake = new EarlyIntake(this.ledger);
   readonly presence: Presence = new Presence(
     this.early,
     {

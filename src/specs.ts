@@ -188,7 +188,8 @@ function externalSpecs(run: Running, places: ReadonlyMap<string, number>): PartS
   });
 }
 
-function hostSpecs(run: Running): PartSpec[] {
+/** What the machine itself tells. May start before the loop. */
+export function hostSpecs(run: Running): PartSpec[] {
   const { kernel, system } = run.config.sources;
   const signal = run.controller.signal;
   const specs: PartSpec[] = [];

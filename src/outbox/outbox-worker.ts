@@ -2,9 +2,10 @@
  * The outbox's worker, from the main thread: it is asked, and replaced under its callers. While there is none, calls wait in order;
  * an end that nobody asked for has it started again, with back-off, until it can.
  */
-import { type Transferable, Worker } from "node:worker_threads";
+import type { Transferable, Worker } from "node:worker_threads";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { HangWatch } from "./hang-watch.ts";
+import { startOutboxThread } from "./outbox-thread.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
 import { fromWire, type Notice, type Op, type Operations, type Reply } from "./protocol.ts";
 
@@ -58,6 +59,8 @@ interface Waiting<K extends Op> {
 /** The worker, or the next one. */
 export class OutboxWorker {
   readonly #url: URL;
+  /** a thread that waits for its plan */
+  #first: Worker | undefined;
   #plan: OutboxPlan;
   readonly #hooks: OutboxHooks;
   readonly #events: WorkerEvents;
@@ -112,9 +115,10 @@ export class OutboxWorker {
   #closed: WeirError | undefined = new WeirError("outbox.closed", "the outbox has not been started");
   #stopped: Promise<void> | undefined;
 
-  /** `url`: the module that calls `serveOutbox` (src/worker.ts). Nothing runs before {@link start}. */
-  constructor(url: URL, plan: OutboxPlan, hooks: OutboxHooks, events: WorkerEvents) {
+  /** As of `WorkerOutbox`. */
+  constructor(url: URL, plan: OutboxPlan, hooks: OutboxHooks, events: WorkerEvents, first?: Worker) {
     this.#url = url;
+    this.#first = first;
     this.#plan = plan;
     this.#hooks = hooks;
     this.#events = events;
@@ -239,16 +243,16 @@ export class OutboxWorker {
 
   async #open(reopened?: OutboxPlan["reopened"]): Promise<string> {
     const started = Promise.withResolvers<string>();
-    const worker = new Worker(this.#url, {
-      workerData: {
-        ...this.#plan,
-        leased: [...this.#events.leased()],
-        ...(reopened && { reopened }),
-      } satisfies OutboxPlan,
-      name: "outbox",
-      // What it makes is short-lived or outside the heap.
-      resourceLimits: { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 128 },
-    });
+    // One that could not load its code is gone by now: the next says why.
+    const first = (this.#first?.threadId ?? -1) < 0 ? undefined : this.#first;
+    const worker = first ?? startOutboxThread(this.#url);
+    this.#first = undefined;
+    worker.ref();
+    worker.postMessage({
+      ...this.#plan,
+      leased: [...this.#events.leased()],
+      ...(reopened && { reopened }),
+    } satisfies OutboxPlan);
     this.#worker = worker;
     let cause: WeirError | undefined;
     let running = false;

@@ -1,5 +1,5 @@
 /** The outbox on the main thread: the port of `core`, over a worker that does all of the work (outbox-worker.ts). */
-import type { Transferable } from "node:worker_threads";
+import type { Transferable, Worker } from "node:worker_threads";
 import type { DeviceNews, RememberedDevice } from "../core/device.ts";
 import { WeirError } from "../core/errors.ts";
 import type { Frame } from "../core/frame.ts";
@@ -15,7 +15,7 @@ import type {
   StateEntry,
 } from "../core/ports.ts";
 import { checkAlarm } from "./alarms.ts";
-import { type OutboxHooks, OutboxWorker } from "./outbox-worker.ts";
+import { type OutboxHooks, OutboxWorker, type WorkerEvents } from "./outbox-worker.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
 import { packState } from "./protocol.ts";
 import type { Purge, StoreInfo } from "./store.ts";
@@ -34,9 +34,12 @@ export class WorkerOutbox implements Outbox {
   /** a worker ended with chunks that may not be stored: later ones are refused until {@link resume} */
   #refusing = false;
 
-  /** `workerUrl`: the module that calls `serveOutbox` (src/worker.ts). Nothing runs before {@link start}. */
-  constructor(workerUrl: URL, plan: OutboxPlan, hooks: OutboxHooks = {}) {
-    this.#worker = new OutboxWorker(workerUrl, plan, hooks, {
+  /**
+   * `workerUrl`: the module that calls `serveOutbox` (src/worker.ts). Nothing runs before {@link start}, but for `first`: its first
+   * thread, where that has been started already (outbox-thread.ts).
+   */
+  constructor(workerUrl: URL, plan: OutboxPlan, hooks: OutboxHooks = {}, first?: Worker) {
+    const events: WorkerEvents = {
       leased: () => this.#leased,
       ready: (uplinks) => {
         if (uplinks === undefined) this.#dry.clear();
@@ -51,7 +54,8 @@ export class WorkerOutbox implements Outbox {
       lost: () => {
         this.#refusing = true;
       },
-    });
+    };
+    this.#worker = new OutboxWorker(workerUrl, plan, hooks, events, first);
   }
 
   get epoch(): string {

@@ -1,15 +1,25 @@
-import type { StageCount } from "../core/ledger.ts";
+import type { Frame } from "../core/frame.ts";
+import type { Ledger, StageCount } from "../core/ledger.ts";
 import type { DeviceMessage, Intake } from "../core/ports.ts";
 
-/** Keeps what devices send before the loop runs; what is unacknowledged is bounded by the listener. QoS 0 is dropped: nothing bounds it. */
+/** Frames of the gateway's own that are kept: of a kernel with many events, half a minute. */
+const MOST_FRAMES = 32;
+
+/**
+ * Keeps what comes before the loop runs. What devices wait for is bounded by the listener; QoS 0 is dropped: nothing bounds it. Of the
+ * gateway's own frames the first ones are kept.
+ */
 export class EarlyIntake implements Intake {
+  readonly #ledger: Ledger;
   readonly #count: StageCount;
   #waiting: DeviceMessage[] = [];
+  #frames: { readonly source: string; readonly frame: Frame }[] = [];
   #intake: Intake | undefined;
 
-  /** `count`: the stage of the source whose messages come here */
-  constructor(count: StageCount) {
-    this.#count = count;
+  /** Messages count as those of source `devices`. */
+  constructor(ledger: Ledger) {
+    this.#ledger = ledger;
+    this.#count = ledger.stage("source", "devices", "messages");
   }
 
   message(message: DeviceMessage): void {
@@ -22,14 +32,24 @@ export class EarlyIntake implements Intake {
     }
   }
 
-  frame(source: string, frame: Parameters<Intake["frame"]>[1]): boolean {
-    return this.#intake?.frame(source, frame) ?? false;
+  frame(source: string, frame: Frame): boolean {
+    if (this.#intake !== undefined) return this.#intake.frame(source, frame);
+    if (this.#frames.length < MOST_FRAMES) {
+      this.#frames.push({ source, frame });
+      return true;
+    }
+    const count = this.#ledger.stage("source", source, "samples");
+    count.in += frame.rows;
+    count.dropped += frame.rows;
+    return false;
   }
 
   /** From now on everything goes on at once. */
   handOver(intake: Intake): void {
     this.#intake = intake;
     for (const message of this.#waiting) intake.message(message);
+    for (const { source, frame } of this.#frames) intake.frame(source, frame);
     this.#waiting = [];
+    this.#frames = [];
   }
 }

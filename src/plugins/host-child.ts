@@ -5,12 +5,10 @@
  *     in   {"start": slot, "data": {@link WorkerData} without fd, "heapMiB": n} | {"stop": slot}
  *     out  {"exited": slot, "reason": text}
  *
- * Slot `n` is descriptor `3 + n`.
+ * Slot `n` is descriptor `3 + n`. Of Node as little as possible is loaded: sockets and streams would be a fifth of the start.
  */
-import { closeSync } from "node:fs";
-import { Socket } from "node:net";
+import { closeSync, read, writeSync } from "node:fs";
 import { extname } from "node:path";
-import { createInterface } from "node:readline";
 import { Worker } from "node:worker_threads";
 import type { WorkerData } from "./host-worker.ts";
 
@@ -23,7 +21,7 @@ const CONTROL = 3;
 /** After its start, in milliseconds. */
 const COLLECT_MS = 5_000;
 const script = new URL(`./host-worker${extname(import.meta.filename)}`, import.meta.url);
-const control = new Socket({ fd: CONTROL });
+const control = Buffer.alloc(64 * 1024);
 const workers = new Map<number, Worker>();
 
 function start(slot: number, data: Omit<WorkerData, "fd">, heapMiB: number): void {
@@ -42,16 +40,32 @@ function start(slot: number, data: Omit<WorkerData, "fd">, heapMiB: number): voi
   worker.once("exit", () => {
     workers.delete(slot);
     closeSync(fd);
-    control.write(`${JSON.stringify({ exited: slot, reason: reason.slice(0, 500) })}\n`);
+    say(`${JSON.stringify({ exited: slot, reason: reason.slice(0, 500) })}\n`);
   });
 }
 
-createInterface({ input: control }).on("line", (line) => {
-  const command: HostCommand = JSON.parse(line);
+function say(line: string): void {
+  let left: Uint8Array = Buffer.from(line);
+  while (left.byteLength > 0) left = left.subarray(writeSync(CONTROL, left));
+}
+
+/** Waits for commands, in a thread of the pool; `begun` is the part of a line that has come, a character for each byte. */
+function listen(begun: string): void {
+  read(CONTROL, control, (thrown, length) => {
+    // The agent has ended.
+    if (thrown !== null || length === 0) process.exit(0);
+    const lines = (begun + control.toString("latin1", 0, length)).split("\n");
+    const rest = lines.pop() ?? "";
+    for (const line of lines) obey(JSON.parse(Buffer.from(line, "latin1").toString()));
+    listen(rest);
+  });
+}
+
+function obey(command: HostCommand): void {
   if ("start" in command) start(command.start, command.data, command.heapMiB);
   else void workers.get(command.stop)?.terminate();
-});
+}
+
+listen("");
 // The same for what starting workers took: nothing waits for this thread.
 setTimeout(() => globalThis.gc?.(), COLLECT_MS);
-control.once("close", () => process.exit(0));
-control.on("error", () => process.exit(0));

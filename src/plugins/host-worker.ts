@@ -246,8 +246,6 @@ let prepared: Prepared | undefined;
 let unprepared: unknown;
 try {
   prepared = await prepare();
-  // What that took and no longer needs: a thread that waits for calls makes too little garbage to be collected. 5 ms, 2 MB.
-  globalThis.gc?.();
   send(Wire.ready, 0, NOTHING);
 } catch (thrown) {
   // Whoever opens it is told.
@@ -273,6 +271,8 @@ try {
 tellMemory();
 // What `configure` changed goes with the first result: it commits with that, or not at all.
 send(Wire.ready, head.id, NOTHING);
+// What the start took and no longer needs: a thread that waits for calls makes too little garbage to be collected. 5 ms, 2 MB.
+globalThis.gc?.();
 
 for (;;) {
   const { type, id, metaBytes, blockBytes } = readHead(read(WIRE_HEADER_BYTES));

@@ -48,6 +48,7 @@ export class PluginManager {
   readonly #chain = new Chain([]);
   #settings: Settings;
   #watch: FolderWatch | undefined;
+  #hasStarted = false;
   #retry: NodeJS.Timeout | undefined;
   #retryMs = 0;
   #work: Promise<void> = Promise.resolve();
@@ -101,10 +102,10 @@ export class PluginManager {
   /** Finds, vets and starts the plugins, then watches the folder. Resolves when each of them is on, or out with its reason. */
   async start(signal: AbortSignal): Promise<void> {
     if (signal.aborted) return;
-    await this.#reconcile();
     const watch = new FolderWatch(resolve(this.#settings.dir), () => this.#reconcile());
     this.#watch = watch;
-    await watch.start();
+    await Promise.all([this.#reconcile(), watch.start()]);
+    this.#hasStarted = true;
   }
 
   /** Takes another `plugins` section; what it doesn't change goes on untouched. The folder stays the one of the start. */
@@ -188,7 +189,6 @@ export class PluginManager {
   }
 
   async #reconcileNow(): Promise<void> {
-    const { cacheDir, versions } = this.#parts;
     const { wishes, gone, again } = await this.#look().catch((thrown: unknown) => {
       this.#tryAgain(true);
       throw thrown;
@@ -197,12 +197,18 @@ export class PluginManager {
       this.#tryAgain(again);
       return;
     }
-    if (wishes.length > 0) await openCache(cacheDir);
+    if (wishes.length > 0) await openCache(this.#parts.cacheDir);
     // At the start no data waits yet.
-    const limitMs = this.#watch === undefined ? undefined : SWITCH_MS;
+    const limitMs = this.#hasStarted ? SWITCH_MS : undefined;
     this.#tryAgain(await this.#rollout.run(wishes, this.#settings, limitMs));
     await Promise.all(gone.map((runner) => runner.stop()));
     for (const { name } of gone) this.#log(name, "info", "stopped: removed or disabled");
+    // Nobody waits for this.
+    void this.#inTurn(() => this.#prune());
+  }
+
+  async #prune(): Promise<void> {
+    const { cacheDir, versions } = this.#parts;
     const used = this.#roster.runners.map((runner) => runner.spec.vetted.dir);
     await pruneCache(cacheDir, new Set(used)).catch(() => {});
     await versions.prune(this.#roster.names).catch(() => {});

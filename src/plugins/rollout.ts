@@ -170,18 +170,22 @@ export class Rollout {
         : [{ candidate, vetted: runner.spec.vetted }],
     );
     const coming = ready.map(({ wish, vetted }) => ({ candidate: wish.candidate, vetted }));
+    const specs = Promise.allSettled(
+      ready.map(({ wish, vetted }) => this.#specOf(wish.candidate, vetted, settings)),
+    );
     await room.make([...running, ...coming], settings);
     const changes: Change[] = [];
-    for (const one of ready) {
+    for (const [i, spec] of (await specs).entries()) {
+      const one = ready[i];
+      if (one === undefined) continue;
       const { candidate, key } = one.wish;
       const old = roster.get(candidate.name)?.runner;
-      try {
-        const spec = await this.#specOf(candidate, one.vetted, settings);
-        const runner = this.#makeRunner(spec, old?.state === "on" ? old.spec : undefined);
-        changes.push({ ...one, runner, old });
-      } catch (thrown) {
-        roster.refuse(candidate.name, key, messageOf(thrown), one.wish);
+      if (spec.status === "rejected") {
+        roster.refuse(candidate.name, key, messageOf(spec.reason), one.wish);
+        continue;
       }
+      const runner = this.#makeRunner(spec.value, old?.state === "on" ? old.spec : undefined);
+      changes.push({ ...one, runner, old });
     }
     await inTurns(STARTS_AT_A_TIME, changes, async ({ runner }) => {
       await runner.prepare();
@@ -225,16 +229,16 @@ export class Rollout {
   /** What runs now can be gone back to. No data waits for this. */
   async #keepVersions(changes: readonly Change[]): Promise<void> {
     const { roster, versions, log } = this.#parts;
-    for (const { wish, runner } of changes) {
-      if (runner.state !== "on") continue;
+    const keep = async ({ wish, runner }: Change): Promise<void> => {
+      if (runner.state !== "on") return;
       const { name } = wish.candidate;
       const decision = await versions.ran(wish.candidate).catch((thrown: unknown) => {
         log(name, "warn", `this version can't be gone back to: ${messageOf(thrown)}`);
       });
-      if (decision === undefined) continue;
       const entry = roster.get(name);
-      if (entry?.runner === runner) roster.set({ ...entry, decision });
-    }
+      if (decision !== undefined && entry?.runner === runner) roster.set({ ...entry, decision });
+    };
+    await Promise.all(changes.map(keep));
   }
 
   #makeRunner(given: RunnerSpec, fallback: RunnerSpec | undefined): Runner {

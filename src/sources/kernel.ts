@@ -8,6 +8,7 @@
  * A label keeps its place in the kernel's table for as long as the probe is loaded. Where new ones find none while many of
  * those that have one are gone, the probe is loaded anew, with a table that is empty.
  */
+import { setImmediate } from "node:timers/promises";
 import {
   dropProbeCapabilities,
   ON_DEMAND_PROBES,
@@ -156,20 +157,24 @@ export class KernelSource implements Source {
   }
 
   /** Loads what can be loaded. Never throws: {@link probes} says what is off, and why. */
-  start(intake: Intake, signal: AbortSignal): Promise<void> {
-    if (signal.aborted) return Promise.resolve();
+  async start(intake: Intake, signal: AbortSignal): Promise<void> {
+    if (signal.aborted) return;
     signal.addEventListener("abort", () => void this.stop(), { once: true });
     this.#intake = intake;
     const { intervalMs, ringBytes, lockDown = false } = this.#options;
     // A process that starts and ends is two events.
     this.#ringBytes = ringBytes ?? ringBytesFor(2 * processesPerSecond());
-    for (const name of PROBES) this.#open(name, undefined);
+    for (const name of PROBES) {
+      this.#open(name, undefined);
+      // A few milliseconds each: others of this thread have their turn.
+      await setImmediate();
+      if (signal.aborted) return;
+    }
     if (lockDown) this.#lock = { problem: dropProbeCapabilities() };
     this.#publishAt = performance.now() + intervalMs;
     this.#readTimer = setInterval(() => this.#read(), this.#readMs);
     this.#drainLater();
     this.#costs.start();
-    return Promise.resolve();
   }
 
   /** Publishes what is left, and unloads the probes. */
