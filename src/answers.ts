@@ -11,6 +11,7 @@ import type {
   PurgeRequest,
   Readiness,
   ReloadReport,
+  RemovedPlugin,
   VitalsReport,
 } from "./api/types.ts";
 import { WeirError } from "./core/errors.ts";
@@ -22,6 +23,7 @@ import {
   outboxLine,
   PROBE_TEXTS,
   pluginStatus,
+  removedPlugin,
   sourceStatus,
   uplinkStatus,
 } from "./parts.ts";
@@ -192,6 +194,17 @@ export class Answers implements ApiHandlers {
       layers: { ...(limits === undefined ? {} : componentWalls(limits)), ...manager.layers },
       logs: manager.logs(name),
     };
+  }
+
+  async removedPlugins(): Promise<readonly RemovedPlugin[]> {
+    const { kept, plugins } = this.#run;
+    return ((await kept?.list(plugins?.names ?? [])) ?? []).map(removedPlugin);
+  }
+
+  async purgePlugin(name: string): Promise<RemovedPlugin> {
+    const { kept, plugins } = this.#run;
+    if (kept === undefined || plugins === undefined) throw new WeirError("outbox.closed");
+    return removedPlugin(await plugins.alone(() => kept.purge(name)));
   }
 
   /** Enables, disables or rolls back a plugin; resolves when that has taken effect. */

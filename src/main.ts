@@ -20,6 +20,7 @@ import { lockDownStatus, missingProbes, outboxPlan } from "./parts.ts";
 import { Effects } from "./pipeline/effects.ts";
 import { Ingest } from "./pipeline/ingest.ts";
 import type { PluginFiles } from "./plugins/files.ts";
+import { Kept } from "./plugins/kept.ts";
 import { PluginManager } from "./plugins/manager.ts";
 import { Versions } from "./plugins/versions.ts";
 import { fixedChanges, sectionsChanged } from "./reload.ts";
@@ -119,17 +120,18 @@ export class Agent {
     );
     this.#run.outbox = outbox;
     const opened = outbox.start();
+    const versions = new Versions(folder.paths.store, this.#files, {
+      load: async (key) => {
+        await opened;
+        return await outbox.setting(key);
+      },
+      save: (key, value) => outbox.setSetting(key, value),
+    });
     const manager = new PluginManager({
       options: plugins,
       cacheDir: folder.paths.cache,
       files: this.#files,
-      versions: new Versions(folder.paths.store, this.#files, {
-        load: async (key) => {
-          await opened;
-          return await outbox.setting(key);
-        },
-        save: (key, value) => outbox.setSetting(key, value),
-      }),
+      versions,
       exclusively: (action) =>
         this.#run.ingest === undefined ? action() : this.#run.ingest.exclusively(action),
       loadState: async (plugin) => {
@@ -140,6 +142,15 @@ export class Agent {
       hashSlices: keyedSliceHash(),
     });
     this.#run.plugins = manager;
+    this.#run.kept = new Kept({
+      store: {
+        list: () => outbox.kept(),
+        dropState: (plugin) => outbox.dropState(plugin),
+      },
+      versions,
+      files: this.#files,
+      settings: () => manager.settings,
+    });
     const started = Promise.all([opened, manager.start(this.#run.controller.signal)]);
     started.catch(() => {});
     // Devices may connect from here on; what they send waits for the loop.

@@ -1,7 +1,7 @@
 /** The agent's parts in the words of each other, of the command line and of `weir check`. */
 
 import { createHash } from "node:crypto";
-import type { PartStatus, PluginStatus, ProbeStatus } from "./api/types.ts";
+import type { PartStatus, PluginStatus, ProbeStatus, RemovedPlugin } from "./api/types.ts";
 import { brokerRemedy } from "./broker-remedy.ts";
 import { hardwareId } from "./config/gateway.ts";
 import type { Config } from "./config/schema.ts";
@@ -11,6 +11,7 @@ import { NEIGHBOUR } from "./neighbour-name.ts";
 import type { DataPaths } from "./outbox/data-folder.ts";
 import type { OutboxPlan } from "./outbox/plan.ts";
 import type { PluginInfo } from "./plugins/account.ts";
+import type { KeptPlugin } from "./plugins/kept.ts";
 import type { RunningUplink } from "./running.ts";
 import type { MqttSource } from "./sources/mqtt-source.ts";
 import type { UplinkOptions } from "./uplink/options.ts";
@@ -45,6 +46,15 @@ export function pluginStatus({ binding, limits: _limits, order: _order, ...info 
   const bind = `${binding.sources.join(",")}:${binding.devices.join(",")}${metrics === "*" ? "" : `:${metrics}`}`;
   return { ...info, version: info.version ?? "", hash: info.hash ?? "", bind };
 }
+
+/** What is kept of a plugin, for people. */
+export const removedPlugin = ({ plugin, entries, bytes, ...versions }: KeptPlugin): RemovedPlugin => ({
+  name: plugin,
+  state: "removed",
+  stateEntries: entries,
+  stateBytes: bytes,
+  ...versions,
+});
 
 /** What is missing of the probes, one part for each reason. */
 export function missingProbes(probes: readonly ProbeStatus[]): PartStatus[] {

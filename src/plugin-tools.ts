@@ -131,7 +131,8 @@ async function runCase(folder: string, plugin: string, dir: string): Promise<str
     files: pluginFiles,
     versions: new Versions(join(folder, "store"), pluginFiles, {
       load: async (key) => decisions.get(key),
-      save: async (key, value) => void decisions.set(key, value),
+      save: async (key, value) =>
+        void (value === undefined ? decisions.delete(key) : decisions.set(key, value)),
     }),
     exclusively: (action) => action(),
     loadState: async () => [],

@@ -17,6 +17,7 @@ import type { Forward } from "./pipeline/forward.ts";
 import type { Ingest } from "./pipeline/ingest.ts";
 import { correctTimes } from "./pipeline/known-time.ts";
 import { RejectedLog } from "./pipeline/rejected.ts";
+import type { Kept } from "./plugins/kept.ts";
 import type { PluginManager } from "./plugins/manager.ts";
 import type { EmbeddedBroker } from "./sources/broker.ts";
 import { Introductions } from "./sources/introductions.ts";
@@ -83,6 +84,8 @@ export class Running {
   epochs: StatusFacts["epochs"] = [];
   outbox: WorkerOutbox | undefined;
   plugins: PluginManager | undefined;
+  /** what is kept of plugins that are gone, too */
+  kept: Kept | undefined;
   broker: EmbeddedBroker | undefined;
   /** another broker in its place */
   neighbour: Neighbour | undefined;

@@ -12,6 +12,7 @@ import type {
   PurgeRequest,
   Readiness,
   ReloadReport,
+  RemovedPlugin,
   VitalsReport,
 } from "./types.ts";
 
@@ -57,6 +58,13 @@ export class ApiClient {
     if (uplink !== undefined) query.set("uplink", uplink);
     if (stream !== undefined) query.set("stream", stream);
     return this.#get(`/api/v1/outbox/purge?${query}`, "POST") as Promise<number>;
+  }
+  removedPlugins(): Promise<readonly RemovedPlugin[]> {
+    return this.#get("/api/v1/removed-plugins") as Promise<readonly RemovedPlugin[]>;
+  }
+  /** Forgets what is kept of a plugin. */
+  purgePlugin(name: string): Promise<RemovedPlugin> {
+    return this.#get(`/api/v1/plugins/${encodeURIComponent(name)}/purge`, "POST") as Promise<RemovedPlugin>;
   }
   probes(): Promise<readonly ProbeStatus[]> {
     return this.#get("/api/v1/probes") as Promise<readonly ProbeStatus[]>;

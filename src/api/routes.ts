@@ -55,6 +55,8 @@ async function get(
       return send(response, 200, await handlers.ledger());
     case "/api/v1/plugins":
       return send(response, 200, handlers.plugins());
+    case "/api/v1/removed-plugins":
+      return send(response, 200, await handlers.removedPlugins());
     case "/api/v1/outbox":
       return send(response, 200, await handlers.outbox());
     case "/api/v1/probes":
@@ -106,6 +108,8 @@ async function post(
     return send(response, 200, handlers.probes().find(({ name }) => name === probe) ?? null);
   }
   const [, plugin, action] = PLUGIN.exec(path) ?? [];
+  if (plugin !== undefined && action === "purge")
+    return send(response, 200, await handlers.purgePlugin(plugin));
   if (plugin !== undefined && isAction(action)) {
     await handlers.pluginAction(plugin, action);
     return send(response, 200, handlers.plugin(plugin) ?? null);

@@ -87,6 +87,17 @@ export interface PluginDetail extends PluginStatus {
   readonly logs: readonly { readonly ts: number; readonly level: string; readonly message: string }[];
 }
 
+/** What is kept of a plugin that is not there any more. */
+export interface RemovedPlugin {
+  readonly name: string;
+  readonly state: "removed";
+  readonly stateEntries: number;
+  readonly stateBytes: number;
+  /** ids of the versions that are kept, newest first, and the bytes of those that no other plugin has */
+  readonly versions: readonly string[];
+  readonly versionBytes: number;
+}
+
 /** What can be done to a plugin: `POST /api/v1/plugins/<name>/<action>`. */
 export const PLUGIN_ACTIONS = ["enable", "disable", "rollback"] as const;
 /** One of {@link PLUGIN_ACTIONS}. */
@@ -172,6 +183,10 @@ export interface ApiHandlers {
   status(): AgentStatus;
   ledger(): Promise<LedgerReport>;
   plugins(): readonly PluginStatus[];
+  /** what is kept of plugins that are not there any more */
+  removedPlugins(): Promise<readonly RemovedPlugin[]>;
+  /** Forgets what is kept of a plugin; resolves to what that was, throws a WeirError when it can't be done. */
+  purgePlugin(name: string): Promise<RemovedPlugin>;
   /** undefined for a name that isn't known */
   plugin(name: string): PluginDetail | undefined;
   /** Resolves when it has taken effect; throws a WeirError when it can't be done. */

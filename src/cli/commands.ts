@@ -193,7 +193,7 @@ export const COMMANDS: readonly Command[] = [
     {
       name: "plugin ls",
       usage: "",
-      about: "list plugins, their state, binding and failures",
+      about: "list plugins, their state, binding and failures, and what is kept of removed ones",
       ...listing,
       positionals: 0,
     },
@@ -248,6 +248,16 @@ export const COMMANDS: readonly Command[] = [
       positionals: 1,
     },
     async () => (await import("./plugins.ts")).rollback,
+  ),
+  command(
+    {
+      name: "plugin purge",
+      usage: "<name>",
+      about: "forget what is kept of a plugin that is removed or disabled: its state and versions",
+      ...listing,
+      positionals: 1,
+    },
+    async () => (await import("./plugins.ts")).purge,
   ),
   command(
     {

@@ -1,4 +1,4 @@
-import type { ProbeStatus } from "../api/types.ts";
+import type { ProbeStatus, RemovedPlugin } from "../api/types.ts";
 import { WeirError } from "../core/errors.ts";
 import { imbalance, type LedgerLine } from "../core/ledger.ts";
 import { formatSize, parseDuration } from "../core/units.ts";
@@ -9,9 +9,10 @@ import { dim, hang, line, printJson, red, table } from "./output.ts";
 
 /** `weir plugin ls` */
 export async function pluginLs(invocation: Invocation): Promise<number> {
-  const plugins = await agentOf(invocation).plugins();
+  const agent = agentOf(invocation);
+  const [plugins, removed] = await Promise.all([agent.plugins(), agent.removedPlugins()]);
   if (invocation.values["json"] === true) {
-    printJson(plugins);
+    printJson([...plugins, ...removed]);
     return 0;
   }
   if (plugins.length === 0)
@@ -33,7 +34,14 @@ export async function pluginLs(invocation: Invocation): Promise<number> {
       new Set(["MEMORY", "FAILURES"]),
     );
   }
+  for (const plugin of removed) line(dim(`${plugin.name} is removed, and ${keptText(plugin)} kept`));
   return 0;
+}
+
+/** Such as `12 KiB of state (30 entries) and 2 versions (3.4 MiB) are`. */
+export function keptText({ stateBytes, stateEntries, versions, versionBytes }: RemovedPlugin): string {
+  const state = `${formatSize(stateBytes)} of state (${stateEntries} ${stateEntries === 1 ? "entry" : "entries"})`;
+  return `${state} and ${versions.length} ${versions.length === 1 ? "version" : "versions"} (${formatSize(versionBytes)}) are`;
 }
 
 /** `weir probe ls` */

@@ -3,9 +3,11 @@ import { existsSync } from "node:fs";
 import type { PluginAction, PluginDetail } from "../api/types.ts";
 import { WeirError } from "../core/errors.ts";
 import { formatSize } from "../core/units.ts";
+import { purgeKept } from "../kept-tools.ts";
 import { inspectFile, runCases } from "../plugin-tools.ts";
 import type { Invocation } from "./commands.ts";
-import { agentOf } from "./context.ts";
+import { agentOf, chosenConfigOf } from "./context.ts";
+import { keptText } from "./listings.ts";
 import { dim, green, line, printable, printJson, red } from "./output.ts";
 
 function nameOf({ positionals }: Invocation): string {
@@ -31,6 +33,20 @@ export const enable: (invocation: Invocation) => Promise<number> = act("enable")
 export const disable: (invocation: Invocation) => Promise<number> = act("disable");
 /** `weir plugin rollback <name>` */
 export const rollback: (invocation: Invocation) => Promise<number> = act("rollback");
+
+/** `weir plugin purge <name>`: by the agent, or, where none runs, in its data folder. */
+export async function purge(invocation: Invocation): Promise<number> {
+  const name = nameOf(invocation);
+  const purged = await agentOf(invocation)
+    .purgePlugin(name)
+    .catch(async (thrown: unknown) => {
+      if (!(thrown instanceof WeirError) || thrown.code !== "cli.agent-unreachable") throw thrown;
+      return await purgeKept(chosenConfigOf(invocation).loaded.config, name);
+    });
+  if (invocation.values["json"] === true) printJson(purged);
+  else line(`${name}: ${keptText(purged)} removed`);
+  return 0;
+}
 
 /** `weir plugin logs <name>` */
 export async function logs(invocation: Invocation): Promise<number> {

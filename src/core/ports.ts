@@ -113,6 +113,14 @@ export interface StateEntry {
   readonly value: Uint8Array;
 }
 
+/** What there is of one plugin in the database. */
+export interface KeptRows {
+  readonly plugin: string;
+  /** of its state; none where something was decided alone */
+  readonly entries: number;
+  readonly bytes: number;
+}
+
 /** What a plugin asked to have done once its output is committed. */
 export type Effect =
   | {

@@ -14,7 +14,15 @@ const MOST_BACKOFF_MS = 10_000;
 /** A database that is found damaged so soon after the one before is not the last one on this disk: the next one waits. */
 const DAMAGED_AGAIN_MS = 60_000;
 /** Calls of people and of the metrics page: they are told at once that there is no database, the others wait for it. */
-const ASKING: ReadonlySet<Op> = new Set(["counts", "info", "purge", "setting", "setSetting"]);
+const ASKING: ReadonlySet<Op> = new Set([
+  "counts",
+  "dropState",
+  "info",
+  "kept",
+  "purge",
+  "setting",
+  "setSetting",
+]);
 
 /** What the outbox tells whoever put it together. */
 export interface OutboxHooks {
@@ -78,6 +86,8 @@ export class OutboxWorker {
     effectsDone: new Map(),
     setting: new Map(),
     setSetting: new Map(),
+    kept: new Map(),
+    dropState: new Map(),
     purge: new Map(),
     counts: new Map(),
     info: new Map(),

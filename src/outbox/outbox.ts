@@ -8,6 +8,7 @@ import type {
   Chunk,
   Effect,
   Gap,
+  KeptRows,
   LeasedBatch,
   LeaseLimits,
   Outbox,
@@ -178,6 +179,16 @@ export class WorkerOutbox implements Outbox {
   /** Keeps a decision for later runs; undefined forgets it. Resolves when it is committed. */
   async setSetting(key: string, value: string | undefined): Promise<void> {
     await this.#worker.call("setSetting", { key, value });
+  }
+
+  /** What is kept of each plugin. */
+  kept(): Promise<readonly KeptRows[]> {
+    return this.#worker.call("kept", undefined);
+  }
+
+  /** Deletes a plugin's state. */
+  async dropState(plugin: string): Promise<void> {
+    while (await this.#worker.call("dropState", plugin));
   }
 
   /** Drops what is stored and not on lease, by uplink, stream and time; gives how many samples went, each at each uplink. */

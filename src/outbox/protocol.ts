@@ -4,6 +4,7 @@ import { type ErrorCode, WeirError } from "../core/errors.ts";
 import type {
   Effect,
   Gap,
+  KeptRows,
   LeasedBatch,
   LeaseLimits,
   OutboxCount,
@@ -67,6 +68,9 @@ export interface Operations {
     readonly args: { readonly key: string; readonly value: string | undefined };
     readonly result: undefined;
   };
+  readonly kept: { readonly args: undefined; readonly result: readonly KeptRows[] };
+  /** some of it; whether there is more */
+  readonly dropState: { readonly args: string; readonly result: boolean };
   readonly purge: {
     readonly args: Purge;
     readonly result: { readonly dropped: number; readonly more: boolean };

@@ -262,6 +262,10 @@ class Server {
       case "setSetting":
         store.setSetting(request.args.key, request.args.value);
         return [done(request, undefined)];
+      case "kept":
+        return [done(request, store.kept())];
+      case "dropState":
+        return [done(request, store.dropState(request.args))];
       case "purge":
         return [done(request, store.purge(request.args))];
       case "counts":

@@ -5,7 +5,7 @@
 import type { Crc32c } from "../core/block.ts";
 import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
-import type { Effect, Gap, OutboxCount, StateChange, StateEntry, Stream } from "../core/ports.ts";
+import type { Effect, Gap, KeptRows, OutboxCount, StateChange, StateEntry, Stream } from "../core/ports.ts";
 import type { Traces } from "../core/trace.ts";
 import { alarmFrame, ownAlarm } from "./alarms.ts";
 import { BatchEnds } from "./batch-ends.ts";
@@ -516,6 +516,16 @@ export class Store {
   /** Everything that a plugin keeps. */
   state(plugin: string): StateEntry[] {
     return this.#kept.state(plugin);
+  }
+
+  /** See {@link Keepsakes.kept}. */
+  kept(): KeptRows[] {
+    return this.#kept.kept();
+  }
+
+  /** See {@link Keepsakes.dropState}. */
+  dropState(plugin: string): boolean {
+    return this.#kept.dropState(plugin);
   }
 
   /** Publish effects to do, oldest first, some at a time. */

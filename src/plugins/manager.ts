@@ -11,11 +11,11 @@ import { Chain } from "./chain.ts";
 import type { Candidate } from "./discover.ts";
 import { HostRoom, type HostRoomOptions } from "./host-room.ts";
 import type { LayerReport } from "./jail-report.ts";
-import type { PluginOptions, PluginsOptions } from "./options.ts";
+import type { PluginsOptions } from "./options.ts";
 import { Rollout, type RolloutParts, type Wish } from "./rollout.ts";
 import { Roster } from "./roster.ts";
 import { type Runner, SWITCH_MS } from "./runner.ts";
-import { Settings } from "./settings.ts";
+import { offBy, Settings } from "./settings.ts";
 import { type Decision, versionOf } from "./versions.ts";
 import { openCache, pruneCache } from "./vet.ts";
 import { FolderWatch } from "./watch.ts";
@@ -150,6 +150,32 @@ export class PluginManager {
         throw new WeirError("plugin.refused", `${name}: no version that ran before this one is kept`);
       return { ...decision, pin: { to, dropped, why: "rolled back" } };
     });
+  }
+
+  /** What holds for plugins now. */
+  get settings(): Settings {
+    return this.#settings;
+  }
+
+  /** Names of plugins that are there, or that weir.yaml names. */
+  get names(): readonly string[] {
+    return this.#roster.names;
+  }
+
+  /** Runs an action while no plugin comes, goes or changes, after what was to go has gone. */
+  async alone<T>(action: () => Promise<T>): Promise<T> {
+    let run: Promise<T> | undefined;
+    await this.#inTurn(async () => {
+      await this.#reconcileNow();
+      run = action();
+      await run.catch(() => {});
+      // What is disabled shows what is kept of it.
+      for (const entry of this.#roster.entries)
+        if (entry.runner === undefined)
+          this.#roster.set({ ...entry, decision: await this.#parts.versions.decision(entry.name) });
+    });
+    if (run === undefined) throw new WeirError("outbox.closed", "the agent is stopping");
+    return await run;
   }
 
   /** Ends every instance and the host. Never throws. */
@@ -323,9 +349,4 @@ interface Wanted {
   readonly key: string;
   readonly wish?: Wish;
   readonly off?: string | undefined;
-}
-
-function offBy(options: PluginOptions, decision: Decision): string | undefined {
-  if (!options.enabled) return "weir.yaml";
-  return decision.disabled ? "`weir plugin disable`" : undefined;
 }

@@ -2,6 +2,7 @@
 import type { KnownPlugin } from "./discover.ts";
 import { mergeLimits, type PluginLimits } from "./limits.ts";
 import type { PluginOptions, PluginsOptions } from "./options.ts";
+import type { Decision } from "./versions.ts";
 
 /** What holds for a plugin that weir.yaml doesn't name: the schema's defaults. */
 export const UNNAMED: PluginOptions = {
@@ -12,6 +13,12 @@ export const UNNAMED: PluginOptions = {
   limits: {},
   config: {},
 };
+
+/** What says that a plugin is not to run; undefined: nothing does. */
+export function offBy(options: PluginOptions, decision: Decision): string | undefined {
+  if (!options.enabled) return "weir.yaml";
+  return decision.disabled ? "`weir plugin disable`" : undefined;
+}
 
 /** The `plugins` section of weir.yaml, asked plugin by plugin. Immutable: a reload makes another. */
 export class Settings {

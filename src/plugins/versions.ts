@@ -46,7 +46,8 @@ const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
 /** Where decisions are kept. */
 export interface DecisionStore {
   load(key: string): Promise<string | undefined>;
-  save(key: string, value: string): Promise<void>;
+  /** undefined forgets it */
+  save(key: string, value: string | undefined): Promise<void>;
 }
 
 /** The identity of a version: another component or another manifest is another one. */
@@ -150,11 +151,7 @@ export class Versions {
 
   /** Removes what no plugin of these names remembers, the latest few excepted. */
   async prune(names: readonly string[]): Promise<void> {
-    const kept = new Set<string>();
-    for (const name of names) {
-      const { history, pin } = await this.decision(name);
-      for (const id of pin === undefined ? history : [...history, pin.to]) kept.add(id);
-    }
+    const kept = await this.#remembered(names);
     const found = await readdir(this.#dir).catch(() => []);
     const spare = await Promise.all(
       found
@@ -166,6 +163,50 @@ export class Versions {
     );
     spare.sort((a, b) => b.time - a.time);
     for (const { path } of spare.slice(SPARE)) await rm(path, { recursive: true, force: true });
+  }
+
+  /** Versions that are kept of a plugin, the latest first, and the bytes of those that none of the others remembers. */
+  async kept(
+    name: string,
+    others: readonly string[],
+  ): Promise<{ readonly versions: string[]; readonly versionBytes: number }> {
+    const shared = await this.#remembered(others);
+    const versions: string[] = [];
+    let versionBytes = 0;
+    for (const id of await this.#remembered([name])) {
+      const sizes = await this.#sizes(id);
+      if (sizes.length === 0) continue;
+      versions.push(id);
+      if (!shared.has(id)) versionBytes += sizes.reduce((sum, size) => sum + size, 0);
+    }
+    return { versions, versionBytes };
+  }
+
+  /** Forgets what was decided of a plugin, but for that it is disabled where that is to stay, and its versions that no other one remembers. */
+  async forget(name: string, staysDisabled: boolean, others: readonly string[]): Promise<void> {
+    const { disabled } = await this.decision(name);
+    const shared = await this.#remembered(others);
+    const gone = [...(await this.#remembered([name]))].filter((id) => !shared.has(id));
+    if (staysDisabled && disabled) await this.decide(name, { ...NOTHING, disabled });
+    else await this.#decisions.save(`plugin/${name}`, undefined);
+    for (const id of gone) await rm(join(this.#dir, id), { recursive: true, force: true });
+  }
+
+  /** Sizes of a version's files; none when it is not kept. */
+  async #sizes(id: string): Promise<number[]> {
+    const folder = join(this.#dir, id);
+    const files = await readdir(folder).catch(() => []);
+    return await Promise.all(files.map(async (file) => (await stat(join(folder, file))).size));
+  }
+
+  /** Ids of versions that these plugins remember. */
+  async #remembered(names: readonly string[]): Promise<Set<string>> {
+    const ids = new Set<string>();
+    for (const name of names) {
+      const { history, pin } = await this.decision(name);
+      for (const id of pin === undefined ? history : [...history, pin.to]) ids.add(id);
+    }
+    return ids;
   }
 
   async #keep(id: string, { manifest, path, hash }: Candidate): Promise<void> {

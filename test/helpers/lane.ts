@@ -69,7 +69,8 @@ export class Lane {
       files: pluginFiles,
       versions: new Versions(join(this.dir, "store"), pluginFiles, {
         load: async (key) => this.decisions.get(key),
-        save: async (key, value) => void this.decisions.set(key, value),
+        save: async (key, value) =>
+          void (value === undefined ? this.decisions.delete(key) : this.decisions.set(key, value)),
       }),
       exclusively: (action) => this.#exclusively(action),
       loadState: async (plugin) => [...(this.committed.get(plugin)?.values() ?? [])],

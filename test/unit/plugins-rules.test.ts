@@ -246,7 +246,7 @@ describe("versions", () => {
   const kept = new Map<string, string>();
   const versions = new Versions(join(dir, "store"), pluginFiles, {
     load: async (key) => kept.get(key),
-    save: async (key, value) => void kept.set(key, value),
+    save: async (key, value) => void (value === undefined ? kept.delete(key) : kept.set(key, value)),
   });
   const version = (number: number): Candidate => {
     const path = join(dir, `${number}.wasm`);
