@@ -2,11 +2,13 @@
 /* Process starts (exec) and exits, counted by name and also one fixed-size record each, through one
  * ring. The reader polls, so nobody is woken. produced counts before the reservation and lost when
  * it fails: once the ring is empty, produced = drained + lost. Slots: label: name, name; value 0
- * starts, 1 exits with code 0, 2 with another, 3 by a signal.
+ * starts, 1 exits with code 0, 2 with another, 3 by a signal. Kernel threads, which never start by
+ * exec, are left out.
  */
 #include "common.bpf.h"
 
 #define SIGNAL_GROUP_EXIT 0x4
+#define PF_KTHREAD	  0x00200000
 #define SLOTS		  128
 
 struct signal_struct {
@@ -15,6 +17,7 @@ struct signal_struct {
 } __attribute__((preserve_access_index));
 
 struct task_struct {
+	unsigned int flags;
 	int pid;
 	int tgid;
 	int exit_code;
@@ -105,7 +108,7 @@ int on_exit(__u64 *ctx)
 		ends = ctx[1];
 	else
 		ends = READ(task, pid) == READ(task, tgid);
-	if (!ends)
+	if (!ends || READ(task, flags) & PF_KTHREAD)
 		return 0;
 	/* The rule of wait(2), kernel/exit.c wait_task_zombie(). */
 	if (BPF_CORE_READ(task, signal, flags) & SIGNAL_GROUP_EXIT)

@@ -51,6 +51,10 @@ export async function probeLs(invocation: Invocation): Promise<number> {
     printJson(probes);
     return 0;
   }
+  if (probes.length === 0) {
+    line("kernel probes are off: set sources.kernel.enabled to true");
+    return 0;
+  }
   table(
     ["PROBE", "STATE", "FALLBACK", "MEMORY", "COST", "MEASURES", "REASON"],
     probes.map(({ name, state, fallback, about, reason, memoryBytes, cost, onDemand, untilMs }) => [

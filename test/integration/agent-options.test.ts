@@ -3,7 +3,7 @@ import { cpSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, expect, test } from "vitest";
 import { imbalance } from "../../src/core/ledger.ts";
-import { Agent, AgentFolder } from "../helpers/agent.ts";
+import { Agent, AgentFolder, weir } from "../helpers/agent.ts";
 import { until } from "../helpers/until.ts";
 
 const cleanups: (() => unknown)[] = [];
@@ -79,4 +79,12 @@ test("ttl is how long a batch may wait for an uplink; then it is dropped, for th
   const line = async (name: string) => (await api.ledger()).lines.find((one) => one.name === name);
   await until("it to be dropped", async () => (await line("cloud/data"))?.dropped === 1);
   await until("the other uplink", async () => (await line("local/data"))?.out === 1);
+});
+
+test("without source kernel, probe ls and probe on say what turns it on", async () => {
+  const agent = await start({});
+  const said = /kernel probes are off: set sources\.kernel\.enabled to true/;
+  const listed = weir("probe", "ls", "--config", agent.folder.config);
+  expect(listed.stdout).toMatch(said);
+  expect(weir("probe", "on", "dns", "--for", "5s", "--config", agent.folder.config).stderr).toMatch(said);
 });

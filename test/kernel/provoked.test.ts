@@ -16,10 +16,11 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import type { Probe } from "../../src/addon/index.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
+import { LARGEST_RING_BYTES } from "../../src/sources/kernel-events.ts";
 import { openFallback } from "../../src/sources/kernel-fallbacks.ts";
 import { SlotRows } from "../../src/sources/kernel-slots.ts";
 import { eventually } from "../helpers/eventually.ts";
-import { bpfHoldings, changedAddon, missing, open, type Row, rowsOf, slotRows } from "./helpers.ts";
+import { bpfHoldings, changedAddon, drainAll, missing, open, type Row, rowsOf, slotRows } from "./helpers.ts";
 
 const lacking = missing !== "" ? missing : process.getuid?.() !== 0 ? "not root" : "";
 const environment = { ...process.env, PATH: `${process.env["PATH"]}:/usr/sbin:/sbin` };
@@ -135,6 +136,26 @@ describe.skipIf(lacking !== "")(`provoked trouble${lacking === "" ? "" : ` (skip
       }
     },
   );
+
+  test.skipIf(!has("mkfs.ext4"))("exec leaves out kernel threads, as that of a journal", (context) => {
+    const folder = mkdtempSync(join(tmpdir(), "weir-thread-"));
+    const probe = open("exec", LARGEST_RING_BYTES);
+    try {
+      const image = join(folder, "image");
+      run('truncate -s 8M "$1" && mkfs.ext4 -q -F -b 1024 "$1"', image);
+      try {
+        run('mount -o loop "$1" "$2" && umount "$2"', image, folder);
+      } catch {
+        return context.skip("no loop devices here");
+      }
+      const names = drainAll(probe).flatMap(({ kind, comm }) => (kind === 2 ? [comm] : []));
+      expect(names).toContain("umount");
+      expect(names.filter((name) => /^(jbd2|loop|kworker)/.test(name))).toEqual([]);
+    } finally {
+      probe.close();
+      rmSync(folder, { recursive: true });
+    }
+  });
 
   test.skipIf(!has("mkfs.ext4"))(
     "writeerror counts what a full disk did not take, by device",
