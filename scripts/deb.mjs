@@ -53,8 +53,8 @@ function sizeOf(path) {
 }
 
 /** The tree of the package, without its control files. */
-function fill(tree, work) {
-  const tarball = pack(work, { architectures: [arch], version });
+async function fill(tree, work) {
+  const tarball = await pack(work, { architectures: [arch], version });
   const options = ["--ignore-scripts", "--prefer-offline", "--os=linux", `--cpu=${arch}`];
   run("npm", ["install", "--global", "--prefix", join(work, "prefix"), ...options, tarball]);
   const weir = join(tree, "usr/lib/weir");
@@ -114,7 +114,7 @@ const work = mkdtempSync(join(tmpdir(), "weir-deb-"));
 try {
   const tree = join(work, "tree");
   mkdirSync(tree, { mode: 0o755 });
-  fill(tree, work);
+  await fill(tree, work);
   control(tree);
   mkdirSync(into, { recursive: true });
   const file = join(into, `weir_${version}_${DEBIAN[arch]}.deb`);

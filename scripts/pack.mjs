@@ -1,6 +1,6 @@
 // Makes the npm tarball, weir-<version>.tgz, in the folder given (by default build/): `npm run pack`.
 //
-// It installs without a compiler and without scripts: JavaScript from src/, the addon and the launcher prebuilt for x64 and
+// It installs without a compiler and without scripts: src/ and its dependencies bundled (bundle.mjs), the addon and the launcher prebuilt for x64 and
 // arm64, and of the transpiler the two wasm tools that vetting uses, without what they don't need (binaryen alone is 93 MB).
 // --only=x64 leaves the other architecture out; for tests.
 import { spawnSync } from "node:child_process";
@@ -18,6 +18,7 @@ import { createRequire } from "node:module";
 import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { bundle, NOT_BUNDLED } from "./bundle.mjs";
 import { ARCHITECTURES, prebuild } from "./prebuild.mjs";
 
 const root = fileURLToPath(new URL("..", import.meta.url));
@@ -26,8 +27,6 @@ const manifest = JSON.parse(readFileSync(join(root, "package.json"), "utf8"));
 
 /** Taken along as they are. */
 const COPIED = ["bin", "deploy", "docs", "plugins", "wit", "CHANGELOG.md", "LICENSE", "README.md"];
-/** Needed to build from source only. */
-const BUILD_ONLY = ["node-addon-api", "node-gyp", "xxhash-addon"];
 const TRANSPILER = "@bytecodealliance/jco-transpile";
 const TRANSPILER_FILES = [
   "LICENSE",
@@ -50,16 +49,16 @@ function run(command, args, cwd) {
 
 const writeJson = (path, value) => writeFileSync(path, `${JSON.stringify(value, undefined, 2)}\n`);
 
-/** Lays the package out in an empty folder. */
-function layOut(folder, architectures, version) {
-  run("tsc", ["-p", join(root, "tsconfig.build.json"), "--outDir", join(folder, "dist")], root);
+/** Lays the package out in an empty folder. What is bundled, or only builds, is no dependency of it. */
+async function layOut(folder, architectures, version) {
+  await bundle(join(folder, "dist"));
   for (const name of COPIED) cpSync(join(root, name), join(folder, name), { recursive: true });
   for (const arch of architectures) prebuild(arch, join(folder, "prebuilds"));
   chmodSync(join(folder, "bin", "weir"), 0o755);
   const xxhash = join(dirname(require.resolve("xxhash-addon/package.json")), "LICENSE");
   cpSync(xxhash, join(folder, "prebuilds", "LICENSE-xxHash"));
 
-  const dependencies = Object.entries(manifest.dependencies).filter(([name]) => !BUILD_ONLY.includes(name));
+  const dependencies = NOT_BUNDLED.map((name) => [name, manifest.dependencies[name]]);
   const { scripts: _scripts, devDependencies: _dev, ...rest } = manifest;
   writeJson(join(folder, "package.json"), {
     ...rest,
@@ -101,11 +100,11 @@ function bundleTranspiler(folder) {
  * Makes the tarball in a folder and says where it is.
  * @param version other than package.json's: for tests of upgrades
  */
-export function pack(into, { architectures = ARCHITECTURES, version = manifest.version } = {}) {
+export async function pack(into, { architectures = ARCHITECTURES, version = manifest.version } = {}) {
   mkdirSync(join(root, "build"), { recursive: true });
   const folder = mkdtempSync(join(root, "build", "package-"));
   try {
-    layOut(folder, architectures, version);
+    await layOut(folder, architectures, version);
     mkdirSync(into, { recursive: true });
     const [packed] = JSON.parse(run("npm", ["pack", "--json", "--pack-destination", into], folder));
     return join(into, packed.filename);
@@ -120,7 +119,7 @@ if (process.argv[1] === fileURLToPath(import.meta.url)) {
     options: { only: { type: "string" } },
   });
   const architectures = values.only === undefined ? ARCHITECTURES : [values.only];
-  const file = pack(resolve(positionals[0] ?? join(root, "build")), { architectures });
+  const file = await pack(resolve(positionals[0] ?? join(root, "build")), { architectures });
   process.stdout.write(
     `${relative(process.cwd(), file)}: ${(statSync(file).size / 2 ** 20).toFixed(1)} MiB\n`,
   );

@@ -60,7 +60,7 @@ describe.skipIf(lacks !== undefined)(
     test("takes a device's message and sends it on, and says why its probes are off", async (context) => {
       if (offline !== undefined) return context.skip(offline);
       const agentFolder = new AgentFolder();
-      const installed = { weir: join(weir, "dist/cli/main.js"), environment: process.env };
+      const installed = { weir: join(weir, "dist/weir.js"), environment: process.env };
       const agent = await Agent.start(agentFolder, emulated, installed);
       try {
         const samples = await agent.samples();
