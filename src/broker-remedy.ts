@@ -8,6 +8,10 @@ const CAUSES: readonly (readonly [RegExp, string])[] = [
     "check the user name and the password or certificate, and what the broker allows them",
   ],
   [
+    /alert (?:certificate required|handshake failure|bad certificate|unknown ca|certificate (?:expired|unknown|revoked))/,
+    "the broker wants a client certificate, or a better one: tls.cert and tls.key name its files",
+  ],
+  [
     /self-signed|unable to (?:get|verify)|unknown ca/i,
     "let tls.ca name the file of the authority that signed the broker's certificate",
   ],

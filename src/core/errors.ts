@@ -172,9 +172,13 @@ export class WeirError extends Error {
   }
 }
 
-/** The message of anything that was thrown. */
-export const messageOf = (thrown: unknown): string =>
-  thrown instanceof Error ? thrown.message : String(thrown);
+/** The message of anything that was thrown; of what OpenSSL says, the words without its addresses and source files. */
+export function messageOf(thrown: unknown): string {
+  if (!(thrown instanceof Error)) return String(thrown);
+  if (!("library" in thrown && "reason" in thrown)) return thrown.message;
+  const { library, reason } = thrown;
+  return typeof reason === "string" ? `${reason} (${String(library)})` : thrown.message;
+}
 
 /** The errno name (`ENOSPC`) of a system error, or undefined. */
 export function errnoOf(thrown: unknown): string | undefined {

@@ -77,11 +77,12 @@ export class Flow {
     this.#used += bytes;
   }
 
-  /** Keeps the month's count, when it is time or `now` says so. */
+  /** Keeps the month's count, when it is time or `now` says so; at once where it is used up, which a crash is not to forget. */
   async save(now = false): Promise<void> {
     const nowMs = performance.now();
     if (this.#bytesPerMonth === undefined || this.#saved === this.#used) return;
-    if (!now && nowMs - this.#savedMs < SAVE_EVERY_MS) return;
+    const usedUp = this.#used >= this.#bytesPerMonth && this.#saved < this.#bytesPerMonth;
+    if (!now && !usedUp && nowMs - this.#savedMs < SAVE_EVERY_MS) return;
     this.#savedMs = nowMs;
     this.#saved = this.#used;
     await this.#memory.save(`${this.#month} ${this.#used}`);

@@ -65,7 +65,7 @@ export async function listenTls(tls: Tls, connections: number, events: PortEvent
       (socket) => events.accept(socket),
     ),
   );
-  server.on("tlsClientError", (error) => events.refused(`TLS: ${error.message}`));
+  server.on("tlsClientError", (error) => events.refused(`TLS: ${messageOf(error)}`));
   const look = async (): Promise<void> => {
     const times = await timesOf(tls);
     if (times === seen) return;

@@ -135,7 +135,7 @@ export class MqttSource implements Source {
     );
     const failed = (error: Error): void => {
       clearTimeout(late);
-      this.#ended({ reason: error.message, final: false, accepted: false }, 0);
+      this.#ended({ reason: messageOf(error), final: false, accepted: false }, 0);
     };
     socket.once("error", failed);
     socket.once(url.startsWith("mqtts:") ? "secureConnect" : "connect", () => {

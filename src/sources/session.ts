@@ -5,6 +5,7 @@
  */
 import type { Duplex } from "node:stream";
 import { generate, type IConnectPacket, type IPublishPacket, type Packet, parser } from "mqtt-packet";
+import { messageOf } from "../core/errors.ts";
 import { readTraceparent } from "../core/trace.ts";
 import { PacketGuard, type Skipped } from "./packet-guard.ts";
 
@@ -108,7 +109,7 @@ export class MqttSession {
     this.#parser.on("error", (error: Error) => this.#end(`the broker sent no MQTT: ${error.message}`));
     this.#stream.on("data", (chunk: Uint8Array) => this.#read(chunk));
     this.#stream.on("drain", () => this.#backPressure());
-    this.#stream.on("error", (error: Error) => this.#end(error.message));
+    this.#stream.on("error", (error: Error) => this.#end(messageOf(error)));
     this.#stream.on("close", () => this.#end("the broker closed the connection"));
     const connect: IConnectPacket = {
       cmd: "connect",

@@ -274,8 +274,11 @@ export class MqttUplink implements Uplink {
   #hear(topic: string, payload: Uint8Array): void {
     if (topic !== this.#ackTopic()) return;
     const notice = readDurableNotice(payload);
-    if (notice === undefined) this.#note(`${topic}: not a confirmation: see docs/uplinks.md`);
-    else for (const listener of this.#durable) listener(notice);
+    if (notice === undefined) {
+      const problem = `${topic}: not a confirmation: see docs/uplinks.md`;
+      if (this.lastError !== problem) this.#parts.log("warn", `uplink ${this.name}: ${problem}`);
+      this.#note(problem);
+    } else for (const listener of this.#durable) listener(notice);
   }
 
   get #clientId(): string {

@@ -332,9 +332,12 @@ describe("limits of the uplink's own", () => {
   });
 
   test("let only alarms go once the month's bytes are used up", async () => {
-    const running = await run({ bytesPerMonth: 600 });
+    const kept = new Map<string, string>();
+    const running = await run({ bytesPerMonth: 600 }, kept);
     await running.append(0, 10);
     await until("the budget to be used up", () => running.forward.exhausted);
+    // At once: a crash is not to forget that.
+    await until("that to be kept", () => Number(kept.get("used")?.split(" ")[1]) >= 600);
     expect(uplinkStatus(running).reason).toContain("the month's bytes are used up");
     await settled(running, 10);
     await running.append(10, 20);
@@ -393,6 +396,7 @@ describe("the consumer's word", () => {
     for (const payload of ["{", '{"epoch":"x"}', '{"epoch":"00000000","stream":"data","upto":1000}'])
       say(payload);
     await until("it again", () => came().length === 20);
+    expect(running.logs.filter((text) => text.includes("not a confirmation"))).toHaveLength(1);
     expect(await account(running)).toEqual({ acked: 0, rejected: 0, held: 10 });
     await until("its delivery to the broker", () => running.forward.unconfirmed === 1);
     confirm(running, 9);
