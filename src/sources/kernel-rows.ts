@@ -19,7 +19,6 @@ export const Field = {
   pid: 28,
   ppid: 32,
   status: 36,
-  uid: 40,
   comm: 48,
 } as const;
 
