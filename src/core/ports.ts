@@ -393,6 +393,7 @@ export interface Uplink {
   start(signal: AbortSignal): Promise<void>;
   /**
    * Publishes, resolves at the broker's acknowledgement (QoS 0: when handed over). `again`: it was sent before, and the broker may have it.
+   * The payload is then the uplink's, which may have freed it; after a failure it is the caller's.
    * @throws WeirError `uplink.unavailable` or `uplink.refused` (retry), or `uplink.rejected` (reject)
    */
   publish(message: Outgoing, again?: boolean): Promise<void>;

@@ -3,6 +3,7 @@
  * its own (it would lose what it holds past 65,535 messages without a word). Each connection is a fresh client; the
  * pipeline owns the window and the order, and sends again what was not acknowledged.
  */
+import { Socket } from "node:net";
 import mqtt, {
   type IClientOptions,
   type IClientPublishOptions,
@@ -10,6 +11,7 @@ import mqtt, {
   type MqttClient,
 } from "mqtt";
 import { messageOf, WeirError } from "../core/errors.ts";
+import { freeNow } from "../core/free.ts";
 import type { DurableNotice, Outgoing, Uplink } from "../core/ports.ts";
 import { tlsOptions } from "../core/tls.ts";
 import { MOST_CONTEXTS } from "../core/trace.ts";
@@ -17,6 +19,7 @@ import { readDurableNotice } from "./durable-notice.ts";
 import type { UplinkOptions } from "./options.ts";
 import { answerOf, connectionReason, isCrowded, PAUSE_MS, TAKEN_OVER, TOO_LARGE } from "./reasons.ts";
 import { fillTopic } from "./topics.ts";
+import { storeUncopied } from "./uncopied.ts";
 import { onUnfinished, UNFINISHED_BYTES } from "./unfinished.ts";
 
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -167,6 +170,9 @@ export class MqttUplink implements Uplink {
       clearTimeout(timer);
       session.fail.delete(reject);
     }
+    // Sent, and not only said to be: a broker may acknowledge what the system is still reading. What a WebSocket has written is unknown.
+    const { stream } = session.client;
+    if (stream instanceof Socket && stream.writableLength === 0) freeNow(message.payload);
   }
 
   async stop(): Promise<void> {
@@ -258,6 +264,7 @@ export class MqttUplink implements Uplink {
       ...security,
       will: { topic: will.topic, payload: Buffer.from(will.payload), qos: 1, retain },
     });
+    storeUncopied(client);
     this.#connecting = client;
     client.once("connect", (connack) => this.#opened(client, connack));
     client.on("error", (error) => this.#failed(error));

@@ -1,4 +1,5 @@
 /** The forward loop, the real outbox and the MQTT uplink, against a broker that does what it is told. */
+import mqtt from "mqtt";
 import { afterAll, afterEach, beforeEach, describe, expect, test } from "vitest";
 import { batchIn } from "../../src/batch-tools.ts";
 import { Kind } from "../../src/core/frame.ts";
@@ -10,6 +11,7 @@ import { uplinkStatus } from "../../src/parts.ts";
 import { Forward } from "../../src/pipeline/forward.ts";
 import { MqttUplink } from "../../src/uplink/mqtt.ts";
 import { type UplinkOptions, uplinkSchema } from "../../src/uplink/options.ts";
+import { storeUncopied } from "../../src/uplink/uncopied.ts";
 import { freePort } from "../helpers/free-port.ts";
 import {
   frameOf,
@@ -114,6 +116,40 @@ test("a broker whose packet has no end is left, and tried again later", async ()
   await until("the connection is given up", () => /packet of over 1048576 bytes/.test(logs.join()), 60_000);
   broker.script = {};
   await until("there is another one", () => uplink.connected, 60_000);
+});
+
+test("mqtt.js keeps what it has sent as it is, not a copy", async () => {
+  broker.script = { puback: () => undefined };
+  const client = await mqtt.connectAsync(broker.url, { reconnectPeriod: 0 });
+  expect(storeUncopied(client)).toBe(true);
+  const payload = Buffer.from("as it is");
+  client.publish("t", payload, { qos: 1 });
+  const messageId = client.getLastMessageId();
+  const stored = Promise.withResolvers<unknown>();
+  client.outgoingStore.get({ messageId }, (_, packet) => stored.resolve(packet));
+  expect(await stored.promise).toMatchObject({ messageId, topic: "t" });
+  expect(Reflect.get(Object(await stored.promise), "payload")).toBe(payload);
+  await client.endAsync(true);
+});
+
+test("a payload is freed once the broker has acknowledged it, and kept when it has to be sent again", async () => {
+  const { uplink } = await run();
+  await until("it is connected", () => uplink.connected);
+  const message = {
+    topic: "t",
+    payload: new TextEncoder().encode("all of it"),
+    qos: 1 as const,
+    retain: false,
+    contentType: undefined,
+    userProperties: undefined,
+  };
+  broker.script = { puback: () => 0x97 };
+  await expect(uplink.publish(message)).rejects.toMatchObject({ code: "uplink.unavailable" });
+  expect(message.payload.byteLength).toBe(9);
+  broker.script = {};
+  await uplink.publish(message, true);
+  expect(message.payload.byteLength).toBe(0);
+  expect(broker.batches.map(({ payload }) => payload.toString())).toEqual(["all of it", "all of it"]);
 });
 
 describe("what the broker allows", () => {
