@@ -24,8 +24,9 @@ export class Home {
   #bytes = 0;
   #touched = false;
   #noted: Noted | undefined;
-  /** inode of its WAL */
+  /** inodes of its WAL and of that one's index */
   #wal: number | undefined;
+  #shm: number | undefined;
 
   constructor(path: string) {
     this.#path = path;
@@ -66,6 +67,14 @@ export class Home {
     return this.#bytes === 0 ? "empty" : "touched";
   }
 
+  /** Whether the WAL or its index was removed or replaced: what is written to it is gone with this process. */
+  get lacksWal(): boolean {
+    const isHere = inodeOf(this.#path) === this.#inode;
+    return (
+      isHere && (inodeOf(`${this.#path}-wal`) !== this.#wal || inodeOf(`${this.#path}-shm`) !== this.#shm)
+    );
+  }
+
   /** Whether another file lies at the path, and beside it the WAL of the one that is open, which must never be applied to that. */
   get leavesWal(): boolean {
     const there = inodeOf(this.#path);
@@ -85,6 +94,7 @@ export class Home {
     const here: Noted = { machine, file: `${ino}/${birthtimeNs}`, count: Math.max(inside, beside) + 1 };
     transaction(() => this.#note(kept, here));
     this.#wal = inodeOf(`${this.#path}-wal`);
+    this.#shm = inodeOf(`${this.#path}-shm`);
     if (before === undefined) return undefined;
     if (before.machine !== machine)
       return "the database was used last on another machine: the data folder was copied with it, or the disk moved";

@@ -66,15 +66,31 @@ export function setWalAside(path: string, nowMs: number): void {
   rmSync(`${path}-shm`, { force: true });
 }
 
-/** Reads what is readable of a damaged database, then moves it away. */
+/**
+ * Reads what is readable of a damaged database, then moves it away. The reserve for a full disk goes first: moving it, and the new
+ * database, may need room.
+ */
 export function quarantine(path: string, reason: string, nowMs: number): Salvage {
   const read = readBooks(path);
+  rmSync(`${path}-reserve`, { force: true });
   const movedTo = placeFor(path, nowMs);
   const ends = ["", "-wal"].filter((end) => existsSync(path + end));
   for (const end of ends) renameSync(path + end, movedTo + end);
   rmSync(`${path}-shm`, { force: true });
   rmSync(marker(path), { force: true });
   return { movedTo: movedTo + (ends[0] ?? ""), reason, ...read };
+}
+
+/** Puts a damaged database back, as the new one could not be made: what was read of it is not to be lost. Never throws. */
+export function putBack(path: string, { movedTo, reason }: Salvage): void {
+  try {
+    const moved = movedTo.replace(/-wal$/, "");
+    for (const end of ["-wal", "-shm", ""]) rmSync(path + end, { force: true });
+    for (const end of ["-wal", ""]) if (existsSync(moved + end)) renameSync(moved + end, path + end);
+    markDamaged(path, reason);
+  } catch {
+    // It stays in quarantine.
+  }
 }
 
 /** A name in quarantine that nothing has. */

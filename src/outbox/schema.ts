@@ -4,7 +4,7 @@ import Database from "better-sqlite3";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
 import { whyUnusable } from "./data-folder.ts";
 import type { OutboxPlan } from "./plan.ts";
-import { markOf, quarantine, type Salvage } from "./quarantine.ts";
+import { markOf, putBack, quarantine, type Salvage } from "./quarantine.ts";
 import { STEPS, type Step } from "./steps.ts";
 
 /** "WEIR" */
@@ -50,15 +50,24 @@ export function openDatabase(
         cause,
       });
     }
-    return { ...open(plan, true), salvage };
+    try {
+      return { ...open(plan, true), salvage };
+    } catch (cause) {
+      putBack(plan.path, salvage);
+      throw cause;
+    }
   }
 }
 
 /** Damage that is known before the file is opened. */
 function refuseMarked({ path, reopened }: OutboxPlan): void {
   const mark = reopened?.damage ?? markOf(path);
+  // One that was put back says what it said before.
   if (mark !== undefined)
-    throw new WeirError("outbox.corrupt", `${path} was found damaged while it was in use: ${mark}`);
+    throw new WeirError(
+      "outbox.corrupt",
+      mark.startsWith(path) ? mark : `${path} was found damaged while it was in use: ${mark}`,
+    );
   const size = (file: string): number | undefined => statSync(file, { throwIfNoEntry: false })?.size;
   // SQLite would take it for a new one, and drop the WAL.
   const left = size(path);

@@ -27,6 +27,8 @@ import { TroubleWatch } from "./trouble.ts";
 
 /** Calls that share one transaction at most. */
 const MOST_CALLS = 512;
+const WAL_LOST =
+  "the database's WAL was removed while it was in use: what was in it is saved, and the database opened anew";
 /** How often the database is tidied up, in milliseconds. */
 const MAINTAIN_MS = 1_000;
 /**
@@ -397,6 +399,7 @@ class Server {
     this.#idle = true;
     try {
       this.#store.maintain(idle);
+      if (this.#store.savedFromWal()) this.#end(new WeirError("outbox.commit", WAL_LOST));
     } catch (thrown) {
       // Tidying up can wait, as while another connection reads or the disk is full; commits report their own errors.
       this.#notice(thrown);

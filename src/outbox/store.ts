@@ -23,7 +23,7 @@ import { Keepsakes } from "./keepsakes.ts";
 import { type Batch, Lanes, lastChunk, type OldestChunk, type RemovedLane } from "./lanes.ts";
 import { Leasing, type Moment } from "./leasing.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
-import { markDamaged, type Salvage, setWalAside } from "./quarantine.ts";
+import { markDamaged, putBack, type Salvage, setWalAside } from "./quarantine.ts";
 import { RecentFrames } from "./recent-frames.ts";
 import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
@@ -185,6 +185,7 @@ export class Store {
       this.#home.takeTouch();
     } catch (thrown) {
       db.close();
+      if (salvage !== undefined) putBack(plan.path, salvage);
       throw thrown;
     }
   }
@@ -275,6 +276,16 @@ export class Store {
   /** Why the WAL can't be emptied, and grows; undefined: it can. */
   get walHeld(): string | undefined {
     return this.#wal.held;
+  }
+
+  /**
+   * Whether the WAL was removed or replaced while it is in use. What was in it is in the database, and on the disk, then, and the
+   * database is to be opened anew.
+   */
+  savedFromWal(): boolean {
+    if (!this.#home.lacksWal) return false;
+    this.#harden(true);
+    return true;
   }
 
   /** See {@link Home.takeTouch}. */

@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, rmSync, statfsSync, writeFileSync } from "node:fs";
+import { closeSync, mkdtempSync, openSync, rmSync, statfsSync, writeFileSync, writeSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, it } from "vitest";
@@ -89,5 +89,34 @@ it.skipIf(!mounted)(
     const count = (await outbox.counts()).find(({ stream }) => stream === "data");
     expect(count).toMatchObject({ committed: stored, dropped: 0, lost: 0, rejected: 0 });
     await outbox.stop();
+  },
+);
+
+it.skipIf(!mounted)(
+  "a full disk while a damaged database is set aside: that waits, and nothing of its books is lost (needs: mount tmpfs)",
+  () => {
+    const path = join(folder, "damaged.db");
+    const before = new Store(planFor(path), crc32c);
+    for (let i = 0; i < 20; i++)
+      before.transaction(() =>
+        before.append({ stream: "data", frame: frameOf([1, 2, 3]), state: [], effects: [] }),
+      );
+    before.markDamaged("a test says so");
+    before.close();
+    rmSync(`${path}-reserve`);
+    const ballast = join(folder, "ballast");
+    const file = openSync(ballast, "w");
+    expect(() => {
+      for (const part = Buffer.alloc(4096, 1); ; ) writeSync(file, part);
+    }).toThrow("ENOSPC");
+    closeSync(file);
+    for (let i = 0; i < 2; i++) expect(() => new Store(planFor(path), crc32c)).toThrow();
+    rmSync(ballast);
+    const after = new Store(planFor(path), crc32c);
+    expect(after.quarantined).toBeDefined();
+    const data = after.transaction(() => after.counts()).find(({ stream }) => stream === "data");
+    expect(data).toMatchObject({ committed: 60, lost: 60 });
+    expect(after.transaction(() => after.gaps("up"))).toMatchObject([{ from: 0, to: 59, reason: "corrupt" }]);
+    after.close();
   },
 );
