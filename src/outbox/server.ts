@@ -81,11 +81,11 @@ export function serveOutbox(port: MessagePort, plan: OutboxPlan, parts: OutboxPa
 /** Opens the store; where its first steps find damage, the database is set aside as one that was found damaged while in use. */
 function openStore(plan: OutboxPlan, { crc32c }: OutboxParts): Store {
   try {
-    return new Store(plan, crc32c);
+    return new Store(plan, crc32c, Date.now, () => performance.now());
   } catch (thrown) {
     if (thrown instanceof WeirError || storageError(thrown).code !== "outbox.corrupt") throw thrown;
     markDamaged(plan.path, messageOf(thrown));
-    return new Store(plan, crc32c);
+    return new Store(plan, crc32c, Date.now, () => performance.now());
   }
 }
 

@@ -7,6 +7,7 @@ import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
 import type { Effect, Gap, KeptRows, OutboxCount, StateChange, StateEntry, Stream } from "../core/ports.ts";
 import type { Traces } from "../core/trace.ts";
+import { Ages } from "./ages.ts";
 import { alarmFrame, ownAlarm } from "./alarms.ts";
 import { BatchEnds } from "./batch-ends.ts";
 import { estimateJsonBytes, loadFrame, storeFrame } from "./blocks.ts";
@@ -106,6 +107,7 @@ export class Store {
   readonly #ends: BatchEnds;
   readonly #effects: EffectQueue;
   readonly #kept: Keepsakes;
+  readonly #ages: Ages;
   readonly #epochs: Epochs;
   readonly #traces: TraceBook;
   readonly #recent = new RecentFrames();
@@ -124,10 +126,11 @@ export class Store {
   readonly #wal: WalWatch;
 
   /**
-   * Opens the database, or makes it, and fits it to the plan. A damaged one is set aside.
+   * Opens the database, or makes it, and fits it to the plan. A damaged one is set aside. `now` and `monotonic` are in ms; the
+   * second is never set.
    * @throws WeirError `outbox.newer-schema` or `data.unusable` (fatal)
    */
-  constructor(plan: OutboxPlan, crc32c: Crc32c, now: () => number = Date.now) {
+  constructor(plan: OutboxPlan, crc32c: Crc32c, now: () => number = Date.now, monotonic: () => number = now) {
     const { db, salvage, unchecked, recovered } = openDatabase(plan, now());
     this.quarantined = salvage?.movedTo;
     this.unchecked = unchecked;
@@ -156,6 +159,7 @@ export class Store {
     });
     this.#effects = new EffectQueue(db);
     this.#kept = new Keepsakes(db);
+    this.#ages = new Ages(this.#kept, now, monotonic);
     this.#epochs = new Epochs(db);
     this.#keeper = new DeviceKeeper(db, crc32c, plan.maxBytes, now());
     this.#home = new Home(plan.path);
@@ -499,11 +503,15 @@ export class Store {
 
   /** Drops what has outlived its lane's TTL; returns whether there is more. */
   #expire(): boolean {
+    const lanes = this.#lanes.all;
+    this.#ages.look(Math.min(...lanes.map(({ needs }) => needs)), this.#lastChunk);
     const nowMs = this.#now();
     let more = false;
-    for (const lane of this.#lanes.all) {
+    for (const lane of lanes) {
       const { ttlMs } = lane;
-      if (ttlMs !== undefined) more = this.#discard.older(lane, nowMs - ttlMs, "ttl").more || more;
+      if (ttlMs === undefined) continue;
+      const untilMs = nowMs - this.#ages.seemsOlderMs(lane.needs) - ttlMs;
+      more = this.#discard.older(lane, untilMs, "ttl").more || more;
     }
     return more;
   }

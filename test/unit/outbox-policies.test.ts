@@ -105,6 +105,49 @@ describe("a stream's TTL", () => {
   });
 });
 
+describe("a clock that is set while samples wait", () => {
+  it("makes them neither older nor younger for their TTL, over a restart, too", () => {
+    const path = newPath();
+    const plan = planFor(path, { uplinks: [uplink("up", { ttlMs: { data: 60_000 } })] });
+    const year = 365 * 86_400_000;
+    let wallMs = 0;
+    let steadyMs = 5_000;
+    const begin = (): Store => {
+      const store = new Store(
+        plan,
+        crc32c,
+        () => wallMs,
+        () => steadyMs,
+      );
+      opened.add(store);
+      return store;
+    };
+    const pass = (store: Store, ms: number): void => {
+      wallMs += ms;
+      steadyMs += ms;
+      store.maintain(true);
+    };
+    const before = begin();
+    append(before, [1, 2]);
+    wallMs += 55 * year;
+    pass(before, 1_000);
+    append(before, [3]);
+    expect(of(before, "up")).toMatchObject({ dropped: 0, held: 3 });
+    before.close();
+    opened.delete(before);
+    const after = begin();
+    pass(after, 30_000);
+    expect(of(after, "up")).toMatchObject({ dropped: 0, held: 3 });
+    wallMs -= year;
+    pass(after, 28_000);
+    expect(of(after, "up")).toMatchObject({ dropped: 0, held: 3 });
+    pass(after, 1_500);
+    expect(of(after, "up")).toMatchObject({ dropped: 2, held: 1 });
+    pass(after, 1_000);
+    expect(of(after, "up")).toMatchObject({ dropped: 3, held: 0 });
+  });
+});
+
 describe("a purge", () => {
   it("drops by uplink, stream and age, but nothing that is on lease", () => {
     const batch = { samples: 1, bytes: 1e6, ageMs: 0 };
