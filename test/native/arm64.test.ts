@@ -87,6 +87,7 @@ describe.skipIf(lacks !== undefined)(
 
     for (const { name, sources } of [
       { name: "ring_test.cc", sources: ["native/ring/ring.cc"] },
+      { name: "process_rows_test.cc", sources: ["native/ring/process_rows.cc"] },
       { name: "perf_ring_test.cc", sources: ["native/perf/perf_ring.cc"] },
       {
         name: "sock_diag_test.cc",
