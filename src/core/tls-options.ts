@@ -15,5 +15,12 @@ export const tlsFilesSchema = z
   .prefault({})
   .refine(({ cert, key }) => (cert === undefined) === (key === undefined), "cert and key go together");
 
+/** Why these files would be of no use: none of the brokers is spoken to with TLS. */
+export function tlsProblem(files: TlsFiles, urls: readonly string[]): string | undefined {
+  const given = Object.values(files).some((value) => value !== undefined);
+  if (!given || urls.some((url) => /^(?:mqtts|wss):/.test(url))) return undefined;
+  return "nothing is encrypted on mqtt:// and ws://: mqtts:// and wss:// are";
+}
+
 /** The same, read. */
 export type TlsFiles = z.infer<typeof tlsFilesSchema>;

@@ -1,6 +1,6 @@
 /** The `sources` section of weir.yaml; the schema of broker-options.ts is passed on. */
 import { z } from "zod";
-import { tlsFilesSchema } from "../core/tls-options.ts";
+import { tlsFilesSchema, tlsProblem } from "../core/tls-options.ts";
 import { parseDuration } from "../core/units.ts";
 
 export { brokerSchema } from "./broker-options.ts";
@@ -8,6 +8,7 @@ export { brokerSchema } from "./broker-options.ts";
 import { isJsonPath } from "./json-path.ts";
 import { PRESET_NAMES, PRESETS } from "./presets.ts";
 import { patternProblem } from "./topic-pattern.ts";
+import { filterProblem } from "./topic-tree.ts";
 
 const pattern = (captures: boolean) =>
   z.string().check((context) => {
@@ -176,58 +177,66 @@ const kernelSchema = z
 
 const name = z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -");
 /** An external broker. */
-export const mqttSourceSchema = z.strictObject({
-  url: z
-    .string()
-    .refine(
-      (url) => /^mqtts?:\/\/[^/\s@]+$/.test(url) && URL.canParse(url),
-      "expected mqtt://host:port or mqtts://host:port; a name and a password go to username and password",
-    )
-    .describe("mqtt:// or mqtts:// and the broker's address"),
-  version: z
-    .union([z.literal(4), z.literal(5)])
-    .default(5)
-    .describe("MQTT version: 5, or 4 for 3.1.1"),
-  clientId: z
-    .string()
-    .min(1)
-    .max(128)
-    .optional()
-    .describe("the session's name at the broker; default: weir-<gateway>-<name>"),
-  username: z.string().max(512).optional().describe("default: none is sent"),
-  password: z.string().max(512).optional().describe("better given as an environment variable"),
-  tls: tlsFilesSchema.describe("for mqtts://; the files are read again at each connection"),
-  subscribe: z
-    .array(z.string().min(1).max(1024))
-    .min(1)
-    .max(64)
-    .optional()
-    .describe("topic filters; default: what the rules need"),
-  qos: z
-    .union([z.literal(0), z.literal(1), z.literal(2)])
-    .default(1)
-    .describe("1 and 2 are acknowledged once committed"),
-  sharedGroup: z
-    .string()
-    .regex(/^[^/+#]{1,64}$/, "expected a name without / + #")
-    .optional()
-    .describe("subscribe as a member of this group ($share)"),
-  keepaliveS: z
-    .number()
-    .int()
-    .min(0)
-    .max(65_535)
-    .default(30)
-    .describe("silence after which the broker is asked whether it is there; 0: never"),
-  sessionExpiryS: z
-    .number()
-    .int()
-    .min(0)
-    .max(2 ** 32 - 1)
-    .default(86_400)
-    .describe("how long the broker keeps what is not acknowledged; MQTT 5 only"),
-  rules: rulesSchema.describe("mapping rules for this broker's messages, as in sources.devices"),
-});
+export const mqttSourceSchema = z
+  .strictObject({
+    url: z
+      .string()
+      .refine(
+        (url) => /^mqtts?:\/\/[^/\s@]+$/.test(url) && URL.canParse(url),
+        "expected mqtt://host:port or mqtts://host:port; a name and a password go to username and password",
+      )
+      .describe("mqtt:// or mqtts:// and the broker's address"),
+    version: z.literal([4, 5]).default(5).describe("MQTT version: 5, or 4 for 3.1.1"),
+    clientId: z
+      .string()
+      .min(1)
+      .max(128)
+      .optional()
+      .describe("the session's name at the broker; default: weir-<gateway>-<name>"),
+    username: z.string().max(512).optional().describe("default: none is sent"),
+    password: z.string().max(512).optional().describe("better given as an environment variable"),
+    tls: tlsFilesSchema.describe("for mqtts://; the files are read again at each connection"),
+    subscribe: z
+      .array(
+        z
+          .string()
+          .max(1024)
+          .check((context) => {
+            const problem = filterProblem(context.value);
+            if (problem !== undefined)
+              context.issues.push({ code: "custom", message: `the filter ${problem}`, input: context.value });
+          }),
+      )
+      .min(1)
+      .max(64)
+      .optional()
+      .describe("topic filters; default: what the rules need"),
+    qos: z.literal([0, 1, 2]).default(1).describe("1 and 2 are acknowledged once committed"),
+    sharedGroup: z
+      .string()
+      .regex(/^[^/+#]{1,64}$/, "expected a name without / + #")
+      .optional()
+      .describe("subscribe as a member of this group ($share)"),
+    keepaliveS: z
+      .number()
+      .int()
+      .min(0)
+      .max(65_535)
+      .default(30)
+      .describe("silence after which the broker is asked whether it is there; 0: never"),
+    sessionExpiryS: z
+      .number()
+      .int()
+      .min(0)
+      .max(2 ** 32 - 1)
+      .default(86_400)
+      .describe("how long the broker keeps what is not acknowledged; MQTT 5 only"),
+    rules: rulesSchema.describe("mapping rules for this broker's messages, as in sources.devices"),
+  })
+  .superRefine(({ tls, url }, context) => {
+    const unused = tlsProblem(tls, [url]);
+    if (unused !== undefined) context.addIssue({ code: "custom", path: ["tls"], message: unused });
+  });
 
 /** Where telemetry comes from. */
 export const sourcesSchema = z
@@ -237,7 +246,21 @@ export const sourcesSchema = z
     devices: rulesSchema.describe(
       "mapping rules and presets for device messages, first match wins; default: every preset",
     ),
-    mqtt: z.record(name, mqttSourceSchema).default({}).describe("external brokers"),
+    mqtt: z
+      .record(name, mqttSourceSchema)
+      .default({})
+      .superRefine((sources, context) => {
+        const clients = new Map<string, string>();
+        for (const [key, { url, clientId }] of Object.entries(sources)) {
+          if (clientId === undefined) continue;
+          const client = `${URL.parse(url)?.host} ${clientId}`;
+          const other = clients.get(client);
+          const message = `is ${other}'s at the same broker, which lets one of them in at a time`;
+          if (other !== undefined) context.addIssue({ code: "custom", path: [key, "clientId"], message });
+          clients.set(client, key);
+        }
+      })
+      .describe("external brokers"),
   })
   .prefault({});
 

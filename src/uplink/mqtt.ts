@@ -293,7 +293,7 @@ export class MqttUplink implements Uplink {
   }
 
   #fill(template: string, host = ""): string {
-    return fillTopic(template, { gateway: this.#parts.gateway, host });
+    return fillTopic(template, { gateway: this.#parts.gateway, uplink: this.name, host });
   }
 
   #ackTopic(): string | undefined {

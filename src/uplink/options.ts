@@ -1,7 +1,7 @@
 /** The `uplinks` section of weir.yaml. */
 import { z } from "zod";
 import { STREAMS } from "../core/ports.ts";
-import { tlsFilesSchema } from "../core/tls-options.ts";
+import { tlsFilesSchema, tlsProblem } from "../core/tls-options.ts";
 import { parseDuration, parseSize } from "../core/units.ts";
 import { PRESETS } from "./presets.ts";
 
@@ -23,17 +23,57 @@ const isAddress = (url: string): boolean => ADDRESS.test(url) && URL.canParse(ur
 const SCHEMES =
   "mqtt://, mqtts://, ws:// or wss:// and host:port; a name and a password go to username and password";
 
-const template = (fallback: string, what: string) =>
-  z.string().min(1).max(512).default(fallback).describe(what);
+/** Text with `{names}` that are filled in: of `known`, with every one of `needed`. */
+const filled = (known: readonly string[], needed: readonly string[] = []) =>
+  z.string().check((context) => {
+    const names = [...context.value.matchAll(/\{(\w+)\}/g)].map(([, name = ""]) => name);
+    const problem = (message: string): void => {
+      context.issues.push({ code: "custom", message, input: context.value });
+    };
+    for (const name of names)
+      if (!known.includes(name)) problem(`{${name}} stands for nothing here: ${braced(known)} do`);
+    const lacking = needed.filter((name) => !names.includes(name));
+    // Retained messages: one would take another's place.
+    if (lacking.length > 0) problem(`needs ${braced(lacking)}`);
+  });
+const braced = (names: readonly string[]): string => names.map((name) => `{${name}}`).join(", ");
+
+const template = (
+  fallback: string,
+  what: string,
+  known: readonly string[] = [],
+  needed: readonly string[] = [],
+) =>
+  filled(["gateway", ...known], needed)
+    .min(1)
+    .max(512)
+    .regex(/^[^+#\0]*$/, "messages are published on it: no + or #")
+    .default(fallback)
+    .describe(what);
 
 /** Where each message goes. `{gateway}`, `{stream}`, `{device}` and `{code}` are filled in. */
 const topicsSchema = z.strictObject({
   status: template("weir/v1/{gateway}/status", "birth, will and goodbye, retained"),
-  batch: template("weir/v1/{gateway}/{stream}", "batches"),
+  batch: template("weir/v1/{gateway}/{stream}", "batches", ["stream"]),
   gap: template("weir/v1/{gateway}/gap", "sequence numbers that will not come"),
-  last: template("weir/v1/{gateway}/last/{device}", "a device's latest values, retained"),
-  meta: template("weir/v1/{gateway}/meta/{device}", "what is known of a device, retained"),
-  alarm: template("weir/v1/{gateway}/alarm/{device}/{code}", "an alarm, retained while it is active"),
+  last: template(
+    "weir/v1/{gateway}/last/{device}",
+    "a device's latest values, retained",
+    ["device"],
+    ["device"],
+  ),
+  meta: template(
+    "weir/v1/{gateway}/meta/{device}",
+    "what is known of a device, retained",
+    ["device"],
+    ["device"],
+  ),
+  alarm: template(
+    "weir/v1/{gateway}/alarm/{device}/{code}",
+    "an alarm, retained while it is active",
+    ["device", "code"],
+    ["device", "code"],
+  ),
 });
 
 const patterns = (what: string) =>
@@ -68,18 +108,13 @@ const plainSchema = z.strictObject({
     .describe(
       "keep `last/<device>`, `meta/<device>` and `alarm/<device>/<code>` retained; by default on the embedded broker only",
     ),
-  version: z
-    .union([z.literal(4), z.literal(5)])
-    .default(5)
-    .describe("MQTT version: 5, or 4 for 3.1.1"),
-  clientId: z
-    .string()
+  version: z.literal([4, 5]).default(5).describe("MQTT version: 5, or 4 for 3.1.1"),
+  clientId: filled(["gateway", "uplink"])
     .min(1)
     .max(128)
-    .default("weir-{gateway}")
-    .describe("`{gateway}` is filled in; every client of a broker has one of its own"),
-  username: z
-    .string()
+    .default("weir-{gateway}.{uplink}")
+    .describe("`{gateway}` and `{uplink}` are filled in; every client of a broker has one of its own"),
+  username: filled(["gateway", "uplink", "host"])
     .max(512)
     .optional()
     .describe("default: none is sent; `{gateway}` and `{host}`, the broker's, are filled in"),
@@ -150,7 +185,7 @@ const plainSchema = z.strictObject({
     ),
   compression: z.enum(["none", "gzip", "zstd"]).default("none").describe("of a batch's payload"),
   qos: z
-    .union([z.literal(0), z.literal(1), z.literal(2)])
+    .literal([0, 1, 2])
     .default(1)
     .describe(
       "of batches; 0: a batch counts as delivered when it is handed to the connection, and may be lost",
@@ -191,13 +226,29 @@ const depth = (topic: string): number => topic.split("/").length - 1;
 
 /** One uplink. A preset's values are put in before ({@link withPresets}). */
 export const uplinkSchema = plainSchema.superRefine((options, context) => {
-  const { appAck, fallback, preset, topics, url } = options;
-  if (url === "embedded" && (appAck !== undefined || fallback.length > 0 || options.qos === 2)) {
-    const message = "appAck, fallback and qos 2 are for brokers elsewhere, not for `embedded`";
+  const { appAck, fallback, password, preset, tls, topics, url, username } = options;
+  const secured = Object.values(tls).some((value) => value !== undefined);
+  const elsewhere = [appAck, username, password].some((value) => value !== undefined);
+  if (url === "embedded" && (elsewhere || secured || fallback.length > 0 || options.qos === 2)) {
+    const message =
+      "appAck, fallback, qos 2, username, password and tls are for brokers elsewhere, not for `embedded`";
     context.addIssue({ code: "custom", path: ["url"], message });
   }
+  const unused = url === "embedded" ? undefined : tlsProblem(tls, [url, ...fallback]);
+  if (unused !== undefined) context.addIssue({ code: "custom", path: ["tls"], message: unused });
+  if (options.traceparent && options.version !== 5) {
+    const message = "needs MQTT 5's user properties: `version: 5`";
+    context.addIssue({ code: "custom", path: ["traceparent"], message });
+  }
   if (preset === undefined) return;
-  const { slashes: most, qos } = PRESETS[preset];
+  const { slashes: most, qos, topics: own } = PRESETS[preset];
+  for (const [key, given] of [
+    ["last", options.last === true],
+    ["appAck", appAck !== undefined],
+  ] as const) {
+    const message = `${preset} takes no topics but its own`;
+    if (own && given) context.addIssue({ code: "custom", path: [key], message });
+  }
   if (options.qos > qos) {
     const message = `${preset} takes ${qos} at most`;
     context.addIssue({ code: "custom", path: ["qos"], message });
@@ -210,10 +261,34 @@ export const uplinkSchema = plainSchema.superRefine((options, context) => {
   }
 });
 
+/** Where two uplinks would be one client of one broker, which it lets in one at a time: the second one's name, and the first one's. */
+function sameClients(uplinks: Readonly<Record<string, UplinkOptions>>): [name: string, other: string][] {
+  const clients = new Map<string, string>();
+  const found = new Map<string, string>();
+  for (const [name, { url, fallback, clientId }] of Object.entries(uplinks)) {
+    if (url === "embedded") continue;
+    for (const broker of [url, ...fallback]) {
+      const client = `${URL.parse(broker)?.host} ${clientId.replaceAll("{uplink}", name)}`;
+      const other = clients.get(client);
+      if (other !== undefined && other !== name) found.set(name, other);
+      clients.set(client, name);
+    }
+  }
+  return [...found];
+}
+
 /** The map of uplinks. `local` stays when others are added. */
 export const uplinksSchema = z
   .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -"), uplinkSchema)
   .default({})
+  .superRefine((uplinks, context) => {
+    for (const [name, other] of sameClients(uplinks))
+      context.addIssue({
+        code: "custom",
+        path: [name, "clientId"],
+        message: `is ${other}'s at the same broker, which lets one of them in at a time`,
+      });
+  })
   .transform(
     (uplinks): Readonly<Record<string, UplinkOptions>> => ({
       local: uplinkSchema.parse({ url: "embedded" }),

@@ -5,6 +5,8 @@ interface Preset {
   readonly slashes: number | undefined;
   /** neither knows QoS 2: one never answers it, the other closes the connection */
   readonly qos: 0 | 1;
+  /** it takes messages on topics of its own alone */
+  readonly topics: boolean;
   /** the uplink's options that are not given otherwise */
   readonly options: Readonly<Record<string, unknown>>;
 }
@@ -14,6 +16,7 @@ export const PRESETS: Readonly<Record<"aws-iot" | "azure-iot-hub", Preset>> = {
   "aws-iot": {
     slashes: 7,
     qos: 1,
+    topics: false,
     options: {
       version: 5,
       maxPacketBytes: 128 * 1024,
@@ -24,6 +27,7 @@ export const PRESETS: Readonly<Record<"aws-iot" | "azure-iot-hub", Preset>> = {
   "azure-iot-hub": {
     slashes: undefined,
     qos: 1,
+    topics: true,
     options: {
       // Retained messages and other topics are not taken; what follows `events/` is the message's properties.
       version: 4,

@@ -81,7 +81,7 @@ for (const [name, offset] of clocks) {
 fault("another client with the uplink's id, for a while", {}, async ({ broker, agent, load }) => {
   const { connectAsync } = (await import("mqtt")).default;
   const thief = await connectAsync(`mqtt://127.0.0.1:${broker.port}`, {
-    clientId: "weir-gw",
+    clientId: "weir-gw.cloud",
     reconnectPeriod: 0,
   });
   await thief.endAsync(true);

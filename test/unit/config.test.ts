@@ -90,6 +90,57 @@ describe("files of the configuration", () => {
       "uplinks: {c: {url: 'mqtt://h:99999'}}\n",
       "uplinks.c.url: expected `embedded`, or",
     ],
+    ["a number that is none of a few", "uplinks: {c: {url: 'mqtt://h', qos: 3}}\n", "expected one of 0|1|2"],
+    [
+      "a template's name that stands for nothing",
+      "uplinks: {c: {url: 'mqtt://h', topics: {batch: 'x/{gatway}'}}}\n",
+      "uplinks.c.topics.batch: {gatway} stands for nothing here: {gateway}, {stream} do",
+    ],
+    [
+      "a template that all devices would share",
+      "uplinks: {c: {url: 'mqtt://h', topics: {last: 'x/last'}}}\n",
+      "uplinks.c.topics.last: needs {device}",
+    ],
+    [
+      "a wildcard to publish on",
+      "uplinks: {c: {url: 'mqtt://h', topics: {status: 'x/#'}}}\n",
+      "uplinks.c.topics.status: messages are published on it",
+    ],
+    [
+      "certificates where nothing is encrypted",
+      "uplinks: {c: {url: 'mqtt://h', tls: {ca: ca.pem}}}\n",
+      "uplinks.c.tls: nothing is encrypted on mqtt://",
+    ],
+    [
+      "certificates for a source where nothing is encrypted",
+      "sources: {mqtt: {c: {url: 'mqtt://h', tls: {ca: ca.pem}}}}\n",
+      "sources.mqtt.c.tls: nothing is encrypted on mqtt://",
+    ],
+    [
+      "a client id that two uplinks have at one broker",
+      "uplinks: {a: {url: 'mqtt://h:1', clientId: x}, b: {url: 'mqtt://g', fallback: ['mqtt://h:1'], clientId: x}}\n",
+      "uplinks.b.clientId: is a's at the same broker",
+    ],
+    [
+      "a client id that two sources have at one broker",
+      "sources: {mqtt: {a: {url: 'mqtt://h', clientId: x}, b: {url: 'mqtt://h', clientId: x}}}\n",
+      "sources.mqtt.b.clientId: is a's at the same broker",
+    ],
+    [
+      "a trace context that MQTT 3.1.1 can't carry",
+      "uplinks: {c: {url: 'mqtt://h', version: 4, traceparent: true}}\n",
+      "uplinks.c.traceparent: needs MQTT 5",
+    ],
+    [
+      "a filter that no broker takes",
+      "sources: {mqtt: {c: {url: 'mqtt://h', subscribe: ['a/#/b']}}}\n",
+      "sources.mqtt.c.subscribe.0: the filter has # before its end",
+    ],
+    [
+      "what a preset's broker has no topics for",
+      "uplinks: {c: {preset: azure-iot-hub, url: 'mqtts://h', last: true}}\n",
+      "uplinks.c.last: azure-iot-hub takes no topics but its own",
+    ],
   ];
   test.each(syntax)("%s is told in words for whoever wrote it, in one line", (_what, text, expected) => {
     writeFileSync(file(), text);
@@ -110,7 +161,7 @@ describe("files of the configuration", () => {
     const { config } = load({
       ON: "false",
       WEIR__GATEWAY__NAME: "007",
-      WEIR__UPLINKS__C: "{url: embedded}",
+      WEIR__UPLINKS__C: "{url: 'mqtt://h'}",
       WEIR__UPLINKS__C__PASSWORD: "0042",
       WEIR__HTTP__PORT: "7781",
     });
