@@ -55,7 +55,11 @@ function main() {
   const tools = Object.keys(packages).filter((tool) => spawnSync(tool, ["--version"]).status !== 0);
   if (tools.length > 0) {
     const names = tools.map((tool) => packages[tool]).join(" ");
-    giveUp(`${tools.join(", ")} not found`, `install it (Debian, Ubuntu: apt-get install ${names})`, targets);
+    giveUp(
+      `${tools.join(", ")} not found`,
+      `install it (Debian, Ubuntu: apt-get install ${names}; Alpine: apk add ${names} linux-headers)`,
+      targets,
+    );
   }
   const nodedir = headers();
   if (nodedir === undefined) {

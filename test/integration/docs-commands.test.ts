@@ -15,6 +15,7 @@ const ELSEWHERE: Readonly<Record<string, string>> = {
   "npm cit": "this run",
   "apt install ./weir_": "deb.test.ts, systemd.test.ts",
   "npm install --global ./weir-": "packed.test.ts",
+  "apk add ": "nowhere, which the page says",
   "useradd --system": "deploy/debian/postinst does the same, and is run by deb.test.ts",
   "mosquitto_sub -h 127.0.0.1 -t 'weir/v1/+/data'": "recipes.test.ts",
   "sqlite3 -readonly": "recipes.test.ts",
