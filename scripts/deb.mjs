@@ -99,7 +99,7 @@ function control(tree) {
     Depends: "libc6 (>= 2.28), libstdc++6, libgcc-s1, libatomic1, passwd",
     Section: "net",
     Priority: "optional",
-    Description: `${manifest.description}\n It brings its own Node and leaves the system's alone.`,
+    Description: `telemetry agent for edge gateways\n ${manifest.description}.\n It brings its own Node and leaves the system's alone.`,
   };
   const text = Object.entries(fields).map(([name, value]) => `${name}: ${value}\n`);
   writeFileSync(join(folder, "control"), text.join(""));

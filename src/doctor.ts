@@ -47,6 +47,9 @@ const bad = (subject: string, what: string, remedy: string): Finding => ({
   remedy,
 });
 
+/** Where the Debian package puts it. */
+const UNIT = "/usr/lib/systemd/system/weir.service";
+
 /** Below this much free space the outbox can't grow to a useful size. */
 const LEAST_FREE_BYTES = 64 * 2 ** 20;
 /** 2025-01-01: a clock before Weir was written is not set. */
@@ -108,7 +111,8 @@ export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> 
 function noAgent(thrown: unknown): Finding {
   const errno = thrown instanceof WeirError ? errnoOf(thrown.cause) : undefined;
   const none = errno === "ENOENT" || errno === "ECONNREFUSED";
-  const remedy = none ? "start it with `weir run`" : "ask as the user that it runs as, or as root";
+  const start = existsSync(UNIT) ? "`systemctl start weir`" : "`weir run`";
+  const remedy = none ? `start it with ${start}` : "ask as the user that it runs as, or as root";
   return warn("agent", none ? `none: ${messageOf(thrown)}` : messageOf(thrown), remedy);
 }
 
@@ -308,8 +312,11 @@ async function jail(): Promise<Finding[]> {
 }
 
 function remedyFor(reason: string): string {
-  if (/root|privilege|EPERM|not permitted|permission denied|another uid/i.test(reason))
-    return "start Weir as root, which can give plugins a user of their own; the other layers stand";
+  if (/root|privilege|EPERM|not permitted|permission denied|another uid/i.test(reason)) {
+    return process.geteuid?.() === 0
+      ? "run Weir on the machine itself, not in a container or chroot; the other layers stand"
+      : "start Weir as root, which can give plugins a user of their own; the other layers stand";
+  }
   if (/kernel|ABI|ENOSYS/.test(reason)) return "a newer kernel has it; the other layers stand";
   return existsSync("/.dockerenv") || readCgroup().includes("docker")
     ? "run Weir on the machine itself, not in a container"
