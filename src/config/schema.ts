@@ -53,17 +53,38 @@ const pipelineSchema = z.strictObject({
 });
 
 /** The configuration file's schema; an empty file is a valid one. */
-export const configSchema = z.strictObject({
-  gateway: gatewaySchema.prefault({}),
-  data: dataSchema.prefault({}),
-  http: httpSchema.prefault({}),
-  broker: brokerSchema.prefault({}),
-  sources: sourcesSchema.prefault({}),
-  pipeline: pipelineSchema.prefault({}),
-  plugins: pluginsSchema.prefault({}),
-  outbox: outboxSchema.prefault({}),
-  uplinks: uplinksSchema.prefault({}),
-});
+export const configSchema = z
+  .strictObject({
+    gateway: gatewaySchema.prefault({}),
+    data: dataSchema.prefault({}),
+    http: httpSchema.prefault({}),
+    broker: brokerSchema.prefault({}),
+    sources: sourcesSchema.prefault({}),
+    pipeline: pipelineSchema.prefault({}),
+    plugins: pluginsSchema.prefault({}),
+    outbox: outboxSchema.prefault({}),
+    uplinks: uplinksSchema.prefault({}),
+  })
+  .superRefine(({ http, broker }, context) => {
+    const places = [
+      ...(broker.enabled ? [{ path: ["broker", "port"], ...broker }] : []),
+      ...(broker.enabled && broker.tls !== undefined
+        ? [{ path: ["broker", "tls", "port"], ...broker.tls }]
+        : []),
+      ...(http.enabled ? [{ path: ["http", "port"], ...http }] : []),
+    ];
+    places.forEach(({ path, port, host }, i) => {
+      const other = places
+        .slice(0, i)
+        .find((one) => one.port === port && port !== 0 && overlap(one.host, host));
+      if (other === undefined) return;
+      context.addIssue({ code: "custom", path, message: `${other.path.join(".")} is ${port}, too` });
+    });
+  });
+
+/** Whether two addresses to listen on have an address in common, as far as their texts tell. */
+const overlap = (a: string, b: string): boolean =>
+  a === b || [a, b].some((host) => /^(?:0\.0\.0\.0|::)$/.test(host));
 
 /** The configuration with every default filled in. */
 export type Config = z.infer<typeof configSchema>;

@@ -83,6 +83,7 @@ describe("files of the configuration", () => {
     ["a number in quotes", "broker: {port: '1'}\n", "expected a number, found text: leave out the quotes"],
     ["text that is a number", "gateway: {name: 5}\n", "expected text, found a number: put it in quotes"],
     ["a number out of range", "broker: {port: 70000}\n", "broker.port: expected at most 65535"],
+    ["a port for two", "broker: {port: 7780}\n", "http.port: broker.port is 7780, too"],
     ["a missing key", "uplinks: {c: {}}\n", "uplinks.c.url: missing: expected text"],
     ["a password in a url", "uplinks: {c: {url: 'mqtt://u:p@h'}}\n", "go to username and password"],
     [
