@@ -1,4 +1,4 @@
-// Checks the C++ of the addon and the C of the launcher with clang-tidy (`npm run tidy`), where there is one; says so where there is
+// Checks the C++ and C of the addon and the launcher with clang-tidy (`npm run tidy`), where there is one; says so where there is
 // none. The rules are in .clang-tidy. The kernel's side (native/bpf) has the verifier.
 import { spawn, spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
@@ -25,7 +25,7 @@ if (program === undefined) {
   process.stdout.write("clang-tidy is not installed: C++ not checked\n");
 } else {
   const files = readdirSync("native", { recursive: true, encoding: "utf8" })
-    .filter((name) => name.endsWith(".cc") || /^jail\/.*\.c$/.test(name))
+    .filter((name) => /\.cc?$/.test(name) && !/\.bpf\.c$|^hash\/upstream_/.test(name))
     .map((name) => join("native", name));
   const turn = async () => {
     for (let file = files.pop(); file !== undefined; file = files.pop()) {

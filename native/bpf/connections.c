@@ -91,5 +91,5 @@ int64_t weir_read_connections(const struct weir_probe *probe, struct weir_connec
 		room = *seen;
 	table->seen += *seen;
 	table->unkept += *seen - room;
-	return room;
+	return (int64_t)room;
 }

@@ -254,7 +254,7 @@ static void keep_log_end(const char *log, char *into, size_t size)
 
 static int load(struct weir_probe *probe, struct weir_failure *failure)
 {
-	const size_t log_size = 256 * 1024;
+	const size_t log_size = (size_t)256 * 1024;
 	const char *step;
 	char *log;
 	int err;
@@ -299,7 +299,7 @@ static int map_memory(struct weir_probe *probe, const char **step)
 		return -errno;
 	probe->consumer = at;
 	probe->ring_mapped = page + 2 * (size_t)probe->ring_bytes;
-	at = mmap(NULL, probe->ring_mapped, PROT_READ, MAP_SHARED, probe->ring_fd, page);
+	at = mmap(NULL, probe->ring_mapped, PROT_READ, MAP_SHARED, probe->ring_fd, (off_t)page);
 	if (at == MAP_FAILED)
 		return -errno;
 	probe->producer = at;

@@ -32,7 +32,7 @@ struct weir_counters *weir_counters_open(uint32_t type, const uint64_t *configs,
     int fd;
 
     attr.config = configs[i % count];
-    fd = syscall(__NR_perf_event_open, &attr, -1, (int)(i / count), -1, PERF_FLAG_FD_CLOEXEC);
+    fd = (int)syscall(__NR_perf_event_open, &attr, -1, (int)(i / count), -1, PERF_FLAG_FD_CLOEXEC);
     if (fd < 0 && errno == ENODEV) /* an offline CPU */
       continue;
     if (fd < 0) {
