@@ -4,10 +4,12 @@
  */
 #include "common.bpf.h"
 
-#define SLOTS 128
+#define SLOTS		128
+#define MOST_INTERFACES (1 << 24)
 
 struct net_device {
 	char name[16];
+	int ifindex;
 } __attribute__((preserve_access_index));
 
 struct sk_buff {
@@ -34,10 +36,11 @@ int on_drop(__u64 *ctx)
 
 	if (!cpu)
 		return 0;
-	/* The field is used for other things while a packet is in a queue of TCP: never followed
-	 * directly. */
+	/* The field is used for other things while a packet is in a queue of TCP, and may still
+	 * hold them: never followed directly, and no name unless a device is there. */
 	device = BPF_CORE_READ(skb, dev);
-	if (device && bpf_core_read(name, sizeof(name), &device->name))
+	if (device && bpf_core_read_str(name, sizeof(name), &device->name) > 1 &&
+	    (__u32)BPF_CORE_READ(device, ifindex) - 1 >= MOST_INTERFACES)
 		name[0] = name[1] = 0;
 	add(&cpu->head.produced, 1);
 	slot = slot_of(cpu->slots, SLOTS, name[0], name[1], reason);
