@@ -28,6 +28,7 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
+	__u32 sk_max_ack_backlog;
 } __attribute__((preserve_access_index));
 
 struct inet_connection_sock {
@@ -72,7 +73,8 @@ static __always_inline struct weir_slot *slot_for(struct tcp_cpu *cpu, struct so
 	} else {
 		v4 = sk->__sk_common.skc_daddr;
 	}
-	label_endpoint(&end, v4, sk->__sk_common.skc_num, sk->__sk_common.skc_dport);
+	label_endpoint(&end, v4, sk->__sk_common.skc_num, sk->__sk_common.skc_dport,
+		       sk->sk_max_ack_backlog);
 	return slot_of(cpu->slots, SLOTS, end.address[0], end.address[1], end.ports);
 }
 

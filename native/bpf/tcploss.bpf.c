@@ -8,14 +8,17 @@
  */
 #include "endpoint.bpf.h"
 
-#define SLOTS	 128
-#define ETH_IPV6 0x86dd
+#define SLOTS		 128
+#define ETH_IPV6	 0x86dd
+#define TCP_TIME_WAIT	 6
+#define TCP_NEW_SYN_RECV 12
 
 struct sock_common {
 	__u32 skc_daddr;
 	__u16 skc_dport; /* network byte order */
 	__u16 skc_num;
 	__u16 skc_family;
+	unsigned char skc_state;
 	struct {
 		unsigned char bytes[16];
 	} skc_v6_daddr;
@@ -23,6 +26,7 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	__u32 sk_max_ack_backlog;
 } __attribute__((preserve_access_index));
 
 struct inet_sock {
@@ -51,7 +55,12 @@ WEIR_CPUS(struct tcploss_cpu);
 static __always_inline void label_socket(struct endpoint *to, const struct sock *sk)
 {
 	__u32 v4 = 0, port = BPF_CORE_READ(sk, __sk_common.skc_num);
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+	bool accepted = state == TCP_NEW_SYN_RECV;
 
+	/* Neither of these is a whole socket. */
+	if (state != TCP_NEW_SYN_RECV && state != TCP_TIME_WAIT)
+		accepted = BPF_CORE_READ(sk, sk_max_ack_backlog);
 	/* One that is closed has given its number back. */
 	if (!port)
 		port = __builtin_bswap16(BPF_CORE_READ((const struct inet_sock *)sk, inet_sport));
@@ -59,7 +68,7 @@ static __always_inline void label_socket(struct endpoint *to, const struct sock 
 		bpf_core_read(to->address, sizeof(to->address), &sk->__sk_common.skc_v6_daddr);
 	else
 		v4 = BPF_CORE_READ(sk, __sk_common.skc_daddr);
-	label_endpoint(to, v4, port, BPF_CORE_READ(sk, __sk_common.skc_dport));
+	label_endpoint(to, v4, port, BPF_CORE_READ(sk, __sk_common.skc_dport), accepted);
 }
 
 /* Of a segment that came and that no socket wanted. */
@@ -75,7 +84,7 @@ static __always_inline void label_segment(struct endpoint *to, const struct sk_b
 		bpf_probe_read_kernel(to->address, sizeof(to->address), network + 8);
 	else
 		bpf_probe_read_kernel(&v4, sizeof(v4), network + 12);
-	label_endpoint(to, v4, __builtin_bswap16(ports[1]), ports[0]);
+	label_endpoint(to, v4, __builtin_bswap16(ports[1]), ports[0], false);
 }
 
 static __always_inline int count(const struct sock *sk, const struct sk_buff *skb, int what,

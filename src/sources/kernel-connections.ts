@@ -15,7 +15,7 @@ import { metricName } from "../core/labels.ts";
 const OTHER = "_other";
 /** Peers with a state and port of their own in one reading; further ones are together under `_other`. */
 const MOST_GROUPS = 64;
-/** From here on a local port says nothing: it is a client's (native/bpf/endpoint.bpf.h). */
+/** From here on a local port on which nobody listens says nothing: it is a client's (native/bpf/endpoint.bpf.h). */
 const FIRST_EPHEMERAL = 32_768;
 
 interface Group {
@@ -38,15 +38,16 @@ const newGroup = (labels: Readonly<Record<string, string>>): Group => ({
   rtts: 0,
 });
 
-const isServed = ({ state, localPort }: Connection): boolean =>
-  localPort < FIRST_EPHEMERAL || state === "listen";
+/** Ports of a table on which somebody listens. */
+const listening = (connections: readonly Connection[]): ReadonlySet<number> =>
+  new Set(connections.flatMap(({ state, localPort }) => (state === "listen" ? [localPort] : [])));
 
 /** The labels of a connection, as those of probes `tcp` and `tcploss`, and its state. */
-function labelsOf(one: Connection): Record<string, string> {
+function labelsOf(one: Connection, isServed: boolean): Record<string, string> {
   return {
     "network.connection.state": one.state,
     "network.peer.address": one.peerAddress,
-    ...(isServed(one)
+    ...(isServed
       ? { "network.local.port": String(one.localPort) }
       : { "network.peer.port": one.peerPort === 0 ? "" : String(one.peerPort) }),
   };
@@ -70,7 +71,7 @@ export function addConnections(into: FrameBuilder, { connections, seen }: Connec
     const labels = { "network.connection.state": state, "network.transport": "tcp" };
     add(into, timeUs, "system.network.connection.count", "{connection}", count, labels);
   }
-  for (const group of largest(groupsOf(connections))) {
+  for (const group of largest(groupsOf(connections, listening(connections)))) {
     const { labels, receiveQueue, sendQueue, retransmits } = group;
     add(into, timeUs, "tcp.peer.connection.count", "{connection}", group.connections, labels);
     for (const [name, unit, value] of [
@@ -86,7 +87,8 @@ export function addConnections(into: FrameBuilder, { connections, seen }: Connec
 /** Adds `tcp.peer.connection.rtt` alone, of connections that are established. */
 export function addRoundTrips(into: FrameBuilder, connections: readonly Connection[], timeUs: number): void {
   const established = connections.filter(({ state }) => state === "established");
-  for (const group of largest(groupsOf(established))) addRoundTrip(into, group, timeUs);
+  for (const group of largest(groupsOf(established, listening(connections))))
+    addRoundTrip(into, group, timeUs);
 }
 
 function addRoundTrip(into: FrameBuilder, { labels, rttS, rtts }: Group, timeUs: number): void {
@@ -109,14 +111,15 @@ function add(
     into.add(into.device("_gateway"), into.metric(metric, unit), timeUs, kind, Status.good, value);
 }
 
-function groupsOf(connections: readonly Connection[]): readonly Group[] {
+function groupsOf(connections: readonly Connection[], served: ReadonlySet<number>): readonly Group[] {
   const groups = new Map<string, Group>();
   for (const one of connections) {
-    const port = isServed(one) ? one.localPort : -one.peerPort;
+    const isServed = one.localPort < FIRST_EPHEMERAL || served.has(one.localPort);
+    const port = isServed ? one.localPort : -one.peerPort;
     const key = `${one.state} ${port} ${one.peerAddress}`;
     let group = groups.get(key);
     if (group === undefined) {
-      group = newGroup(labelsOf(one));
+      group = newGroup(labelsOf(one, isServed));
       groups.set(key, group);
     }
     // Of a socket that listens these are connections, not bytes: tcp.listen.queue of source `system` has them.

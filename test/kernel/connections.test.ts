@@ -95,7 +95,9 @@ describe.skipIf(!addonState().ok)("the table of connections", () => {
       rttS: 0.004,
       uid: 0,
     });
-    const all = [...Array.from({ length: 5000 }, (_, i) => one(i)), one(3), one(3)];
+    const own = { ...one(7), localPort: 44_818, peerAddress: "10.2.0.1" };
+    const all = [...Array.from({ length: 5000 }, (_, i) => one(i)), one(3), one(3), own, own];
+    all.push({ ...own, state: "listen", peerAddress: "", peerPort: 0 });
     const builder = new FrameBuilder();
     addConnections(builder, { connections: all, seen: all.length + 9 }, 1_000_000);
     const frame = builder.build();
@@ -103,15 +105,19 @@ describe.skipIf(!addonState().ok)("the table of connections", () => {
     const rows = new Map(rowsOf(frame).map(({ metric, value, unit }) => [metric, `${value} ${unit}`]));
     expect(rows.size).toBeLessThan(400);
     const count = "system.network.connection.count;network.connection.state=";
-    expect(rows.get(`${count}established;network.transport=tcp`)).toBe("5002 {connection}");
+    expect(rows.get(`${count}established;network.transport=tcp`)).toBe("5004 {connection}");
     expect(rows.get(`${count}_other;network.transport=tcp`)).toBe("9 {connection}");
     const peer = "network.connection.state=established;network.local.port=8883;network.peer.address=10.1.0.3";
     expect(rows.get(`tcp.peer.connection.count;${peer}`)).toBe("3 {connection}");
     expect(rows.get(`tcp.peer.connection.receive_queue;${peer}`)).toBe("6 By");
     expect(rows.get(`tcp.peer.connection.retransmits;${peer}`)).toBe("3 {segment}");
     expect(rows.get(`tcp.peer.connection.rtt;${peer}`)).toBe("0.004 s");
+    // A port is a client's only where nobody listens.
+    const high =
+      "network.connection.state=established;network.local.port=44818;network.peer.address=10.2.0.1";
+    expect(rows.get(`tcp.peer.connection.count;${high}`)).toBe("2 {connection}");
     const other = "network.connection.state=established;network.peer.address=_other";
-    expect(rows.get(`tcp.peer.connection.count;${other}`)).toBe("4936 {connection}");
+    expect(rows.get(`tcp.peer.connection.count;${other}`)).toBe("4937 {connection}");
   });
 
   test.skipIf(process.getuid?.() !== 0 || !has("nft") || !has("ip") || !has("unshare"))(
@@ -151,7 +157,7 @@ describe.skipIf(!addonState().ok)("the table of connections", () => {
     await kernel.start({ frame, message: () => {} }, new AbortController().signal);
     const before = bpfHoldings();
     kernel.turnOn("connections", 60_000);
-    const unread = `tcp.peer.connection.receive_queue;network.connection.state=established;network.peer.address=127.0.0.1`;
+    const unread = `tcp.peer.connection.receive_queue;network.connection.state=established;network.local.port=${port};network.peer.address=127.0.0.1`;
     await eventually(() => {
       const found = rows.filter(({ metric, value }) => metric.startsWith(unread) && value === 1000);
       expect(found.length).toBeGreaterThanOrEqual(2);
