@@ -18,10 +18,14 @@ type Adder = Pick<SlotRows, "add">;
 function reader(probe: Probe, rows: Adder): (pattern: RegExp) => number {
   const sums = new Map<string, number>();
   return (pattern) => {
-    const builder = new FrameBuilder();
-    rows.add(builder, probe.read(), 1);
-    for (const { metric, value } of rowsOf(builder.build())) {
-      sums.set(metric, (sums.get(metric) ?? 0) + Number(value));
+    const counters = probe.read();
+    // The largest come first, the others with the next rows.
+    for (let more = 1; more > 0; ) {
+      const builder = new FrameBuilder();
+      rows.add(builder, counters, 1);
+      more = builder.rows;
+      for (const { metric, value } of more > 0 ? rowsOf(builder.build()) : [])
+        sums.set(metric, (sums.get(metric) ?? 0) + Number(value));
     }
     let sum = 0;
     for (const [metric, value] of sums) if (pattern.test(metric)) sum += value;
