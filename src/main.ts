@@ -33,6 +33,8 @@ import type { Logger, LogOptions } from "./telemetry/log.ts";
 const COMMIT_MS = 4_000;
 /** And for plugins' publish effects that are under way: those that are not done come with the next start. */
 const EFFECTS_MS = 500;
+/** The setting that keeps how large the plugin host was. */
+const HOST_SIZE = "host/size";
 
 /** A running agent. */
 export class Agent {
@@ -139,6 +141,13 @@ export class Agent {
         return await outbox.state(plugin);
       },
       onLog: (plugin, level, message) => this.#run.log.logger[level](`plugin ${plugin}: ${message}`),
+      sizes: {
+        load: async () => {
+          await opened;
+          return await outbox.setting(HOST_SIZE);
+        },
+        save: (size) => outbox.setSetting(HOST_SIZE, size),
+      },
       hashSlices: keyedSliceHash(),
     });
     this.#run.plugins = manager;

@@ -88,15 +88,20 @@ export class HostPool {
       if (slot !== undefined) return slot;
       host.retire();
     }
+    const slot = this.begin().lease();
+    if (slot === undefined) throw new WeirError("plugin.failed", "the plugin host did not start");
+    return slot;
+  }
+
+  /** Starts a process, so that it is there by the time of the first {@link lease}. Throws like `spawnJailed`. */
+  begin(): Host {
     const size = { memoryMiB: this.#memoryMiB, slots: this.#slots };
     const host = new Host({ ...this.#options, ...size }, () => this.#hosts.delete(host));
     this.#hosts.add(host);
     void host.layers.then((layers) => {
       this.#layers = layers;
     });
-    const slot = host.lease();
-    if (slot === undefined) throw new WeirError("plugin.failed", "the plugin host did not start");
-    return slot;
+    return host;
   }
 
   /** What a process may hold from now on. When that is more than before, the next instance starts a fresh process. */

@@ -31,7 +31,7 @@ export interface PluginManagerOptions
       RolloutParts,
       "cacheDir" | "files" | "versions" | "loadState" | "exclusively" | "hashSlices" | "startMs" | "without"
     >,
-    Pick<HostRoomOptions, "slots"> {
+    Pick<HostRoomOptions, "slots" | "sizes"> {
   /** the `plugins` section of weir.yaml */
   readonly options: PluginsOptions;
   /** a plugin's log line, within its limit; or what happened to it */
@@ -104,7 +104,11 @@ export class PluginManager {
     if (signal.aborted) return;
     const watch = new FolderWatch(resolve(this.#settings.dir), () => this.#reconcile());
     this.#watch = watch;
-    await Promise.all([this.#reconcile(), watch.start()]);
+    // That it can't is for those to say that are to run in it.
+    const begun = this.#room.begin().catch(() => {});
+    await Promise.all([this.#reconcile(), watch.start(), begun]);
+    // Where there is nothing to run.
+    await this.#room.dismiss();
     this.#hasStarted = true;
   }
 
