@@ -9,6 +9,7 @@ import Database from "better-sqlite3";
 import { errnoOf, messageOf } from "../core/errors.ts";
 import { STREAMS } from "../core/ports.ts";
 import type { LateCheckPlan, LateCheckVerdict } from "./late-check.ts";
+import type { Damage } from "./plan.ts";
 
 /** Of blocks in a slice, about. */
 const SLICE_BYTES = 2 ** 20;
@@ -16,17 +17,20 @@ const SLICE_BYTES = 2 ** 20;
 const REST_TIMES = 3;
 const LEAST_REST_MS = 5;
 
+/** What SQLite would not find as it looks through the file once more. */
+const sure = (why: string): Damage => ({ why, isSure: true });
+
 /** One slice after the other; each gives what is wrong with it, or undefined. */
-function* slices(db: Database.Database, epoch: string): Generator<string | undefined> {
+function* slices(db: Database.Database, epoch: string): Generator<LateCheckVerdict> {
   const known = db.prepare<[string]>("SELECT 1 FROM epoch WHERE epoch = ?").get(epoch);
-  yield known === undefined ? "another database was written over it while it was in use" : undefined;
+  yield known === undefined ? sure("another database was written over it while it was in use") : undefined;
   const tables = db
     .prepare<[], string>("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'chunk'")
     .pluck()
     .all();
   for (const table of tables) {
     const found = db.pragma(`quick_check('${table}')`, { simple: true });
-    yield found === "ok" ? undefined : String(found);
+    yield found === "ok" ? undefined : { why: String(found), isSure: false };
   }
   // The last byte of a block makes SQLite read all of it, and nothing of it comes into this thread's memory.
   const rows = db.prepare<[number], { id: number; bytes: number }>(
@@ -44,7 +48,7 @@ function* slices(db: Database.Database, epoch: string): Generator<string | undef
     for (const row of rows.iterate(last)) {
       const { id } = row;
       if (id <= last) {
-        yield `chunk ${id} comes after chunk ${last}`;
+        yield sure(`chunk ${id} comes after chunk ${last}`);
         return;
       }
       last = id;
@@ -55,7 +59,7 @@ function* slices(db: Database.Database, epoch: string): Generator<string | undef
     const { rows: found = 0, entries = 0 } = counts.get({ first, last }) ?? {};
     yield found === entries
       ? undefined
-      : `of chunks ${first} to ${last}, ${found} are stored and ${entries} in the index`;
+      : sure(`of chunks ${first} to ${last}, ${found} are stored and ${entries} in the index`);
   }
 }
 
@@ -70,8 +74,10 @@ async function check({ path, epoch }: LateCheckPlan): Promise<LateCheckVerdict> 
     }
     return undefined;
   } catch (thrown) {
-    // An error in itself: tables are missing, so it is another program's.
-    if (/^SQLITE_(CORRUPT|NOTADB|ERROR)/.test(errnoOf(thrown) ?? "")) return messageOf(thrown);
+    const code = errnoOf(thrown) ?? "";
+    // Tables are missing: it is another program's.
+    if (code.startsWith("SQLITE_ERROR")) return sure(messageOf(thrown));
+    if (/^SQLITE_(CORRUPT|NOTADB)/.test(code)) return { why: messageOf(thrown), isSure: false };
     throw thrown;
   } finally {
     db.close();

@@ -4,6 +4,7 @@
  */
 import { extname } from "node:path";
 import { Worker } from "node:worker_threads";
+import type { Damage } from "./plan.ts";
 
 /** Least time from the end of a check to the next one, in milliseconds. */
 const REST_MS = 10_000;
@@ -16,18 +17,18 @@ export interface LateCheckPlan {
 }
 
 /** What the thread says at its end: what is wrong, or undefined. */
-export type LateCheckVerdict = string | undefined;
+export type LateCheckVerdict = Damage | undefined;
 
 /** The checks of one database, one at a time. */
 export class LateCheck {
   readonly #plan: LateCheckPlan;
-  readonly #found: (what: string) => void;
+  readonly #found: (damage: Damage) => void;
   #worker: Worker | undefined;
   #rest: NodeJS.Timeout | undefined;
   #again = false;
 
   /** `found` is called when something is wrong, and not after {@link stop}. */
-  constructor(plan: LateCheckPlan, found: (what: string) => void) {
+  constructor(plan: LateCheckPlan, found: (damage: Damage) => void) {
     this.#plan = plan;
     this.#found = found;
   }

@@ -6,13 +6,15 @@ import type { Transferable, Worker } from "node:worker_threads";
 import { messageOf, WeirError } from "../core/errors.ts";
 import { HangWatch } from "./hang-watch.ts";
 import { startOutboxThread } from "./outbox-thread.ts";
-import type { OutboxPlan, Trouble } from "./plan.ts";
+import type { Damage, OutboxPlan, Trouble } from "./plan.ts";
 import { fromWire, type Notice, type Op, type Operations, type Reply } from "./protocol.ts";
 
 /** Longest wait between tries to open the database again, in milliseconds. */
 const MOST_BACKOFF_MS = 10_000;
 /** A database that is found damaged so soon after the one before is not the last one on this disk: the next one waits. */
 const DAMAGED_AGAIN_MS = 60_000;
+/** Tries to open a database that can't be read, before that counts as damage: about a minute. */
+const PATIENT_TRIES = 12;
 /** Calls of people and of the metrics page: they are told at once that there is no database, the others wait for it. */
 const ASKING: ReadonlySet<Op> = new Set([
   "counts",
@@ -104,7 +106,7 @@ export class OutboxWorker {
   /** there is a worker, and it does not answer */
   #hung: Trouble | undefined;
   /** what a worker found the database damaged by: it is set aside when it is opened next */
-  #damage: string | undefined;
+  #damage: Damage | undefined;
   /** when that was last, on the monotonic clock */
   #damagedMs = -DAMAGED_AGAIN_MS;
   readonly #watch = new HangWatch({
@@ -230,8 +232,14 @@ export class OutboxWorker {
     if (this.#stopped !== undefined) return;
     try {
       if (this.#trouble !== undefined) this.#hooks.beforeReopen?.();
-      this.#epoch = await this.#open({ trouble: this.#trouble, damage: this.#damage });
+      this.#epoch = await this.#open({
+        trouble: this.#trouble,
+        damage: this.#damage,
+        isPatient: failures < PATIENT_TRIES,
+      });
       this.#damage = undefined;
+      // It could not be read for a while: that was no damage.
+      if (failures > 0) this.#damagedMs = -DAMAGED_AGAIN_MS;
     } catch (thrown) {
       if (this.#stopped !== undefined) return;
       this.#setTrouble({ sinceMs: Date.now(), message: messageOf(thrown) });
@@ -278,8 +286,10 @@ export class OutboxWorker {
       else if (notice.type === "full") this.#events.full(notice.full);
       else if (notice.type === "trouble") this.#setTrouble(notice.trouble);
       else if (notice.type === "wal") this.#setWalHeld(notice.held);
-      else if (notice.type === "failed") cause = fromWire(notice.error);
-      else {
+      else if (notice.type === "failed") {
+        cause = fromWire(notice.error);
+        if (notice.damage !== undefined) this.#damage = notice.damage;
+      } else {
         running = true;
         started.resolve(notice.epoch);
       }
@@ -318,15 +328,16 @@ export class OutboxWorker {
     this.#events.lost();
     if (this.#trouble === undefined) this.#hooks.onCrash?.(error);
     const reopen = (): void => void this.#reopen().catch(() => {});
-    if (error.code !== "outbox.corrupt") {
+    if (this.#damage === undefined) {
       reopen();
       return;
     }
     const beforeMs = this.#damagedMs;
-    this.#damage = error.message;
     this.#damagedMs = performance.now();
     if (this.#damagedMs - beforeMs >= DAMAGED_AGAIN_MS) reopen();
     else {
+      // Where nothing was found as it was looked through, what is found again and again is damage all the same.
+      this.#damage = { ...this.#damage, isSure: true };
       this.#setTrouble({ sinceMs: Date.now(), message: error.message });
       this.#retry = setTimeout(reopen, MOST_BACKOFF_MS);
     }

@@ -59,6 +59,13 @@ export interface Trouble {
   readonly message: string;
 }
 
+/** What a worker found wrong with the database. */
+export interface Damage {
+  readonly why: string;
+  /** it is to be set aside; else it is looked through first, as SQLite also says of a read that failed that the database is damaged */
+  readonly isSure: boolean;
+}
+
 /** Everything the worker needs to open the outbox. */
 export interface OutboxPlan {
   /** the database file; its folder must exist */
@@ -76,9 +83,13 @@ export interface OutboxPlan {
   readonly leased?: readonly number[];
   /**
    * a worker was there before: the database is not made anew. `trouble`: since when it could not be written to, and why.
-   * `damage`: what that worker found, so that the database is set aside
+   * `damage`: what that worker found. `isPatient`: a file that can't be read for now is no damage yet
    */
-  readonly reopened?: { readonly trouble: Trouble | undefined; readonly damage?: string | undefined };
+  readonly reopened?: {
+    readonly trouble: Trouble | undefined;
+    readonly damage?: Damage | undefined;
+    readonly isPatient?: boolean;
+  };
 }
 
 /** How the retained messages of one uplink's devices are encoded. */

@@ -14,7 +14,7 @@ import type {
 } from "../core/ports.ts";
 import type { Traces } from "../core/trace.ts";
 import type { PublishEffect } from "./effect-queue.ts";
-import type { Trouble } from "./plan.ts";
+import type { Damage, Trouble } from "./plan.ts";
 import type { Purge, StoreInfo } from "./store.ts";
 
 /** State changes as columns: cloning an object and a buffer for each would cost more than storing them. */
@@ -125,7 +125,7 @@ export interface WireError {
  */
 export type Notice =
   | { readonly type: "started"; readonly epoch: string }
-  | { readonly type: "failed"; readonly error: WireError }
+  | { readonly type: "failed"; readonly error: WireError; readonly damage?: Damage | undefined }
   | { readonly type: "replies"; readonly replies: readonly Reply[] }
   | { readonly type: "full"; readonly full: boolean }
   | { readonly type: "wal"; readonly held: string | undefined }

@@ -2,9 +2,21 @@
  * A damaged database is set aside, never deleted: moved to `quarantine/` beside it under its name and the time, with its
  * WAL. What can still be read of its books goes over to the new one, so that what was lost is counted and announced.
  */
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { basename, dirname, join } from "node:path";
 import Database from "better-sqlite3";
+import { messageOf } from "../core/errors.ts";
 import type { Stream } from "../core/ports.ts";
 
 /** Sequence numbers, inclusive, that an uplink will not get. */
@@ -57,6 +69,22 @@ export function markOf(path: string): string | undefined {
     return existsSync(marker(path)) ? readFileSync(marker(path), "utf8") : undefined;
   } catch {
     return "";
+  }
+}
+
+/** Why the bytes of a file can't be read; undefined: they can. No connection of this process may have it open: its locks would go. */
+export function readProblem(path: string): string | undefined {
+  try {
+    const file = openSync(path, "r");
+    try {
+      const part = new Uint8Array(2 ** 20);
+      while (readSync(file, part) > 0);
+    } finally {
+      closeSync(file);
+    }
+    return undefined;
+  } catch (thrown) {
+    return messageOf(thrown);
   }
 }
 

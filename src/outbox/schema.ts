@@ -4,7 +4,7 @@ import Database from "better-sqlite3";
 import { errnoOf, messageOf, WeirError } from "../core/errors.ts";
 import { whyUnusable } from "./data-folder.ts";
 import type { OutboxPlan } from "./plan.ts";
-import { markOf, putBack, quarantine, type Salvage } from "./quarantine.ts";
+import { markOf, putBack, quarantine, readProblem, type Salvage } from "./quarantine.ts";
 import { STEPS, type Step } from "./steps.ts";
 
 /** "WEIR" */
@@ -42,6 +42,7 @@ export function openDatabase(
     return { ...open(plan), salvage: undefined };
   } catch (thrown) {
     if (!(thrown instanceof WeirError) || thrown.code !== "outbox.corrupt") throw thrown;
+    refuseUnread(plan);
     let salvage: Salvage;
     try {
       salvage = quarantine(plan.path, thrown.message, nowMs);
@@ -59,9 +60,19 @@ export function openDatabase(
   }
 }
 
+/**
+ * A disk that fails to read makes SQLite say that the database is damaged.
+ * @throws WeirError `data.unusable` when that is so, and it is worth waiting for
+ */
+export function refuseUnread({ path, reopened }: OutboxPlan): void {
+  const waits = reopened?.isPatient === true && reopened.damage?.isSure !== true;
+  const problem = waits && existsSync(path) ? readProblem(path) : undefined;
+  if (problem !== undefined) throw new WeirError("data.unusable", `${path} can't be read: ${problem}`);
+}
+
 /** Damage that is known before the file is opened. */
 function refuseMarked({ path, reopened }: OutboxPlan): void {
-  const mark = reopened?.damage ?? markOf(path);
+  const mark = reopened?.damage?.isSure === true ? reopened.damage.why : markOf(path);
   // One that was put back says what it said before.
   if (mark !== undefined)
     throw new WeirError(
@@ -71,6 +82,8 @@ function refuseMarked({ path, reopened }: OutboxPlan): void {
   const size = (file: string): number | undefined => statSync(file, { throwIfNoEntry: false })?.size;
   // SQLite would take it for a new one, and drop the WAL.
   const left = size(path);
+  if (left === 0 && reopened !== undefined)
+    throw new WeirError("outbox.corrupt", `${path} was emptied while it was in use`);
   if ((left ?? 0) > 0 || (size(`${path}-wal`) ?? 0) === 0) return;
   // Of a database that was open in this run, it may be put back.
   if (left === 0 || reopened === undefined)
@@ -134,9 +147,10 @@ function prepare(db: Connection, plan: OutboxPlan, wal: boolean): boolean {
   const marked = (): boolean => db.prepare("SELECT value FROM meta WHERE key = 'clean'").pluck().get() === 1;
   const clean = fresh || (!wal && marked());
   const large = statSync(plan.path).size > CHECK_BYTES;
-  if (!clean && !large) check(db, plan.path);
+  const suspected = plan.reopened?.damage !== undefined;
+  if (!clean && (!large || suspected)) check(db, plan.path);
   migrate(db, STEPS);
-  return !clean && large;
+  return !clean && large && !suspected;
 }
 
 /**

@@ -9,7 +9,7 @@ import type { LeasedBatch } from "../core/ports.ts";
 import { isDamage } from "./blocks.ts";
 import type { Batch } from "./lanes.ts";
 import { LateCheck } from "./late-check.ts";
-import type { BatchEncoder, OutboxParts, OutboxPlan } from "./plan.ts";
+import type { BatchEncoder, Damage, OutboxParts, OutboxPlan } from "./plan.ts";
 import {
   type Notice,
   type Op,
@@ -21,7 +21,7 @@ import {
 } from "./protocol.ts";
 import { markDamaged } from "./quarantine.ts";
 import { Retained } from "./retained.ts";
-import { storageError } from "./schema.ts";
+import { refuseUnread, storageError } from "./schema.ts";
 import { Store } from "./store.ts";
 import { TroubleWatch } from "./trouble.ts";
 
@@ -84,6 +84,7 @@ function openStore(plan: OutboxPlan, { crc32c }: OutboxParts): Store {
     return new Store(plan, crc32c, Date.now, () => performance.now());
   } catch (thrown) {
     if (thrown instanceof WeirError || storageError(thrown).code !== "outbox.corrupt") throw thrown;
+    refuseUnread(plan);
     markDamaged(plan.path, messageOf(thrown));
     return new Store(plan, crc32c, Date.now, () => performance.now());
   }
@@ -128,9 +129,7 @@ class Server {
     });
     this.#consumers = consumers;
     this.#available = available;
-    this.#lateCheck = new LateCheck({ path, epoch: store.epoch }, (what) =>
-      this.#damaged(new WeirError("outbox.corrupt", what)),
-    );
+    this.#lateCheck = new LateCheck({ path, epoch: store.epoch }, (damage) => this.#damaged(damage));
   }
 
   start(): void {
@@ -190,19 +189,19 @@ class Server {
   /** Whatever SQLite is asked may find damage. */
   #notice(thrown: unknown): void {
     const error = thrown instanceof WeirError ? thrown : storageError(thrown);
-    if (error.code === "outbox.corrupt") this.#damaged(error);
+    if (error.code === "outbox.corrupt") this.#damaged({ why: error.message, isSure: false });
   }
 
   /** The database can't be relied on any more: this worker ends, and the next one sets the file aside. */
-  #damaged(error: WeirError): void {
+  #damaged(damage: Damage): void {
     if (this.#isDamaged) return;
     this.#isDamaged = true;
-    this.#store.markDamaged(error.message);
-    this.#end(error);
+    if (damage.isSure) this.#store.markDamaged(damage.why);
+    this.#end(new WeirError("outbox.corrupt", damage.why), damage);
   }
 
-  #end(error: WeirError): void {
-    this.#port.postMessage({ type: "failed", error: toWire(error) } satisfies Notice);
+  #end(error: WeirError, damage?: Damage): void {
+    this.#port.postMessage({ type: "failed", error: toWire(error), damage } satisfies Notice);
     setImmediate(() => process.exit(1));
   }
 
@@ -410,8 +409,7 @@ class Server {
     }
     const touch = this.#store.takeTouch();
     // A connection that found no byte would remove the WAL.
-    if (touch === "empty")
-      this.#damaged(new WeirError("outbox.corrupt", "the file was emptied while it was in use"));
+    if (touch === "empty") this.#damaged({ why: "the file was emptied while it was in use", isSure: true });
     else if (touch !== undefined) this.#lateCheck.run();
     this.#trouble.look();
     if (this.#full && this.#store.roomy) this.#setFull(false);

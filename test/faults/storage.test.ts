@@ -1,5 +1,5 @@
 /** Faults of the disk and of what is on it. */
-import { spawnSync } from "node:child_process";
+import { spawn, spawnSync } from "node:child_process";
 import {
   closeSync,
   existsSync,
@@ -147,6 +147,43 @@ for (const [name, how] of overwritten)
     },
     (world) => overwrite(world, how),
   );
+
+/** Whether strace may change what another process's system calls give. */
+const lacksTracer = (): string | undefined =>
+  spawnSync("strace", ["-q", "-e", "inject=getpid:error=EIO", "true"]).status === 0 ? undefined : "strace";
+
+fault(
+  "the disk fails to read for a while",
+  // More than SQLite keeps in memory.
+  {
+    needs: ["strace"],
+    lacks: lacksTracer(),
+    load: { perSecond: 0, inFlight: 50, padBytes: 6000 },
+  },
+  async (world) => {
+    const { api, dir } = world.folder;
+    await world.link.cut();
+    await world.acknowledged(4_000);
+    const { pid } = await api.status();
+    const failing = ["trace=pread64,read", "inject=pread64,read:error=EIO"].flatMap((what) => ["-e", what]);
+    const path = join(dir, "data", "weir.db");
+    const tracer = spawn("strace", ["-f", "-q", "-P", path, ...failing, "-p", String(pid)], {
+      stdio: "ignore",
+    });
+    try {
+      await world.link.start();
+      await until("the outbox to say so", async () =>
+        (await api.readiness()).reasons.some((reason) => reason.startsWith("outbox: ")),
+      );
+      await setTimeout(long(10_000, 1_000));
+    } finally {
+      tracer.kill();
+    }
+    await until("all to be well", async () => (await api.readiness()).ready);
+    expect((await api.outbox()).quarantined).toBeUndefined();
+    return "taken for no damage";
+  },
+);
 
 /** A megabyte holds some thousand messages with a pad that doesn't compress away. */
 const SMALL = { outbox: { maxBytes: "4MiB" } };
