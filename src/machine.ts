@@ -64,24 +64,19 @@ sources:
 ${
   taken
     ? `  mqtt:
-    # The broker that runs on this machine. The rules say which topics are devices; these are the defaults.
+    # The broker that runs on this machine. Common devices and bridges are known by their topics; rules say which others there are.
     here:
       url: mqtt://127.0.0.1:${MQTT}
       #username: weir
       #password: \${file:here.password}
-      rules:
-        - topic: devices/{device}/{channel}
-        - topic: zigbee2mqtt/{device+}
-          skip: [zigbee2mqtt/bridge/#, "*/set", "*/get"]
-        - topic: tele/{device}/SENSOR
-          time: $.Time
+      #rules: [{ topic: "factory/{device}/data" }, { preset: plain }, { preset: zigbee2mqtt }]
 `
     : ""
 }
 outbox:
   # normal: what is acknowledged survives a killed agent; full: also a power cut.
   sync: normal
-  maxBytes: ${outboxMiB}MiB
+  maxBytes: ${outboxMiB === 1024 ? "1GiB" : `${outboxMiB}MiB`}
 
 # The local broker gets everything; so does each uplink that is added, once it can be reached.
 #uplinks:

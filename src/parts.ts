@@ -112,11 +112,12 @@ export function uplinkStatus({ uplink, forward }: RunningUplink): PartStatus {
     reason,
     remedy,
   });
-  if (!uplink.connected)
-    return failed(
-      uplink.lastError ?? "connecting",
-      `${brokerRemedy(uplink.lastError ?? "")}; batches wait in the outbox`,
-    );
+  if (!uplink.connected) {
+    const { lastError } = uplink;
+    // At the start nothing is wrong yet.
+    if (lastError === undefined) return failed("connecting", "batches wait in the outbox");
+    return failed(lastError, `${brokerRemedy(lastError)}; batches wait in the outbox`);
+  }
   if (forward.exhausted)
     return failed(
       "the month's bytes are used up, so that only alarms are sent",

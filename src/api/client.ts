@@ -156,5 +156,7 @@ function refusal(status: number | undefined, text: string): Error {
   } catch {
     // Not the agent's form: shown as it is.
   }
+  if (status === 404)
+    return new Error("the agent does not know this: it is of another version than this command; restart it");
   return new Error(`the agent answered ${status}: ${text.slice(0, 200)}`);
 }

@@ -230,7 +230,8 @@ describe("init", () => {
       expect(`${made.status} ${made.stderr}`).toBe("0 ");
       const { broker: own, sources } = loadConfig(file, {}).config;
       expect(own).toMatchObject({ enabled: true, port: 1884, host: "127.0.0.1" });
-      expect(sources.mqtt["here"]).toMatchObject({ url: "mqtt://127.0.0.1:1883" });
+      // Its devices are found as those of the embedded broker are.
+      expect(sources.mqtt["here"]).toMatchObject({ url: "mqtt://127.0.0.1:1883", rules: sources.devices });
       rmSync(dir, { recursive: true });
     },
   );
