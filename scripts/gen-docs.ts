@@ -33,6 +33,7 @@ function typeOf(property: Property): string {
   if (property.enum !== undefined) return property.enum.map((value) => JSON.stringify(value)).join(", ");
   if (property.const !== undefined) return JSON.stringify(property.const);
   if (property.anyOf !== undefined) return [...new Set(property.anyOf.map(typeOf))].join(" or ");
+  if (property.title !== undefined) return property.title;
   // Bytes, or text such as 1MiB: nothing else takes both.
   if (Array.isArray(property.type)) return "size";
   const name = typeof property.type === "string" ? property.type : "any";

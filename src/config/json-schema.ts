@@ -5,6 +5,8 @@ import { configSchema } from "./schema.ts";
 /** A node of a JSON Schema, as far as it is looked at here. */
 export interface SchemaNode {
   readonly type?: string | readonly string[];
+  /** what a text stands for */
+  readonly title?: string;
   readonly description?: string;
   readonly default?: unknown;
   readonly enum?: readonly unknown[];

@@ -53,6 +53,7 @@ const ruleShape = {
     .describe("where in the JSON the device's time is; default: none, the gateway's stands"),
   staleAfter: z
     .string()
+    .meta({ title: "duration" })
     .transform(parseDuration)
     .pipe(z.number("expected a duration such as 30s, 12h or 1d").min(1000))
     .optional()

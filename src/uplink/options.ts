@@ -15,6 +15,7 @@ const bytes = z
 /** A duration such as `30s`; milliseconds come out. */
 const duration = z
   .string()
+  .meta({ title: "duration" })
   .transform(parseDuration)
   .pipe(z.number("expected a duration such as 30s, 12h or 1d"));
 
