@@ -2,7 +2,7 @@
  * One client of the embedded broker: its packets (listener-input.ts) become messages, its messages acknowledgements
  * (listener-output.ts).
  *
- * A message's payload is a view of what was read, and no string is made of a topic that is known. What is held unsettled is bounded
+ * A message is read where it lies in what came, and no string is made of a topic that is known. What is held unsettled is bounded
  * here, and by the host for all connections together: then nothing more is read.
  */
 import type { Socket } from "node:net";
@@ -10,7 +10,14 @@ import type { Outcome } from "../core/ports.ts";
 import { TokenBucket } from "../core/token-bucket.ts";
 import type { Identity } from "./broker-access.ts";
 import { takeControl } from "./listener-control.ts";
-import { type HeldMessage, type HeldRun, type Keeper, letGo, PassingMessage } from "./listener-held.ts";
+import {
+  type HeldMessage,
+  type HeldRun,
+  type Keeper,
+  letGo,
+  makeOwn,
+  PassingMessage,
+} from "./listener-held.ts";
 import type { ListenerHost } from "./listener-host.ts";
 import { ClientInput, type PacketSink } from "./listener-input.ts";
 import { ClientOutput } from "./listener-output.ts";
@@ -297,7 +304,7 @@ export class ClientConnection implements PacketSink, Keeper {
     if (route === undefined) {
       this.#host.unmatched();
       if (qos > 0) this.#ackNow(id, qos, Reason.success);
-      this.#pass(known, bytes.subarray(at, to), qos === 0 ? 0 : qos === 1 ? 1 : 2, retain, about);
+      this.#pass(known, at, to, qos === 0 ? 0 : qos === 1 ? 1 : 2, retain, about);
       return;
     }
     if (qos === 0) {
@@ -314,7 +321,7 @@ export class ClientConnection implements PacketSink, Keeper {
         trace: about?.trace,
         settle: undefined,
       });
-      this.#pass(known, payload, 0, retain, about);
+      this.#pass(known, at, to, 0, retain, about);
       return;
     }
     this.#passing ??= new PassingMessage(this, known, route, this.#input.piece);
@@ -355,14 +362,16 @@ export class ClientConnection implements PacketSink, Keeper {
 
   #pass(
     known: KnownTopic,
-    payload: Uint8Array,
+    from: number,
+    to: number,
     qos: 0 | 1 | 2,
     retain: boolean,
     about: PublishAbout | undefined,
   ): void {
     if (!retain && !this.#host.isWanted(known)) return;
-    this.#input.piece.kept = true;
-    this.#host.pass(known, payload, qos, retain, about, this);
+    const { piece } = this.#input;
+    piece.kept = true;
+    this.#host.pass(known, makeOwn(piece).subarray(from, to), qos, retain, about, this);
   }
 
   #ackNow(id: number, qos: number, reason: number): void {
@@ -386,8 +395,9 @@ export class ClientConnection implements PacketSink, Keeper {
   #connect(bytes: Buffer, from: number, to: number): void {
     this.#asked = true;
     // The password is looked at later.
-    this.#input.piece.kept = true;
-    const connect = readConnect(bytes, from, to);
+    const { piece } = this.#input;
+    piece.kept = true;
+    const connect = readConnect(makeOwn(piece), from, to);
     if (typeof connect === "number") {
       this.#host.refused(this, "its CONNECT can't be accepted");
       // The level is unknown, or the packet can't be trusted: 3.1.1's refusal is the one that everybody reads.

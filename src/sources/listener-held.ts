@@ -14,7 +14,9 @@ export interface Keeper {
 
 /** What was read at once: its messages lie in it. */
 export interface Piece {
-  readonly bytes: Buffer;
+  bytes: Buffer;
+  /** the bytes are its own: else they are gone once it has been read */
+  own: boolean;
   /** microseconds since the Unix epoch */
   readonly timeUs: number;
   /** the payload that was asked for last, and whose it is */
@@ -26,10 +28,21 @@ export interface Piece {
   kept: boolean;
 }
 
+/** Something will look into the piece after it has been read. */
+export function makeOwn(piece: Piece): Buffer {
+  if (!piece.own) {
+    const { bytes } = piece;
+    piece.bytes = Buffer.allocUnsafeSlow(bytes.length);
+    bytes.copy(piece.bytes);
+    piece.own = true;
+  }
+  return piece.bytes;
+}
+
 /** A message of a piece is settled, or the piece has been read. With the last of them its memory is free. */
 export function letGo(piece: Piece): void {
   piece.held -= 1;
-  if (piece.held > 0 || piece.kept) return;
+  if (piece.held > 0 || piece.kept || !piece.own) return;
   // What a socket reads has a buffer of its own, unless it is small and from the pool.
   freeNow(piece.bytes);
 }
@@ -184,6 +197,7 @@ export class HeldMessage extends Read implements DeviceMessage {
     this.held = size;
     this.about = about;
     piece.held += 1;
+    makeOwn(piece);
   }
 
   get payload(): Uint8Array {

@@ -3,7 +3,8 @@
  * once all of it is there; while nothing more is to be taken, nothing more is read.
  */
 import type { Socket } from "node:net";
-import { letGo, type Piece } from "./listener-held.ts";
+import { letGo, makeOwn, type Piece } from "./listener-held.ts";
+import { readShared } from "./listener-read.ts";
 import { Reason } from "./mqtt-wire.ts";
 
 /** So many parts of a packet become one: a buffer costs a hundred times the byte that a slow client may have put into it. */
@@ -26,7 +27,7 @@ export interface PacketSink {
 /** The reading side of one connection. */
 export class ClientInput {
   /** what is being read */
-  piece: Piece = { bytes: EMPTY, timeUs: 0, view: EMPTY, viewOf: undefined, held: 0, kept: true };
+  piece: Piece = { bytes: EMPTY, own: true, timeUs: 0, view: EMPTY, viewOf: undefined, held: 0, kept: true };
   /** why nothing is read: the client is being asked about, too much is held, or it is too fast */
   waits: "" | "admission" | "room" | "rate" = "";
   readonly #socket: Socket;
@@ -47,16 +48,18 @@ export class ClientInput {
     this.#socket = socket;
     this.#sink = sink;
     this.#mostBytes = mostBytes;
-    socket.on("data", (chunk) => this.#receive(Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk)));
+    if (!readShared(socket, (bytes) => this.#receive(bytes, false)))
+      socket.on("data", (chunk) => this.#receive(Buffer.isBuffer(chunk) ? chunk : Buffer.from(chunk), true));
   }
 
-  #receive(chunk: Buffer): void {
+  /** `own`: the bytes stay as they are. */
+  #receive(chunk: Buffer, own: boolean): void {
     if (this.#closed) return;
     if (this.#partBytes === 0 && this.waits === "") {
-      this.#read(chunk);
+      this.#read(chunk, own);
       return;
     }
-    this.#parts.push(chunk);
+    this.#parts.push(own ? chunk : Buffer.from(chunk));
     this.#partBytes += chunk.length;
     if (++this.#loose === LOOSE_PARTS) {
       this.#parts.push(Buffer.concat(this.#parts.splice(-LOOSE_PARTS)));
@@ -106,7 +109,7 @@ export class ClientInput {
     const [first = EMPTY] = this.#parts;
     const bytes = this.#parts.length === 1 ? first : Buffer.concat(this.#parts, this.#partBytes);
     this.#forgetParts();
-    this.#read(bytes);
+    this.#read(bytes, true);
   }
 
   #forgetParts(): void {
@@ -116,9 +119,9 @@ export class ClientInput {
   }
 
   /** Takes the packets that lie in `bytes`, in which a packet begins. Keeps what is left. */
-  #read(bytes: Buffer): void {
+  #read(bytes: Buffer, own: boolean): void {
     const timeUs = Date.now() * 1000;
-    const piece: Piece = { bytes, timeUs, view: EMPTY, viewOf: undefined, held: 1, kept: false };
+    const piece: Piece = { bytes, own, timeUs, view: EMPTY, viewOf: undefined, held: 1, kept: false };
     this.piece = piece;
     const at = this.#packets(bytes);
     if (!this.#closed) {
@@ -169,11 +172,10 @@ export class ClientInput {
   }
 
   #keep(piece: Piece, at: number): void {
-    const { bytes } = piece;
-    if (at === bytes.length) return;
+    if (at === piece.bytes.length) return;
     // A part of a packet is copied: it may wait for long, and would keep all that was read with it.
     if (this.waits !== "") piece.kept = true;
-    const rest = this.waits === "" ? Buffer.from(bytes.subarray(at)) : bytes.subarray(at);
+    const rest = this.waits === "" ? Buffer.from(piece.bytes.subarray(at)) : makeOwn(piece).subarray(at);
     this.#parts.unshift(rest);
     this.#partBytes += rest.length;
   }
