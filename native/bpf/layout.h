@@ -64,9 +64,9 @@ struct weir_event {
 
 #define WEIR_TEXT_BYTES 32
 
-/* Part of a text that belongs to the next other event of the same thread. */
+/* Part of a text that belongs to the event of the same thread and time. */
 struct weir_text {
-	__u64 time_ns; /* not set */
+	__u64 time_ns;
 	__u64 part;
 	__u32 kind; /* WEIR_EVENT_TEXT */
 	__u32 tid;

@@ -60,12 +60,14 @@ static __always_inline void *reserve(struct opens_cpu *cpu)
 	return record;
 }
 
-static __always_inline void put_text(struct opens_cpu *cpu, __u32 tid, __u32 part, const char *text)
+static __always_inline void put_text(struct opens_cpu *cpu, __u64 now, __u32 tid, __u32 part,
+				     const char *text)
 {
 	struct weir_text *record = reserve(cpu);
 
 	if (!record)
 		return;
+	record->time_ns = now;
 	record->part = part;
 	record->kind = WEIR_EVENT_TEXT;
 	record->tid = tid;
@@ -82,7 +84,7 @@ int on_exit(__u64 *ctx)
 	struct opens_cpu *cpu;
 	struct weir_slot *slot;
 	long result = ctx[1];
-	__u64 name[2] = {}, id;
+	__u64 name[2] = {}, id, now;
 
 	if (!path)
 		return 0;
@@ -101,12 +103,13 @@ int on_exit(__u64 *ctx)
 	else
 		add(&slot->value[3], 1);
 	bpf_probe_read_user_str(text, sizeof(text), path);
-	put_text(cpu, id, 0, text);
-	put_text(cpu, id, 1, text + WEIR_TEXT_BYTES);
+	now = bpf_ktime_get_boot_ns();
+	put_text(cpu, now, id, 0, text);
+	put_text(cpu, now, id, 1, text + WEIR_TEXT_BYTES);
 	event = reserve(cpu);
 	if (!event)
 		return 0;
-	event->time_ns = bpf_ktime_get_boot_ns();
+	event->time_ns = now;
 	event->lifetime_ns = 0;
 	event->kind = WEIR_EVENT_OPEN;
 	event->pid = id >> 32;

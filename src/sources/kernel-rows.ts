@@ -86,7 +86,7 @@ const MOST_OPEN = 4096;
 export class OpenEvents implements EventDecoder {
   readonly records = Buffer.alloc(HELD_RECORDS * RECORD_BYTES);
   readonly #builder = new FrameBuilder();
-  readonly #paths = new Map<number, Buffer>();
+  readonly #paths = new Map<number, Path>();
 
   /** The parts of a path come before its event. */
   frame(count: number, offsetUs: number): Frame {
@@ -97,8 +97,7 @@ export class OpenEvents implements EventDecoder {
       const kind = bytes.readUInt32LE(at + Field.kind);
       if (kind === TEXT) this.#keep(bytes, at);
       if (kind !== OPEN) continue;
-      const nanoseconds =
-        bytes.readUInt32LE(at + Field.time) + bytes.readUInt32LE(at + Field.time + 4) * 2 ** 32;
+      const nanoseconds = timeOf(bytes, at);
       const timeUs = Math.round(nanoseconds / 1000 + offsetUs);
       const text = (metric: string, value: string): void =>
         into.add(device, into.metric(metric), timeUs, Kind.text, Status.good, into.text(value));
@@ -115,7 +114,7 @@ export class OpenEvents implements EventDecoder {
         bytes.readUInt32LE(at + Field.pid),
       );
       text("process.executable.name", untilNul(bytes.subarray(at + Field.comm, at + RECORD_BYTES)));
-      if (path !== undefined) text("file.path", untilNul(path));
+      if (path?.time === nanoseconds && isWhole(path)) text("file.path", untilNul(path.text));
       const result = bytes.readInt32LE(at + Field.status);
       if (result < 0) text("error.type", getSystemErrorName(result));
     }
@@ -126,12 +125,31 @@ export class OpenEvents implements EventDecoder {
     const thread = bytes.readUInt32LE(at + Field.pid);
     const part = bytes[at + Field.lifetime] === 0 ? 0 : 1;
     if (this.#paths.size >= MOST_OPEN) this.#paths.clear();
-    const path =
-      part === 0 ? Buffer.alloc(2 * TEXT_BYTES) : (this.#paths.get(thread) ?? Buffer.alloc(2 * TEXT_BYTES));
-    bytes.copy(path, part * TEXT_BYTES, at + Field.ppid, at + Field.ppid + TEXT_BYTES);
+    const time = timeOf(bytes, at);
+    // An earlier one's event may have been lost.
+    let path = this.#paths.get(thread);
+    if (path?.time !== time) path = { time, parts: 0, text: Buffer.alloc(2 * TEXT_BYTES) };
+    path.parts |= 1 << part;
+    bytes.copy(path.text, part * TEXT_BYTES, at + Field.ppid, at + Field.ppid + TEXT_BYTES);
     this.#paths.set(thread, path);
   }
 }
+
+/** As far as its records have come: each of them may be lost. */
+interface Path {
+  /** of its event, too */
+  readonly time: number;
+  /** a bit for each */
+  parts: number;
+  readonly text: Buffer;
+}
+
+const isWhole = ({ parts, text }: Path): boolean =>
+  parts === 3 || (parts === 1 && text.indexOf(0) < TEXT_BYTES);
+
+/** In nanoseconds. */
+const timeOf = (bytes: Buffer, at: number): number =>
+  bytes.readUInt32LE(at + Field.time) + bytes.readUInt32LE(at + Field.time + 4) * 2 ** 32;
 
 function untilNul(bytes: Buffer): string {
   const end = bytes.indexOf(0);

@@ -5,7 +5,7 @@ import { MOST_PROCESS_EVENTS } from "../../src/addon/process-rows.ts";
 import { Kind, validate } from "../../src/core/frame.ts";
 import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { ProcessEvents } from "../../src/sources/kernel-process.ts";
-import { HistogramRows } from "../../src/sources/kernel-rows.ts";
+import { HistogramRows, OpenEvents } from "../../src/sources/kernel-rows.ts";
 import { SoftirqRows } from "../../src/sources/kernel-shapes.ts";
 import { rowsOf } from "./helpers.ts";
 
@@ -166,4 +166,54 @@ describe.skipIf(!addonState().ok)("process events (skipped without the addon)", 
       expect(rows.map((row) => row["process.pid"])).toEqual(given.map(({ pid }) => pid));
     }
   });
+});
+
+test("a path is that of its own open, whatever records between were lost", () => {
+  const events = new OpenEvents();
+  const { records } = events;
+  let count = 0;
+  const record = (time: bigint, kind: number, tell: (at: number) => void): void => {
+    const at = count++ * RECORD_BYTES;
+    records.fill(0, at, at + RECORD_BYTES);
+    records.writeBigUInt64LE(time, at + 8);
+    records.writeUInt32LE(kind, at + 24);
+    tell(at);
+  };
+  const part = (time: bigint, which: number, text: string): void =>
+    record(time, 4, (at) => {
+      records.writeUInt32LE(which, at + 16);
+      records.writeUInt32LE(7, at + 28);
+      records.write(text, at + 32, 32);
+    });
+  const opened = (time: bigint): void =>
+    record(time, 3, (at) => {
+      records.writeUInt32LE(7, at + 28);
+      records.writeUInt32LE(7, at + 32);
+    });
+  const [long, rest] = ["/long/".padEnd(32, "x"), "rest"];
+  // Whole; the event lost; then without its first part, and without any.
+  part(1000n, 0, long);
+  part(1000n, 1, rest);
+  opened(1000n);
+  part(2000n, 0, "/lost");
+  part(2000n, 1, "");
+  part(3000n, 1, rest);
+  opened(3000n);
+  part(4000n, 0, "/lost");
+  part(4000n, 1, "");
+  opened(5000n);
+  // What is cut at the first part's end is no path; one that ends there is.
+  part(6000n, 0, long);
+  opened(6000n);
+  part(7000n, 0, "/short");
+  opened(7000n);
+  const frame = events.frame(count, 0);
+  validate(frame);
+  const paths = rowsOf(frame).flatMap(({ metric, timeUs, value }) =>
+    metric === "file.path" ? [[timeUs, value]] : [],
+  );
+  expect(paths).toEqual([
+    [1, `${long}${rest}`],
+    [7, "/short"],
+  ]);
 });
