@@ -47,6 +47,8 @@ export interface Salvage {
   readonly lanes: readonly LostLane[];
   readonly ranges: readonly LostRange[];
   readonly epochs: readonly { readonly epoch: string; readonly stream: Stream; readonly next: number }[];
+  /** what an operator decided about plugins, by key */
+  readonly decisions: readonly { readonly key: string; readonly value: string }[];
 }
 
 /** Ranges that are announced one by one; what is beyond shows in the counts. */
@@ -132,11 +134,13 @@ function placeFor(path: string, nowMs: number): string {
   return movedTo;
 }
 
-function readBooks(path: string): Pick<Salvage, "lanes" | "ranges" | "epochs"> {
+function readBooks(path: string): Pick<Salvage, "lanes" | "ranges" | "epochs" | "decisions"> {
   const lanes: LostLane[] = [];
   const ranges: LostRange[] = [];
   const epochs: { epoch: string; stream: Stream; next: number }[] = [];
-  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) === 0) return { lanes, ranges, epochs };
+  const decisions: { key: string; value: string }[] = [];
+  const books = { lanes, ranges, epochs, decisions };
+  if ((statSync(path, { throwIfNoEntry: false })?.size ?? 0) === 0) return books;
   let db: Database.Database | undefined;
   const each = <T>(sql: string, into: (row: T) => void): void => {
     try {
@@ -157,6 +161,10 @@ function readBooks(path: string): Pick<Salvage, "lanes" | "ranges" | "epochs"> {
          (SELECT committed FROM lane WHERE uplink = '' AND lane.stream = epoch.stream), 0)) AS next
        FROM epoch ORDER BY rowid`,
       (row) => epochs.push(row),
+    );
+    each<{ key: string; value: string }>(
+      `SELECT key, value FROM setting WHERE key GLOB 'plugin/*' AND json_valid(value) LIMIT ${MOST_RANGES}`,
+      (row) => decisions.push(row),
     );
     const add = (row: LostRange): void => {
       const last = ranges.at(-1);
@@ -187,5 +195,5 @@ function readBooks(path: string): Pick<Salvage, "lanes" | "ranges" | "epochs"> {
   } finally {
     db?.close();
   }
-  return { lanes, ranges, epochs };
+  return books;
 }

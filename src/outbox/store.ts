@@ -383,7 +383,7 @@ export class Store {
   }
 
   /** The accounts of a damaged database go on in this one; what its lanes held is lost. */
-  #takeOver({ lanes, ranges, epochs }: Salvage): void {
+  #takeOver({ lanes, ranges, epochs, decisions }: Salvage): void {
     this.#sql.beginIds.run(this.#now());
     for (const { uplink, stream, active, committed, acked, dropped, rejected } of lanes) {
       // The stream itself: what it has numbered is among the epochs, how far the agent's own numbers have come is not.
@@ -391,6 +391,7 @@ export class Store {
       this.#sql.addLane.run(uplink, stream, active, committed, acked, dropped, rejected, lost);
     }
     for (const { epoch, stream, next } of epochs) this.#epochs.remember(epoch, stream, next);
+    for (const { key, value } of decisions) this.#kept.setSetting(key, value);
     for (const { uplink, epoch, stream, from, to } of ranges)
       this.#gaps.add(uplink, epoch, stream, from, to, "corrupt");
   }

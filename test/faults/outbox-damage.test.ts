@@ -133,6 +133,9 @@ describe("a damaged database", () => {
   it("whose books can be read is accounted for: what was held is lost, and announced", () => {
     const { path, epoch, held } = damaged((file) => {
       const db = new Database(file);
+      db.exec(
+        `INSERT INTO setting VALUES ('plugin/x', '{"disabled":true,"history":[]}'), ('plugin/y', '{"dis')`,
+      );
       const root = Number(
         db.prepare("SELECT rootpage FROM sqlite_schema WHERE name = 'state'").pluck().get(),
       );
@@ -147,6 +150,10 @@ describe("a damaged database", () => {
       { epoch, stream: "data", from: 2000 - held, to: 1999, reason: "corrupt" },
     ]);
     expect(store.info().epochs).toEqual([{ epoch, stream: "data", lastSeq: 1999 }]);
+    expect(["plugin/x", "plugin/y"].map((key) => store.setting(key))).toEqual([
+      '{"disabled":true,"history":[]}',
+      undefined,
+    ]);
     store.close();
   });
 

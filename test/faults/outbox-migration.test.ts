@@ -1,6 +1,8 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { copyFileSync, readFileSync, statSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readFileSync, rmSync, statSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import Database from "better-sqlite3";
 import { afterAll, expect, it } from "vitest";
@@ -9,6 +11,8 @@ import { migrate } from "../../src/outbox/schema.ts";
 import { STEPS } from "../../src/outbox/steps.ts";
 import { Store } from "../../src/outbox/store.ts";
 import { frameOf, newPath, planFor, range, removeDatabases, uplink } from "../helpers/outbox.ts";
+import { ForgetfulDisk, lacksForDisk } from "./harness/forgetful-disk.ts";
+import { LONG } from "./harness/world.ts";
 
 afterAll(removeDatabases);
 
@@ -66,6 +70,57 @@ it("kill -9 in the middle of a migration leaves everything as it was, and nothin
   expect(store.read(batch).reduce((sum, { rows }) => sum + rows, 0)).toBe(1000);
   store.close();
 });
+
+const lacks = LONG ? await lacksForDisk() : "the long form";
+it.skipIf(lacks !== undefined)(
+  `a power cut in the middle of a migration, and one after it, leave the database whole${lacks === undefined ? "" : ` (skipped: ${lacks})`}`,
+  { timeout: 120_000 },
+  async () => {
+    const disk = new ForgetfulDisk();
+    const at = mkdtempSync(join(tmpdir(), "weir-cut-"));
+    const path = join(at, "weir.db");
+    try {
+      await disk.mount(at);
+      copyFileSync(filled(), path);
+      // A database that an earlier version was stopped with in order is on the disk.
+      disk.sync();
+      const child = spawn(
+        process.execPath,
+        [fileURLToPath(new URL("../helpers/migrate-child.ts", import.meta.url)), path],
+        { stdio: ["ignore", "pipe", "inherit"] },
+      );
+      await once(child.stdout, "data");
+      disk.sync();
+      const ended = once(child, "exit");
+      child.kill("SIGKILL");
+      await ended;
+      await disk.cut();
+      for (const steps of [STEPS, [...STEPS, "CREATE TABLE added (x); UPDATE chunk SET created = 0"]]) {
+        await disk.mount(at);
+        const db = new Database(path);
+        expect(db.pragma("integrity_check", { simple: true })).toBe("ok");
+        expect(db.prepare("SELECT sum(samples) FROM chunk").pluck().get()).toBe(1000);
+        expect([STEPS.length, STEPS.length + 1]).toContain(versionOf(db));
+        db.pragma("journal_mode = WAL");
+        db.pragma("synchronous = full");
+        migrate(db, steps);
+        db.close();
+        await disk.cut();
+      }
+      await disk.mount(at);
+      const db = new Database(path);
+      expect([versionOf(db), db.pragma("integrity_check", { simple: true })]).toEqual([
+        STEPS.length + 1,
+        "ok",
+      ]);
+      expect(db.prepare("SELECT count(*) FROM chunk WHERE created <> 0").pluck().get()).toBe(0);
+      db.close();
+    } finally {
+      await disk.remove();
+      rmSync(at, { recursive: true, force: true });
+    }
+  },
+);
 
 /** Made by the first commit that had an outbox: two epochs, five lanes, batches that were sealed, acknowledged, lost. */
 const FIRST_SCHEMA = "test/fixtures/outbox/first-schema.db";
