@@ -33,6 +33,8 @@ interface RulePlan {
   readonly name: readonly string[] | undefined;
   /** JSON is not looked for */
   readonly plain: boolean;
+  /** names of an object's values begin with the channel */
+  readonly withChannel: boolean;
   readonly declared: Declarations;
   /** a scanner can take its messages */
   readonly scans: boolean;
@@ -45,6 +47,7 @@ const WHOLE: RulePlan = {
   each: undefined,
   name: undefined,
   plain: false,
+  withChannel: false,
   declared: new Declarations({}),
   scans: true,
 };
@@ -65,6 +68,7 @@ export class DeviceDecoder implements MessageDecoder {
         time !== undefined && time.length > values.length && values.every((name, i) => time[i] === name);
       const declared = new Declarations(rule.metrics);
       const plain = rule.decoder === "plain";
+      const withChannel = rule.withChannel === true;
       return {
         values,
         time,
@@ -72,8 +76,9 @@ export class DeviceDecoder implements MessageDecoder {
         each: rule.each === undefined ? undefined : pathNames(rule.each),
         name: rule.name === undefined ? undefined : pathNames(rule.name),
         plain,
+        withChannel,
         declared,
-        scans: !(plain || declared.converts || rule.each !== undefined),
+        scans: !(plain || withChannel || declared.converts || rule.each !== undefined),
       };
     });
     this.#scanner = new JsonScanner(this.#rules);
@@ -183,7 +188,10 @@ export class DeviceDecoder implements MessageDecoder {
       value !== null &&
       !Array.isArray(value) &&
       !(value instanceof ExactInteger);
-    const metric = name ?? (named ? undefined : message.route.channel || PLAIN_METRIC);
+    const { channel } = message.route;
+    const above = rule.withChannel && channel !== "" ? channel : undefined;
+    const own = name === undefined || above === undefined ? name : `${above}.${name}`;
+    const metric = own ?? (named ? above : channel || PLAIN_METRIC);
     const node = metric === undefined ? paths.root : paths.child(paths.root, metric);
     if (typeof node === "string") return node;
     const problem = flatten(value, node, paths, this.#samples, rule.omit, exact);

@@ -51,6 +51,12 @@ const ruleShape = {
   time: jsonPath
     .optional()
     .describe("where in the JSON the device's time is; default: none, the gateway's stands"),
+  withChannel: z
+    .boolean()
+    .optional()
+    .describe(
+      "names of an object's values begin with the channel: `motor.rpm`, where several channels say `rpm`",
+    ),
   staleAfter: z
     .string()
     .meta({ title: "duration" })
@@ -70,14 +76,20 @@ const ruleShape = {
 function checkRule(
   rule: Readonly<Record<"decoder" | "values" | "time" | "each" | "name", string | undefined>> & {
     readonly metrics: object;
+    readonly topic?: string | undefined;
+    readonly withChannel?: boolean | undefined;
   },
   context: { addIssue(issue: { code: "custom"; path: string[]; message: string }): void },
 ): void {
-  const { decoder = "json", values, time, each, name, metrics } = rule;
+  const { decoder = "json", values, time, each, name, metrics, topic = "", withChannel } = rule;
   const problem = (key: string, message: string): void =>
     context.addIssue({ code: "custom", path: [key], message });
   if (decoder !== "json" && decoder !== "cbor" && (values ?? time ?? each) !== undefined)
     problem("decoder", "values, time and each are for the built-in decoders json and cbor");
+  if (withChannel === true && !topic.includes("{channel"))
+    problem("withChannel", "needs a {channel} in the topic pattern");
+  if (withChannel === true && decoder !== "json" && decoder !== "cbor")
+    problem("withChannel", "is for the built-in decoders json and cbor");
   if (name !== undefined && each === undefined) problem("name", "name goes with each");
   if (Object.keys(metrics).length > 0 && !["json", "plain", "cbor"].includes(decoder))
     problem("metrics", "metrics are for json, plain and cbor: the others say units themselves");
@@ -113,6 +125,7 @@ const entrySchema = z
         each: undefined,
         name: undefined,
         ...others,
+        topic,
         metrics,
       },
       context,

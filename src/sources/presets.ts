@@ -24,8 +24,8 @@ export const PRESETS = {
     { topic: "shellies/{device}/announce", decoder: "about" },
     {
       topic: "shellies/{device}/{channel+}",
-      skip: ["*/command", "*/set", "*/info"],
-      decoder: "plain",
+      skip: ["*/command", "*/set", "*/info", "*/settings"],
+      withChannel: true,
     },
     // Second generation and later.
     { topic: "{device}/events/rpc", values: "$.params", time: "$.params.ts" },

@@ -85,6 +85,35 @@ it("commands to a lamp of Zigbee2MQTT are none of its values, on whatever topic 
   expect(router.resolve("zigbee2mqtt/hall/lamp").route?.device).toBe("hall%2Flamp");
 });
 
+describe("a rule with its channel before the names", () => {
+  const rules = [{ topic: "f/{device}/{channel+}", withChannel: true, time: "$.ts" }];
+
+  it.each([
+    ['{"rpm":1480,"ts":1763640000,"a":{"b":[1]}}', { "motor.1.rpm": 1480, "motor.1.a.b.0": 1 }],
+    ["1480", { "motor.1": 1480 }],
+    ["[1,2]", { "motor.1.0": 1, "motor.1.1": 2 }],
+    ['{"big":12345678901234567890}', { "motor.1.big": "12345678901234567890" }],
+  ])("reads %s", (payload, samples) => {
+    const { reason, rows } = decode(rules, "f/x/motor/1", payload);
+    expect(reason).toBeUndefined();
+    expect(Object.fromEntries(rows.map(({ metric, value }) => [metric, value]))).toEqual(samples);
+  });
+
+  it("has it before the names of an array's elements, too", () => {
+    const named = { ...rules[0], time: undefined, each: "$", name: "$.n", values: "$.v" };
+    const { rows } = decode([named], "f/x/motor", '[{"n":"rpm","v":1},{"n":"amps","v":{"l1":2}}]');
+    expect(rows.map(({ metric }) => metric)).toEqual(["motor.rpm", "motor.amps.l1"]);
+  });
+
+  it.each([
+    [{ topic: "f/{device}", withChannel: true }, "needs a {channel}"],
+    [{ topic: "f/{device}/{channel}", withChannel: true, decoder: "senml" }, "json and cbor"],
+  ])("%o is refused", (rule, why) => {
+    expect(() => deviceRuleSchema.parse(rule)).toThrow(why);
+    expect(() => sourcesSchema.parse({ devices: [rule] })).toThrow(why);
+  });
+});
+
 describe("declared metrics", () => {
   const rules = [
     {
