@@ -19,6 +19,7 @@ import { readDurableNotice } from "./durable-notice.ts";
 import type { UplinkOptions } from "./options.ts";
 import { answerOf, connectionReason, isCrowded, PAUSE_MS, TAKEN_OVER, TOO_LARGE } from "./reasons.ts";
 import { fillTopic } from "./topics.ts";
+import { Turns } from "./turns.ts";
 import { storeUncopied } from "./uncopied.ts";
 import { onUnfinished, UNFINISHED_BYTES } from "./unfinished.ts";
 
@@ -56,6 +57,8 @@ interface Session {
   readonly maximumPacketSize: number;
   /** fails every publish that waits when the connection ends */
   readonly fail: Set<(error: WeirError) => void>;
+  /** of QoS 1 and 2 messages: a batch may be many [MQTT-3.3.4-7] */
+  readonly turns: Turns;
 }
 
 /** Keeps a connection to one broker of a list, with back-off and jitter. */
@@ -143,6 +146,18 @@ export class MqttUplink implements Uplink {
       );
     }
     this.#largestBytes = Math.max(this.#largestBytes, size);
+    if (message.qos === 0) return await this.#send(session, message, again);
+    const turn = session.turns.take();
+    if (turn !== undefined) await turn;
+    try {
+      await this.#send(session, message, again);
+    } finally {
+      session.turns.give();
+    }
+  }
+
+  /** Hands a message to the connection, and waits for its acknowledgement. */
+  async #send(session: Session, message: Outgoing, again: boolean): Promise<void> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const timer = setTimeout(() => {
       // The broker took the message and never answered: nothing sent after it on this connection can be trusted.
@@ -329,15 +344,17 @@ export class MqttUplink implements Uplink {
     const { maxPacketBytes = Number.POSITIVE_INFINITY, failback } = this.#options;
     this.#connecting = undefined;
     this.#largestBytes = 0;
+    const receiveMaximum = properties?.receiveMaximum ?? 65_535;
     this.#session = {
       client,
-      receiveMaximum: properties?.receiveMaximum ?? 65_535,
+      receiveMaximum,
       maximumPacketSize: Math.min(
         properties?.maximumPacketSize ?? 268_435_455,
         maxPacketBytes,
         this.#learntBytes,
       ),
       fail: new Set(),
+      turns: new Turns(receiveMaximum),
     };
     this.lastError = undefined;
     this.#crowded = false;
@@ -373,6 +390,7 @@ export class MqttUplink implements Uplink {
     if (session !== undefined) {
       const error = new WeirError("uplink.unavailable", `${this.name}: connection lost`);
       for (const fail of session.fail) fail(error);
+      session.turns.fail(error);
       this.#tell();
     }
     this.#later(session !== undefined);

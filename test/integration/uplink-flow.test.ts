@@ -153,6 +153,48 @@ test("a payload is freed once the broker has acknowledged it, and kept when it h
 });
 
 describe("what the broker allows", () => {
+  test("is kept to by everything of QoS 1, not by batches alone, and nothing waits for ever when it goes", async () => {
+    let out = 0;
+    let most = 0;
+    let answers = true;
+    broker.script = {
+      connack: () => ({ properties: { receiveMaximum: 3 } }),
+      puback: () => undefined,
+      after: (packet, connection) => {
+        if (packet.cmd !== "publish") return;
+        most = Math.max(most, ++out);
+        const { messageId = 0 } = packet;
+        if (!answers) return;
+        setTimeout(() => {
+          out -= 1;
+          connection.send({ cmd: "puback", messageId, reasonCode: 0 });
+        }, 5);
+      },
+    };
+    const { uplink } = await run();
+    await until("the connection", () => uplink.connected);
+    const send = (n: number): Promise<void> =>
+      uplink.publish({
+        topic: `w/gw/last/${n}`,
+        payload: Buffer.from("{}"),
+        qos: 1,
+        retain: true,
+        contentType: undefined,
+        userProperties: undefined,
+      });
+    await Promise.all(range(0, 40).map(send));
+    expect(most).toBe(3);
+    expect(broker.published.map(({ topic }) => topic).slice(-40)).toEqual(
+      range(0, 40).map((n) => `w/gw/last/${n}`),
+    );
+    answers = false;
+    const left = range(0, 10).map(send);
+    await until("three to be out", () => out === 3);
+    broker.connections.at(-1)?.end();
+    for (const result of await Promise.allSettled(left))
+      expect(result).toMatchObject({ status: "rejected", reason: { code: "uplink.unavailable" } });
+  });
+
   test.each([
     ["no more unacknowledged than its receive maximum", { receiveMaximum: 3 }, {}],
     ["nor than the uplink's own window", { receiveMaximum: 100 }, { window: 3 }],
