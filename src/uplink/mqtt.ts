@@ -53,6 +53,8 @@ interface Session {
   readonly client: MqttClient;
   /** most unacknowledged QoS 1 messages (MQTT5 3.2.2.3.3) */
   readonly receiveMaximum: number;
+  /** [MQTT-3.2.2-11] */
+  readonly maximumQoS: number;
   /** largest packet in bytes (MQTT5 3.2.2.3.6) */
   readonly maximumPacketSize: number;
   /** fails every publish that waits when the connection ends */
@@ -146,7 +148,7 @@ export class MqttUplink implements Uplink {
       );
     }
     this.#largestBytes = Math.max(this.#largestBytes, size);
-    if (message.qos === 0) return await this.#send(session, message, again);
+    if (Math.min(message.qos, session.maximumQoS) === 0) return await this.#send(session, message, again);
     const turn = session.turns.take();
     if (turn !== undefined) await turn;
     try {
@@ -173,7 +175,7 @@ export class MqttUplink implements Uplink {
     session.client.publish(
       message.topic,
       Buffer.from(message.payload.buffer, message.payload.byteOffset, message.payload.byteLength),
-      this.#publishOptions(message, again),
+      this.#publishOptions(message, session.maximumQoS, again),
       (error) => {
         if (error) reject(this.#refused(error));
         else resolve();
@@ -203,11 +205,12 @@ export class MqttUplink implements Uplink {
     client.end(true);
   }
 
-  #publishOptions(message: Outgoing, again: boolean): IClientPublishOptions {
+  #publishOptions(message: Outgoing, maximumQoS: number, again: boolean): IClientPublishOptions {
     const retain = message.retain && this.#options.retain;
+    const most = Math.min(message.qos, maximumQoS);
+    const qos = most === 0 ? 0 : most === 1 ? 1 : 2;
     // MQTT 5, 3.3.1.1: it might be a re-delivery of an earlier attempt; never set with QoS 0 [MQTT-3.3.1-2].
-    const dup = again && message.qos > 0;
-    const options: IClientPublishOptions = { qos: message.qos, retain, dup };
+    const options: IClientPublishOptions = { qos, retain, dup: again && qos > 0 };
     if (this.#options.version !== 5) return options;
     const { contentType, userProperties } = message;
     return {
@@ -250,7 +253,7 @@ export class MqttUplink implements Uplink {
   }
 
   #connect(): void {
-    const { version, username, password, tls, retain } = this.#options;
+    const { version, username, password, qos, tls, retain } = this.#options;
     const url = this.#urls[this.#at] ?? this.#options.url;
     const { hostname, protocol } = new URL(url);
     let security: Partial<IClientOptions> = {};
@@ -277,7 +280,8 @@ export class MqttUplink implements Uplink {
       queueQoSZero: false,
       resubscribe: false,
       ...security,
-      will: { topic: will.topic, payload: Buffer.from(will.payload), qos: 1, retain },
+      // A broker that takes QoS 0 alone would refuse more.
+      will: { topic: will.topic, payload: Buffer.from(will.payload), qos: qos === 0 ? 0 : 1, retain },
     });
     storeUncopied(client);
     this.#connecting = client;
@@ -296,11 +300,8 @@ export class MqttUplink implements Uplink {
   #hear(topic: string, payload: Uint8Array): void {
     if (topic !== this.#ackTopic()) return;
     const notice = readDurableNotice(payload);
-    if (notice === undefined) {
-      const problem = `${topic}: not a confirmation: see docs/uplinks.md`;
-      if (this.lastError !== problem) this.#parts.log("warn", `uplink ${this.name}: ${problem}`);
-      this.#note(problem);
-    } else for (const listener of this.#durable) listener(notice);
+    if (notice === undefined) this.#warn(`${topic}: not a confirmation: see docs/uplinks.md`);
+    else for (const listener of this.#durable) listener(notice);
   }
 
   get #clientId(): string {
@@ -348,6 +349,7 @@ export class MqttUplink implements Uplink {
     this.#session = {
       client,
       receiveMaximum,
+      maximumQoS: properties?.maximumQoS ?? 2,
       maximumPacketSize: Math.min(
         properties?.maximumPacketSize ?? 268_435_455,
         maxPacketBytes,
@@ -359,10 +361,15 @@ export class MqttUplink implements Uplink {
     this.lastError = undefined;
     this.#crowded = false;
     this.#parts.log("info", `uplink ${this.name}: connected to ${this.#urls[this.#at]}`);
+    if (this.#options.qos > this.#session.maximumQoS)
+      this.#warn(
+        `the broker takes QoS ${this.#session.maximumQoS} at most: batches are sent so; set \`qos\``,
+      );
     const ackTopic = this.#ackTopic();
     if (ackTopic !== undefined) {
       client.subscribe(ackTopic, { qos: 1 }, (error) => {
-        if (error) this.#note(`${ackTopic}: ${messageOf(error)}`);
+        if (error)
+          this.#warn(`${ackTopic}: not subscribed to, so that nothing is confirmed: ${messageOf(error)}`);
       });
     }
     // Back to the first broker after a while; batches wait for the moment that takes.
@@ -418,5 +425,11 @@ export class MqttUplink implements Uplink {
 
   #note(message: string): void {
     this.lastError = message;
+  }
+
+  /** Notes it, and has it in the log, once in a row. */
+  #warn(message: string): void {
+    if (this.lastError !== message) this.#parts.log("warn", `uplink ${this.name}: ${message}`);
+    this.#note(message);
   }
 }

@@ -17,6 +17,8 @@ export interface Script {
   readonly connack?: () => Partial<IConnackPacket>;
   /** the reason code of a PUBACK or PUBREC; undefined: no answer */
   readonly puback?: (packet: IPublishPacket) => number | undefined;
+  /** the reason code of a SUBACK; undefined: as asked for */
+  readonly suback?: () => number;
   /** after each packet that came in */
   readonly after?: (packet: Packet, connection: Connection) => void;
 }
@@ -139,7 +141,7 @@ export class ScriptedBroker {
     } else if (packet.cmd === "pubrel") {
       connection.send({ cmd: "pubcomp", messageId: packet.messageId ?? 0, reasonCode: 0 });
     } else if (packet.cmd === "subscribe") {
-      const granted = packet.subscriptions.map(({ qos }) => qos);
+      const granted = packet.subscriptions.map(({ qos }) => this.script.suback?.() ?? qos);
       connection.send({ cmd: "suback", messageId: packet.messageId ?? 0, granted });
     } else if (packet.cmd === "pingreq") connection.send({ cmd: "pingresp" });
   }

@@ -153,6 +153,27 @@ test("a payload is freed once the broker has acknowledged it, and kept when it h
 });
 
 describe("what the broker allows", () => {
+  test.each([
+    [2, 1],
+    [1, 0],
+  ])("is kept to where QoS %i is set and it takes %i at most, and said", async (qos, maximumQoS) => {
+    broker.script = { connack: () => ({ properties: { maximumQoS } }) };
+    const running = await run({ qos });
+    await running.append(0, 10);
+    await settled(running, 10);
+    await until("the batch", () => came().length === 10);
+    expect(broker.published.every((packet) => packet.qos <= maximumQoS)).toBe(true);
+    expect(running.logs.join()).toContain(`the broker takes QoS ${maximumQoS} at most`);
+  });
+
+  test("is said where it does not let the uplink hear the consumer's word", async () => {
+    broker.script = { suback: () => 0x87 };
+    const running = await run({ appAck: {} });
+    await until("a line in the log", () =>
+      running.logs.some((text) => text.includes("nothing is confirmed")),
+    );
+  });
+
   test("is kept to by everything of QoS 1, not by batches alone, and nothing waits for ever when it goes", async () => {
     let out = 0;
     let most = 0;

@@ -42,7 +42,7 @@ describe("the presets", () => {
     ["tele/sonoff/SENSOR", ["sonoff", "", "json"]],
     ["tele/sonoff/LWT", ["sonoff", "", "availability"]],
     ["stat/sonoff/POWER", undefined],
-    ["shellies/shellyht-1/sensor/temperature", ["shellyht-1", "sensor.temperature", "plain"]],
+    ["shellies/shellyht-1/sensor/temperature", ["shellyht-1", "sensor.temperature", "json"]],
     ["shellies/shellyht-1/online", ["shellyht-1", "", "availability"]],
     ["shellies/shelly1-2/relay/0/command", undefined],
     ["shellies/announce", undefined],
