@@ -73,7 +73,7 @@ static __always_inline void add(__u64 *to, __u64 value)
 	__sync_fetch_and_add(to, value);
 }
 
-#define SLOT_TRIES 4
+#define SLOT_TRIES 6
 #define MIX	   0x9e3779b97f4a7c15ULL
 
 /* The slot of these labels in this CPU's table of `count` (a power of two) and one; the last one
@@ -82,12 +82,13 @@ static __always_inline struct weir_slot *slot_of(struct weir_slot *slots, __u32 
 						 __u64 b, __u64 c)
 {
 	__u64 id = ((a * MIX ^ b) * MIX ^ (b >> 29) ^ c) * MIX, found;
-	__u32 at = id >> 57; /* the bits that all of the labels' bits lead to */
+	__u32 at = id >> 57;		    /* the bits that all of the labels' bits lead to */
+	__u32 step = (__u32)(id >> 32) | 1; /* so that no rows fill up */
 
 	id |= 1;
 #pragma unroll
 	for (int i = 0; i < SLOT_TRIES; i++) {
-		__u32 place = (at + i) & (count - 1);
+		__u32 place = (at + i * step) & (count - 1);
 		struct weir_slot *slot;
 
 		OPAQUE(place);
