@@ -159,7 +159,7 @@ export class Forward {
       try {
         this.#expire();
         const settleMs = this.#acked.length === 0 ? 0 : this.#settledAt + SETTLE_EVERY_MS - performance.now();
-        if (settleMs <= 0 || this.#stopping) await this.#settle();
+        if (settleMs <= 0 || this.#stopping || this.#failed) await this.#settle();
         else settleTimer = setTimeout(signal.resolve, settleMs);
         await this.#flow.save();
         if (uplink.connected && !this.#failed) {
