@@ -128,7 +128,8 @@ export class Supervisor {
     }
     kept.running = true;
     kept.reason = kept.remedy = undefined;
-    if (kept.failures > 0) this.#log("info", `${name}: runs now, after ${kept.failures} tries that failed`);
+    const tries = kept.failures === 1 ? "a try" : `${kept.failures} tries`;
+    if (kept.failures > 0) this.#log("info", `${name}: runs now, after ${tries} that failed`);
     kept.failures = 0;
     // Others may have waited for this one.
     for (const other of this.#kept.values()) if (other.retry !== undefined) this.#later(other, 0);
