@@ -21,9 +21,14 @@ const LEAST_REST_MS = 5;
 const sure = (why: string): Damage => ({ why, isSure: true });
 
 /** One slice after the other; each gives what is wrong with it, or undefined. */
-function* slices(db: Database.Database, epoch: string): Generator<LateCheckVerdict> {
+function* slices(db: Database.Database, { epoch, next }: LateCheckPlan): Generator<LateCheckVerdict> {
   const known = db.prepare<[string]>("SELECT 1 FROM epoch WHERE epoch = ?").get(epoch);
   yield known === undefined ? sure("another database was written over it while it was in use") : undefined;
+  const numbers = db.prepare<[], { stream: string; committed: number }>(
+    "SELECT stream, committed FROM lane WHERE uplink = ''",
+  );
+  const isOlder = numbers.all().some(({ stream, committed }) => committed < (next[stream] ?? 0));
+  yield isOlder ? sure("an older copy was written over it while it was in use") : undefined;
   const tables = db
     .prepare<[], string>("SELECT name FROM sqlite_schema WHERE type = 'table' AND name <> 'chunk'")
     .pluck()
@@ -63,11 +68,11 @@ function* slices(db: Database.Database, epoch: string): Generator<LateCheckVerdi
   }
 }
 
-async function check({ path, epoch }: LateCheckPlan): Promise<LateCheckVerdict> {
-  const db = new Database(path, { readonly: true, timeout: 1000 });
+async function check(plan: LateCheckPlan): Promise<LateCheckVerdict> {
+  const db = new Database(plan.path, { readonly: true, timeout: 1000 });
   try {
     let began = performance.now();
-    for (const found of slices(db, epoch)) {
+    for (const found of slices(db, plan)) {
       if (found !== undefined) return found;
       await setTimeout(Math.max(LEAST_REST_MS, REST_TIMES * (performance.now() - began)));
       began = performance.now();

@@ -14,6 +14,8 @@ export interface LateCheckPlan {
   readonly path: string;
   /** the running epoch: a database that does not know it is another one */
   readonly epoch: string;
+  /** the next number of each stream, as of the beginning of the check: a database that is behind is an older one */
+  readonly next: Readonly<Record<string, number>>;
 }
 
 /** What the thread says at its end: what is wrong, or undefined. */
@@ -21,15 +23,21 @@ export type LateCheckVerdict = Damage | undefined;
 
 /** The checks of one database, one at a time. */
 export class LateCheck {
-  readonly #plan: LateCheckPlan;
+  readonly #plan: Pick<LateCheckPlan, "path" | "epoch">;
+  readonly #next: () => LateCheckPlan["next"];
   readonly #found: (damage: Damage) => void;
   #worker: Worker | undefined;
   #rest: NodeJS.Timeout | undefined;
   #again = false;
 
   /** `found` is called when something is wrong, and not after {@link stop}. */
-  constructor(plan: LateCheckPlan, found: (damage: Damage) => void) {
+  constructor(
+    plan: Pick<LateCheckPlan, "path" | "epoch">,
+    next: () => LateCheckPlan["next"],
+    found: (damage: Damage) => void,
+  ) {
     this.#plan = plan;
+    this.#next = next;
     this.#found = found;
   }
 
@@ -43,7 +51,7 @@ export class LateCheck {
     const worker = new Worker(
       new URL(`./late-check-thread${extname(import.meta.filename)}`, import.meta.url),
       {
-        workerData: this.#plan,
+        workerData: { ...this.#plan, next: this.#next() } satisfies LateCheckPlan,
         name: "late-check",
         resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 },
       },

@@ -129,7 +129,11 @@ class Server {
     });
     this.#consumers = consumers;
     this.#available = available;
-    this.#lateCheck = new LateCheck({ path, epoch: store.epoch }, (damage) => this.#damaged(damage));
+    this.#lateCheck = new LateCheck(
+      { path, epoch: store.epoch },
+      () => store.next,
+      (damage) => this.#damaged(damage),
+    );
   }
 
   start(): void {

@@ -292,6 +292,11 @@ export class Store {
     return true;
   }
 
+  /** The next number of each stream. */
+  get next(): Readonly<Record<string, number>> {
+    return Object.fromEntries(this.#epochs.numbers.next);
+  }
+
   /** See {@link Home.takeTouch}. */
   takeTouch(): "empty" | "touched" | undefined {
     return this.#home.takeTouch();

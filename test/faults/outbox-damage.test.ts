@@ -51,6 +51,13 @@ function damaged(damage: (path: string) => void): { path: string; epoch: string;
 const setAside = (outbox: WorkerOutbox): Promise<unknown> =>
   until("it to be set aside", async () => (await outbox.info().catch(() => undefined))?.quarantined);
 
+/** As another program does it. */
+function checkpoint(path: string): void {
+  const outside = new Database(path);
+  outside.pragma("wal_checkpoint(TRUNCATE)");
+  outside.close();
+}
+
 const change = (path: string, work: (bytes: Buffer) => void): void => {
   const bytes = readFileSync(path);
   work(bytes);
@@ -200,7 +207,7 @@ describe("a damaged database", () => {
     const plan = planFor(path, { maxBytes: 2 ** 30 });
     if (state === large[0]) {
       const thread = new Worker(new URL("../../src/outbox/late-check-thread.ts", import.meta.url), {
-        workerData: { path, epoch },
+        workerData: { path, epoch, next: {} },
       });
       expect(await once(thread, "message")).toEqual([undefined]);
       return;
@@ -215,6 +222,7 @@ describe("a damaged database", () => {
   const other = (): Buffer => readFileSync(damaged(() => {}).path);
   const inUse: readonly (readonly [string, (path: string) => void])[] = [
     ["with another outbox", (path) => writeFileSync(path, other())],
+    ["with an older copy of itself", (path) => writeFileSync(path, readFileSync(`${path}-older`))],
     ["with a file of another kind", (path) => writeFileSync(path, "not a database\n".repeat(20_000))],
     [
       "with zeroes in its middle",
@@ -236,10 +244,11 @@ describe("a damaged database", () => {
       const append = (values: readonly number[]): Promise<void> =>
         outbox.append({ stream: "data", frame: frameOf(values), state: [], effects: [] });
       for (let i = 0; i < 100; i++) await append(Array.from({ length: 400 }, Math.random));
+      checkpoint(path);
+      writeFileSync(`${path}-older`, readFileSync(path));
+      await append([1]);
       const [leased] = await outbox.lease("up", 1);
-      const outside = new Database(path);
-      outside.pragma("wal_checkpoint(TRUNCATE)");
-      outside.close();
+      checkpoint(path);
       how(path);
       await setAside(outbox);
       expect(outbox.epoch).not.toBe(epoch);
