@@ -89,7 +89,7 @@ async function check(plan: LateCheckPlan): Promise<LateCheckVerdict> {
   }
 }
 
-// On Linux that is this thread alone.
-setPriority(constants.priority.PRIORITY_LOW);
 const plan: LateCheckPlan = workerData;
+// On Linux that is this thread alone.
+if (!plan.isUrgent) setPriority(constants.priority.PRIORITY_LOW);
 parentPort?.postMessage(await check(plan));

@@ -16,6 +16,8 @@ export interface LateCheckPlan {
   readonly epoch: string;
   /** the next number of each stream, as of the beginning of the check: a database that is behind is an older one */
   readonly next: Readonly<Record<string, number>>;
+  /** somebody has written to it: at the priority of the rest, since a busy machine would put it off */
+  readonly isUrgent: boolean;
 }
 
 /** What the thread says at its end: what is wrong, or undefined. */
@@ -42,7 +44,7 @@ export class LateCheck {
   }
 
   /** Begins a check; where one runs, or has just run, another one follows. */
-  run(): void {
+  run(isUrgent: boolean): void {
     if (this.#worker !== undefined || this.#rest !== undefined) {
       this.#again = true;
       return;
@@ -51,7 +53,7 @@ export class LateCheck {
     const worker = new Worker(
       new URL(`./late-check-thread${extname(import.meta.filename)}`, import.meta.url),
       {
-        workerData: { ...this.#plan, next: this.#next() } satisfies LateCheckPlan,
+        workerData: { ...this.#plan, next: this.#next(), isUrgent } satisfies LateCheckPlan,
         name: "late-check",
         resourceLimits: { maxYoungGenerationSizeMb: 2, maxOldGenerationSizeMb: 32 },
       },
@@ -66,7 +68,7 @@ export class LateCheck {
       this.#worker = undefined;
       this.#rest = setTimeout(() => {
         this.#rest = undefined;
-        if (this.#again) this.run();
+        if (this.#again) this.run(true);
       }, REST_MS).unref();
     });
     worker.unref();

@@ -139,7 +139,7 @@ class Server {
   start(): void {
     this.#port.on("message", (first: Request) => this.#receive(first));
     this.#maintenance = setInterval(() => this.#maintain(), MAINTAIN_MS);
-    if (this.#store.unchecked) this.#lateCheck.run();
+    if (this.#store.unchecked) this.#lateCheck.run(false);
   }
 
   #receive(first: Request): void {
@@ -414,7 +414,7 @@ class Server {
     const touch = this.#store.takeTouch();
     // A connection that found no byte would remove the WAL.
     if (touch === "empty") this.#damaged({ why: "the file was emptied while it was in use", isSure: true });
-    else if (touch !== undefined) this.#lateCheck.run();
+    else if (touch !== undefined) this.#lateCheck.run(true);
     this.#trouble.look();
     if (this.#full && this.#store.roomy) this.#setFull(false);
     this.#announce();

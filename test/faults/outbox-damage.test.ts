@@ -207,7 +207,7 @@ describe("a damaged database", () => {
     const plan = planFor(path, { maxBytes: 2 ** 30 });
     if (state === large[0]) {
       const thread = new Worker(new URL("../../src/outbox/late-check-thread.ts", import.meta.url), {
-        workerData: { path, epoch, next: {} },
+        workerData: { path, epoch, next: {}, isUrgent: false },
       });
       expect(await once(thread, "message")).toEqual([undefined]);
       return;
