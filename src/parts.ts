@@ -140,7 +140,7 @@ export function outboxPlan(paths: DataPaths, { gateway, outbox, uplinks, broker 
     machine: createHash("sha256").update(hardwareId()).digest("hex").slice(0, 16),
     uplinks: wanted.map(([name, options]) => {
       const { streams, batch, topics, last, url, overflow, ttl, replay } = options;
-      const { encoding, compression, filter, qos, traceparent } = options;
+      const { encoding, compression, filter, qos, traceparent, messagesPerSecond } = options;
       const keepsLast = last ?? url === "embedded";
       return {
         name,
@@ -150,6 +150,9 @@ export function outboxPlan(paths: DataPaths, { gateway, outbox, uplinks, broker 
         filter,
         qos,
         traceparent,
+        ...(messagesPerSecond === undefined
+          ? {}
+          : { retainedAtOnce: Math.max(2, Math.floor(messagesPerSecond / 2)) }),
         overflow,
         ttlMs: ttl,
         replay: { share: Number.parseInt(replay.share, 10) / 100, afterMs: replay.after },

@@ -44,6 +44,8 @@ export interface UplinkPlan {
   readonly filter: { readonly devices: readonly string[]; readonly metrics: readonly string[] };
   readonly qos: 0 | 1 | 2;
   readonly traceparent: boolean;
+  /** retained messages of devices at a time, once a second: fewer where messages are limited, so that batches have their share */
+  readonly retainedAtOnce?: number;
   /** what gives way when the outbox is full; without it `drop-oldest` */
   readonly overflow?: Overflow;
   /** samples of a stream that have waited longer are dropped, in milliseconds */

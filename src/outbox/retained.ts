@@ -4,7 +4,7 @@ import type { Outgoing } from "../core/ports.ts";
 import { Change, type Devices, type DeviceWatcher } from "./devices.ts";
 import type { DeviceEncoder } from "./plan.ts";
 
-/** Messages sent at a time at most. */
+/** Messages sent at a time at most, where the uplink's plan says no less. */
 const MOST_AT_ONCE = 1_000;
 /** Shortest time between two rounds, in milliseconds. */
 const INTERVAL_MS = 1_000;
@@ -19,6 +19,7 @@ const MOST_WAITING = 20_000;
 export class Retained implements DeviceWatcher {
   readonly #devices: Devices;
   readonly #encoder: DeviceEncoder;
+  readonly #atOnce: number;
   /** what has changed, by device, the longest waiting first */
   readonly #changed = new Map<string, number>();
   /** what was sent lately, in two generations */
@@ -31,9 +32,10 @@ export class Retained implements DeviceWatcher {
   #lastAllMs = Number.NEGATIVE_INFINITY;
   #started = false;
 
-  constructor(devices: Devices, encoder: DeviceEncoder) {
+  constructor(devices: Devices, encoder: DeviceEncoder, atOnce: number = MOST_AT_ONCE) {
     this.#devices = devices;
     this.#encoder = encoder;
+    this.#atOnce = Math.min(atOnce, MOST_AT_ONCE);
     devices.watch(this);
   }
 
@@ -85,7 +87,7 @@ export class Retained implements DeviceWatcher {
       this.#changed.delete(device);
       this.#sent.set(device, (this.#sent.get(device) ?? 0) | what);
       out.push(...this.#messages(device, what));
-      if (out.length >= MOST_AT_ONCE) break;
+      if (out.length >= this.#atOnce) break;
     }
     return out;
   }

@@ -67,7 +67,7 @@ export function serveOutbox(port: MessagePort, plan: OutboxPlan, parts: OutboxPa
     const store = openStore(plan, parts);
     const consumers = plan.uplinks.map((uplink) => {
       const encoder = parts.encoder(uplink, plan);
-      const retained = encoder.devices && new Retained(store.devices, encoder.devices);
+      const retained = encoder.devices && new Retained(store.devices, encoder.devices, uplink.retainedAtOnce);
       return { name: uplink.name, encoder, retained, hungry: true };
     });
     new Server(port, store, consumers, parts.available, plan.path).start();

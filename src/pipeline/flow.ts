@@ -53,6 +53,11 @@ export class Flow {
     return Math.max(this.#messages?.waitMs ?? 0, this.#bytes?.waitMs ?? 0);
   }
 
+  /** Whether messages are counted, so that those of one batch go one after the other as there is room. */
+  get paces(): boolean {
+    return this.#messages !== undefined;
+  }
+
   /** Batches that may be sent at once: what bytes are limited, one, as nobody knows its size before. */
   get room(): number {
     if (this.#bytes !== undefined) return 1;

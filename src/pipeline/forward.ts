@@ -37,6 +37,8 @@ const MOST_BACKOFF_MS = 10_000;
 const GAPS_EVERY_MS = 1_000;
 /** Least time between two acknowledgements to the outbox, in milliseconds: each is a transaction. */
 const SETTLE_EVERY_MS = 20;
+/** Longest wait between two messages before the connection is looked at again, in milliseconds. */
+const LONGEST_PAUSE_MS = 250;
 /** Batches remembered as sent before: more than can be on lease at a time. */
 const MOST_AGAIN = 8_192;
 /** A batch that the broker refused so often is set aside: the ones behind it are to go on. */
@@ -324,21 +326,41 @@ export class Forward {
 
   async #publish({ id, messages }: LeasedBatch): Promise<void> {
     const { uplink, log } = this.#parts;
-    const bytes = messages.reduce((sum, { payload, topic }) => sum + payload.byteLength + topic.length, 0);
-    this.#flow.take(messages.length, bytes);
     const again = this.#again.has(id);
-    await Promise.all(
-      messages.map(async (message) => {
-        try {
-          await uplink.publish(message, again);
-        } catch (thrown) {
-          // A retained message is derived from the batch, which must not be set aside for it.
-          if (!(message.retain && thrown instanceof WeirError && thrown.disposition === "reject"))
-            throw thrown;
-          log("warn", `uplink ${uplink.name}: ${message.topic} was refused: ${thrown.message}`);
-        }
-      }),
-    );
+    const send = async (message: Outgoing): Promise<void> => {
+      try {
+        await uplink.publish(message, again);
+      } catch (thrown) {
+        // A retained message is derived from the batch, which must not be set aside for it.
+        if (!(message.retain && thrown instanceof WeirError && thrown.disposition === "reject")) throw thrown;
+        log("warn", `uplink ${uplink.name}: ${message.topic} was refused: ${thrown.message}`);
+      }
+    };
+    if (this.#flow.paces && messages.length > 1) {
+      await this.#paced(messages, send);
+      return;
+    }
+    this.#flow.take(messages.length, bytesOf(messages));
+    await Promise.all(messages.map(send));
+  }
+
+  /** Parts, alarms and retained messages of one batch: no more a second than the limit, and none after one has failed. */
+  async #paced(messages: readonly Outgoing[], send: (message: Outgoing) => Promise<void>): Promise<void> {
+    const sent: Promise<void>[] = [];
+    let failed = false;
+    for (const message of messages) {
+      // The first one's turn is what the batch was leased at. Without a connection the next one fails at once.
+      while (sent.length > 0 && this.#flow.waitMs > 0 && !failed && this.#parts.uplink.connected)
+        await sleep(Math.min(this.#flow.waitMs, LONGEST_PAUSE_MS));
+      if (failed) break;
+      this.#flow.take(1, bytesOf([message]));
+      const one = send(message);
+      one.catch(() => {
+        failed = true;
+      });
+      sent.push(one);
+    }
+    await Promise.all(sent);
   }
 
   /** @returns how long until they are looked for again, in milliseconds: 0 when they have been */
@@ -413,6 +435,11 @@ export class Forward {
     if (out.length > 0) await outbox.release(uplink.name, out);
   }
 }
+
+const bytesOf = (messages: readonly Outgoing[]): number =>
+  messages.reduce((sum, { payload, topic }) => sum + payload.byteLength + topic.length, 0);
+
+const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 interface Deferred {
   readonly promise: Promise<void>;

@@ -408,6 +408,18 @@ describe("limits of the uplink's own", () => {
     expect(came()).toEqual(range(0, 600));
   });
 
+  test("hold the rate: the parts of one batch, too", async () => {
+    broker.script = { connack: () => ({ properties: { maximumPacketSize: 1_200 } }) };
+    const running = await run({ messagesPerSecond: 20 });
+    const start = performance.now();
+    await running.append(0, 400);
+    await settled(running, 400);
+    const parts = broker.batches.length;
+    expect(parts).toBeGreaterThan(30);
+    expect(performance.now() - start).toBeGreaterThan((parts / 20 - 1) * 1_000 - 100);
+    expect(came()).toEqual(range(0, 400));
+  });
+
   test("hold the rate: bytes a second", async () => {
     const running = await run({ bytesPerSecond: 4_000 });
     const start = performance.now();
