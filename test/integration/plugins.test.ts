@@ -20,10 +20,12 @@ import { FrameBuilder } from "../../src/core/frame-builder.ts";
 import { MessagesBuilder } from "../../src/core/messages.ts";
 import type { StateEntry } from "../../src/core/ports.ts";
 import { HostPool } from "../../src/plugins/host.ts";
+import { HostRoom } from "../../src/plugins/host-room.ts";
 import { DEFAULT_LIMITS } from "../../src/plugins/limits.ts";
 import { pluginsSchema } from "../../src/plugins/options.ts";
 import { Runner } from "../../src/plugins/runner.ts";
 import { hostRuntime } from "../../src/plugins/runtime.ts";
+import { Settings } from "../../src/plugins/settings.ts";
 import { vet } from "../../src/plugins/vet.ts";
 import { fixture, frameOf, hostile, Lane, openFolder, rowsOf, type Subject } from "../helpers/lane.ts";
 import { until } from "../helpers/until.ts";
@@ -522,6 +524,43 @@ describe("vetting", () => {
       expect(lane.info("passthrough").reason).toBeUndefined();
     } finally {
       await lane.stop();
+    }
+  });
+});
+
+describe("a host that is begun before it is known what runs in it", () => {
+  const settings = new Settings(pluginsSchema.parse({}));
+  const roomOf = (kept: string | undefined) => {
+    const sizes = { load: async () => kept, save: vi.fn(async (_size: string) => {}) };
+    return { sizes, room: new HostRoom({ cacheDir, onOutput: () => {}, onRetired: () => {}, sizes }) };
+  };
+
+  test("is the one that runs it where the size is the last run's", async () => {
+    const { sizes, room } = roomOf(undefined);
+    await room.begin();
+    await room.make([], settings);
+    const kept = sizes.save.mock.calls.flat().join();
+    const next = roomOf(kept).room;
+    await next.begin();
+    await next.make([], settings);
+    const [begun] = next.pids;
+    next.lease();
+    expect(next.pids).toEqual([begun]);
+    expect(begun).toBeGreaterThan(0);
+    await Promise.all([room.stop(), next.stop()]);
+  });
+
+  test("ends where another is needed, or none", async () => {
+    for (const use of [(room: HostRoom) => room.make([], settings), (room: HostRoom) => room.dismiss()]) {
+      const { room } = roomOf("3 700");
+      const before = family(process.pid);
+      await room.begin();
+      const [begun] = family(process.pid).filter((pid) => !before.includes(pid));
+      expect(begun).toBeGreaterThan(0);
+      await use(room);
+      expect(family(process.pid)).not.toContain(begun);
+      expect(room.pids).toEqual([]);
+      await room.stop();
     }
   });
 });
