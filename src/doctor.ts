@@ -99,8 +99,20 @@ export async function examine({ loaded, fallback }: Chosen): Promise<Finding[]> 
   for (const reason of readiness?.reasons ?? [])
     findings.push(bad("ready", reason, "docs/operations.md has an entry for each of these"));
   for (const note of readiness?.notes ?? []) {
-    if (note.startsWith("plugin "))
-      findings.push(warn("plugin", note.slice(7), "`weir plugin logs <name>` says more"));
+    if (note.startsWith("plugin ")) {
+      const remedy = note.includes(" as decoder, ")
+        ? "drop it into plugins.dir, or mend the rule in sources"
+        : "`weir plugin logs <name>` says more";
+      findings.push(warn("plugin", note.slice(7), remedy));
+    }
+    if (note.startsWith("the latest configuration") && fallback === undefined)
+      findings.push(
+        bad(
+          "configuration",
+          "what runs has an earlier one: the latest was refused",
+          "`weir config validate` says why; `weir reload` once it is mended",
+        ),
+      );
     if (note.startsWith("outbox: "))
       findings.push(warn("outbox", note.slice(8), "docs/operations.md has an entry for the alarm"));
   }

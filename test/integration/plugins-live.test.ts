@@ -11,7 +11,7 @@ import {
 import { join } from "node:path";
 import type { MqttClient } from "mqtt";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { stringify } from "yaml";
+import { parse, stringify } from "yaml";
 import type { SampleObject } from "../../src/consume/batch.ts";
 import { imbalance } from "../../src/core/ledger.ts";
 import { Agent, AgentFolder, weir } from "../helpers/agent.ts";
@@ -130,6 +130,29 @@ describe("a plugins folder that changes under load", () => {
     expect(ready).toBe(true);
     expect(notes).toContainEqual(expect.stringMatching(/^plugin counting: what was dropped is refused/));
     expect(notes).toContainEqual(expect.stringMatching(/^plugin no-such: a rule names it as decoder/));
+    const { stdout } = weir("check", "--config", folder.config);
+    expect(stdout).toContain("counting: what was dropped is refused");
+    expect(stdout).toContain("drop it into plugins.dir, or mend the rule");
+
+    // Settings that the plugin's schema refuses are refused with the whole configuration, and looked for in the same place.
+    drop("limited", fixture("passthrough"), {
+      configSchema: { type: "object", properties: { n: { type: "number" } } },
+    });
+    await isOn("limited", "1.0.0");
+    const good = readFileSync(folder.config, "utf8");
+    writeFileSync(
+      folder.config,
+      stringify({ ...parse(good), plugins: { dir: plugins, limited: { config: { n: "x" } } } }),
+    );
+    const refused = weir("reload", "--config", folder.config);
+    expect(refused).toMatchObject({
+      status: 2,
+      stderr: expect.stringContaining("plugins.limited: config: n: "),
+    });
+    expect(weir("config", "validate", folder.config)).toMatchObject({ status: 2 });
+    expect(weir("check", "--config", folder.config).stdout).toContain("the latest was refused");
+    writeFileSync(folder.config, good);
+    expect(weir("reload", "--config", folder.config).status).toBe(0);
   });
 
   test("a version that doesn't start leaves the old one running", async () => {
