@@ -1,5 +1,5 @@
 import { spawnSync } from "node:child_process";
-import { cpSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { join, resolve } from "node:path";
 import mqtt from "mqtt";
@@ -155,6 +155,11 @@ describe("a configuration that changes while the agent runs", () => {
     await agent.kill();
     folder.remove();
   });
+  /** By renaming: the agent looks by itself, too, and a file that is being written is empty for a moment. */
+  const write = (text: string): void => {
+    writeFileSync(`${folder.dir}/extra.new`, text);
+    renameSync(`${folder.dir}/extra.new`, extra);
+  };
   const reload = () => {
     const { stdout, stderr, status } = weir("reload", "--json", "--config", folder.config);
     return { status, stderr, report: status === 0 ? JSON.parse(stdout) : undefined };
@@ -169,15 +174,15 @@ describe("a configuration that changes while the agent runs", () => {
         rates.sent += 1;
       }
     })();
-    writeFileSync(extra, "pipeline: { lingerMs: 2 }\nsources: { system: { enabled: true } }\n");
+    write("pipeline: { lingerMs: 2 }\nsources: { system: { enabled: true } }\n");
     // Asked directly: by the time that a command has started, the agent may have noticed the change itself.
     expect(await folder.api.reload()).toMatchObject({ restarted: ["system"], atNextStart: [] });
-    writeFileSync(extra, `uplinks: { cloud: { url: "mqtt://127.0.0.1:${await freePort()}" } }\n`);
+    write(`uplinks: { cloud: { url: "mqtt://127.0.0.1:${await freePort()}" } }\n`);
     const report = await folder.api.reload();
     expect(report.restarted).toEqual(expect.arrayContaining(["outbox", "uplink cloud", "system"]));
     expect(report.restarted).not.toContain("broker");
     expect(report.restarted).not.toContain("uplink local");
-    writeFileSync(extra, "outbox: { maxBytes: 64MiB }\n");
+    write("outbox: { maxBytes: 64MiB }\n");
     const { restarted } = await folder.api.reload();
     expect(restarted).toEqual(expect.arrayContaining(["outbox", "uplink cloud"]));
     rates.stop = true;
@@ -198,7 +203,7 @@ describe("a configuration that changes while the agent runs", () => {
   });
 
   test("what is not valid is refused as a whole, with line and remedy, and the old one goes on", async () => {
-    writeFileSync(extra, "pipeline: { lingerMs: 3 }\nbroker:\n  prot: 7\n");
+    write("pipeline: { lingerMs: 3 }\nbroker:\n  prot: 7\n");
     const { status, stderr } = reload();
     expect(status).toBe(2);
     expect(stderr).toContain(`${extra}:3: broker.prot: unknown key; did you mean "port"?`);
@@ -213,13 +218,13 @@ describe("a configuration that changes while the agent runs", () => {
   });
 
   test("the gateway's name and the data folder wait for a restart", () => {
-    writeFileSync(extra, "gateway: { name: other }\n");
+    write("gateway: { name: other }\n");
     expect(reload().report).toMatchObject({ sections: [], restarted: [], atNextStart: ["gateway"] });
     rmSync(extra);
   });
 
   test("rules for devices change without a restart of the agent", async () => {
-    writeFileSync(extra, 'sources: { devices: [ { topic: "plant/{device}/v" } ] }\n');
+    write('sources: { devices: [ { topic: "plant/{device}/v" } ] }\n');
     await until("the change to be noticed", () => agent.output.includes("restarted: broker, uplink local"));
     const client = await agent.client();
     const seen: string[] = [];
@@ -234,7 +239,7 @@ describe("a configuration that changes while the agent runs", () => {
 
   test("a broken file at the next start: the last good configuration is in force, and says so", async () => {
     await agent.stop();
-    writeFileSync(extra, "broker: { port: 18");
+    write("broker: { port: 18");
     agent = await Agent.start(folder);
     expect(agent.output).toContain("the last good configuration");
     const client = await agent.client();
