@@ -16,7 +16,7 @@ export class Gaps {
   /** gaps that were given out and are not done: they may be on the wire, so they never grow */
   handed = new Set<number>();
   /** one was added that nobody has been told of */
-  fresh = false;
+  #fresh = false;
 
   constructor(db: Connection) {
     const newest = "SELECT max(id) FROM gap WHERE uplink = ? AND epoch = ? AND stream = ? AND reason = ?";
@@ -33,7 +33,7 @@ export class Gaps {
 
   /** Adds numbers `from` to `to` (inclusive), to the gap before when they continue it. */
   add(uplink: string, epoch: string, stream: Stream, from: number, to: number, reason: string): void {
-    this.fresh = true;
+    this.#fresh = true;
     const newest = this.#newest.get(uplink, epoch, stream, reason);
     const open = newest !== undefined && newest !== null && !this.handed.has(newest);
     if (open && this.#extend.run(to, uplink, epoch, stream, reason, from).changes > 0) return;
@@ -45,6 +45,13 @@ export class Gaps {
     const gaps = this.#list.all(uplink, MOST_AT_ONCE);
     for (const gap of gaps) this.handed.add(gap.id);
     return gaps;
+  }
+
+  /** Whether any were added since the last call. */
+  takeFresh(): boolean {
+    const fresh = this.#fresh;
+    this.#fresh = false;
+    return fresh;
   }
 
   /** Forgets one that has been announced. */

@@ -224,7 +224,7 @@ class Server {
         this.#failed = false;
         return [done(request, store.ticket)];
       case "state":
-        return [done(request, store.state(request.args))];
+        return [done(request, store.kept.state(request.args))];
       case "lease": {
         const { uplink, count, limits } = request.args;
         const consumer = this.#consumers.find(({ name }) => name === uplink);
@@ -239,7 +239,7 @@ class Server {
         return [];
       }
       case "ack":
-        store.ack(request.args.uplink, request.args.ids);
+        store.ends.ack(request.args.uplink, request.args.ids);
         return [done(request, undefined)];
       case "release":
         store.release(request.args.ids);
@@ -250,27 +250,27 @@ class Server {
         }
         return [done(request, undefined)];
       case "reject":
-        store.reject(request.args.uplink, request.args.id, request.args.reason);
+        store.ends.reject(request.args.uplink, request.args.id, request.args.reason);
         return [done(request, undefined)];
       case "gaps":
-        return [done(request, store.gaps(request.args))];
+        return [done(request, store.gaps.list(request.args))];
       case "gapDone":
-        store.gapDone(request.args.uplink, request.args.id);
+        store.gaps.done(request.args.uplink, request.args.id);
         return [done(request, undefined)];
       case "effects":
-        return [done(request, store.effects())];
+        return [done(request, store.effects.list())];
       case "effectsDone":
-        store.effectsDone(request.args);
+        store.effects.done(request.args);
         return [done(request, undefined)];
       case "setting":
-        return [done(request, store.setting(request.args))];
+        return [done(request, store.kept.setting(request.args))];
       case "setSetting":
-        store.setSetting(request.args.key, request.args.value);
+        store.kept.setSetting(request.args.key, request.args.value);
         return [done(request, undefined)];
       case "kept":
-        return [done(request, store.kept())];
+        return [done(request, store.kept.kept())];
       case "dropState":
-        return [done(request, store.dropState(request.args))];
+        return [done(request, store.kept.dropState(request.args))];
       case "purge":
         return [done(request, store.purge(request.args))];
       case "counts":
@@ -314,7 +314,7 @@ class Server {
       const made = consumer.encoder.encode(key, frames, mostBytes, this.#store.tracesOf(batch));
       const { samples, messages } = made;
       if (made.filtered > 0 || made.tooLarge.length > 0)
-        this.#store.transaction(() => this.#store.leaveOut(consumer.name, batch, made, mostBytes));
+        this.#store.transaction(() => this.#store.ends.leaveOut(consumer.name, batch, made, mostBytes));
       encoded.push({ id, key, samples, messages });
       for (const { buffer } of frames)
         if (!this.#store.keeps(buffer) && messages.every(({ payload }) => payload.buffer !== buffer))
@@ -322,7 +322,7 @@ class Server {
     } catch (thrown) {
       try {
         if (!isDamage(thrown)) throw thrown;
-        this.#store.transaction(() => this.#store.lose(consumer.name, id));
+        this.#store.transaction(() => this.#store.ends.lose(consumer.name, id));
       } catch (failed) {
         if (errnoOf(failed)?.startsWith("SQLITE_") !== true) throw failed;
         // Not now, as on a full disk: the next lease finds it again.
@@ -368,7 +368,7 @@ class Server {
     const now = Date.now();
     const monotonic = performance.now();
     const quiet = this.#readyAt + READY_MS - monotonic;
-    this.#gaps = this.#store.takeFreshGaps() || this.#gaps;
+    this.#gaps = this.#store.gaps.takeFresh() || this.#gaps;
     let wait = this.#gaps && quiet > 0 ? quiet : LONGEST_WAIT_MS;
     const ready: string[] = [];
     if (this.#gaps && quiet <= 0) ready.push(...this.#consumers.map(({ name }) => name));

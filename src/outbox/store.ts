@@ -5,7 +5,7 @@
 import type { Crc32c } from "../core/block.ts";
 import { type OwnAlarm, WeirError } from "../core/errors.ts";
 import { type Frame, Status } from "../core/frame.ts";
-import type { Effect, Gap, KeptRows, OutboxCount, StateChange, StateEntry, Stream } from "../core/ports.ts";
+import type { Effect, OutboxCount, StateChange, Stream } from "../core/ports.ts";
 import type { Traces } from "../core/trace.ts";
 import { Ages } from "./ages.ts";
 import { alarmFrame, ownAlarm } from "./alarms.ts";
@@ -16,7 +16,7 @@ import { DeviceKeeper } from "./device-keeper.ts";
 import type { Devices } from "./devices.ts";
 import { Discard } from "./discard.ts";
 import { DiskGuard } from "./disk-guard.ts";
-import { EffectQueue, type PublishEffect } from "./effect-queue.ts";
+import { EffectQueue } from "./effect-queue.ts";
 import { type EpochRange, Epochs } from "./epochs.ts";
 import { Gaps } from "./gaps.ts";
 import { Home } from "./home.ts";
@@ -24,12 +24,13 @@ import { Keepsakes } from "./keepsakes.ts";
 import { type Batch, Lanes, lastChunk, type OldestChunk, type RemovedLane } from "./lanes.ts";
 import { Leasing, type Moment } from "./leasing.ts";
 import type { OutboxPlan, Trouble } from "./plan.ts";
-import { markDamaged, putBack, type Salvage, setWalAside } from "./quarantine.ts";
+import { markDamaged, putBack, setWalAside } from "./quarantine.ts";
 import { RecentFrames } from "./recent-frames.ts";
 import { Reserve } from "./reserve.ts";
 import { Room } from "./room.ts";
 import { type Connection, openDatabase, WAL_PAGES } from "./schema.ts";
 import { Sealer } from "./sealing.ts";
+import { takeOver } from "./take-over.ts";
 import { TraceBook } from "./trace-book.ts";
 import { WalWatch } from "./wal-watch.ts";
 
@@ -96,17 +97,19 @@ export class Store {
   readonly copied: string | undefined;
   /** it was not closed in order, and is too large to be checked before it is used: {@link LateCheck} */
   readonly unchecked: boolean;
+  /** what is to be told of samples that an uplink will not get */
+  readonly gaps: Gaps;
+  /** what becomes of batches that were leased */
+  readonly ends: BatchEnds;
+  readonly effects: EffectQueue;
+  readonly kept: Keepsakes;
   readonly #keeper: DeviceKeeper;
   readonly #db: Connection;
   readonly #crc32c: Crc32c;
   readonly #now: () => number;
-  readonly #gaps: Gaps;
   readonly #lanes: Lanes;
   readonly #leasing: Leasing;
   readonly #room: Room;
-  readonly #ends: BatchEnds;
-  readonly #effects: EffectQueue;
-  readonly #kept: Keepsakes;
   readonly #ages: Ages;
   readonly #epochs: Epochs;
   readonly #traces: TraceBook;
@@ -140,34 +143,35 @@ export class Store {
     this.#now = now;
     this.#openedMs = now();
     this.#sql = statements(db);
-    this.#gaps = new Gaps(db);
-    this.#lanes = new Lanes(db, plan.uplinks, this.#gaps);
+    this.gaps = new Gaps(db);
+    this.#lanes = new Lanes(db, plan.uplinks, this.gaps);
     this.#leasing = new Leasing(this.#lanes, new Sealer(db, now()));
-    this.#discard = new Discard(db, this.#lanes, this.#gaps);
-    this.#room = new Room(db, this.#lanes, this.#gaps, plan.maxBytes, () => this.#disk.watch());
+    this.#discard = new Discard(db, this.#lanes, this.gaps);
+    this.#room = new Room(db, this.#lanes, this.gaps, plan.maxBytes, () => this.#disk.watch());
     const reserve = new Reserve(plan.path, Math.min(MOST_RESERVE_BYTES, Math.floor(plan.maxBytes / 16)));
     this.#disk = new DiskGuard(db, reserve, this.#room);
     this.#expires = plan.uplinks.some(({ ttlMs }) => ttlMs !== undefined);
     this.#traces = new TraceBook(plan.uplinks.some(({ traceparent }) => traceparent));
-    this.#ends = new BatchEnds(db, {
+    this.ends = new BatchEnds(db, {
       lanes: this.#lanes,
-      gaps: this.#gaps,
+      gaps: this.gaps,
       room: this.#room,
       dead: new DeadLetters(db, plan.maxBytes),
       crc32c,
       now,
     });
-    this.#effects = new EffectQueue(db);
-    this.#kept = new Keepsakes(db);
-    this.#ages = new Ages(this.#kept, now, monotonic);
+    this.effects = new EffectQueue(db);
+    this.kept = new Keepsakes(db);
+    this.#ages = new Ages(this.kept, now, monotonic);
     this.#epochs = new Epochs(db);
     this.#keeper = new DeviceKeeper(db, crc32c, plan.maxBytes, now());
     this.#home = new Home(plan.path);
     this.#wal = new WalWatch(plan.path, db, plan.maxBytes);
+    const { kept, gaps } = this;
     try {
       db.transaction(() => {
         this.#sql.setMeta.run("clean", 0);
-        if (salvage !== undefined) this.#takeOver(salvage);
+        if (salvage !== undefined) takeOver(db, salvage, { epochs: this.#epochs, kept, gaps }, now());
         this.#epochs.begin(db, plan.reopened !== undefined);
         this.#removed = this.#lanes.reconcile(db);
         this.#keeper.load(now());
@@ -176,7 +180,7 @@ export class Store {
       this.#lanes.load();
       const sealed = new Set(this.#lanes.all.flatMap(({ batches }) => batches.map(({ id }) => id)));
       this.#lanes.leased = new Set((plan.leased ?? []).filter((id) => sealed.has(id)));
-      this.copied = this.#home.settleIn(this.#kept, plan.machine, (work) => db.transaction(work)());
+      this.copied = this.#home.settleIn(this.kept, plan.machine, (work) => db.transaction(work)());
       // Before anything is built upon it. At a start after an orderly stop there is nothing, and it takes no time.
       if (recovered) this.#harden(plan.reopened?.trouble !== undefined);
       const damage = salvage && `the database was damaged (${salvage.reason}); it is now ${salvage.movedTo}`;
@@ -210,7 +214,7 @@ export class Store {
    */
   transaction<T>(work: () => T): T {
     const leased = new Set(this.#lanes.leased);
-    const handed = new Set(this.#gaps.handed);
+    const handed = new Set(this.gaps.handed);
     const numbers = this.#epochs.numbers;
     const lastChunk = this.#lastChunk;
     const { waiting } = this.#keeper;
@@ -230,7 +234,7 @@ export class Store {
       // SQLite rolls back by itself on some errors (a full disk, as one).
       if (this.#db.inTransaction) this.#sql.rollback.run();
       this.#lanes.leased = leased;
-      this.#gaps.handed = handed;
+      this.gaps.handed = handed;
       this.#epochs.restore(numbers);
       this.#lastChunk = lastChunk;
       this.#recent.rollBack();
@@ -318,12 +322,12 @@ export class Store {
     if (this.#home.isElsewhere) throw new WeirError("outbox.commit", DISPLACED);
     if (this.walFull) throw new WeirError("outbox.commit", WAL_FULL);
     const alarms = chunk.effects.filter((effect) => effect.type === "alarm");
-    this.#effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
+    this.effects.add(chunk.effects.filter((effect) => effect.type === "publish"));
     this.#put(chunk.stream, chunk.frame, chunk.traces);
     this.#keeper.add(chunk.stream, chunk.frame);
     this.#epochs.mark(chunk.stream, chunk.ticket ?? 0);
     if (alarms.length > 0) this.#put("alarm", alarmFrame(alarms, this.#now()), chunk.traces);
-    this.#kept.change(chunk.state);
+    this.kept.change(chunk.state);
   }
 
   /** Whether a frame over this buffer may still be {@link read}. */
@@ -370,7 +374,7 @@ export class Store {
         lane.committed += frame.rows;
         lane.dropped += frame.rows;
         lane.dirty = true;
-        this.#gaps.add(lane.uplink, this.epoch, stream, seq, seq + frame.rows - 1, "overflow");
+        this.gaps.add(lane.uplink, this.epoch, stream, seq, seq + frame.rows - 1, "overflow");
       }
       return;
     }
@@ -385,20 +389,6 @@ export class Store {
       lane.committed += frame.rows;
       lane.dirty = true;
     }
-  }
-
-  /** The accounts of a damaged database go on in this one; what its lanes held is lost. */
-  #takeOver({ lanes, ranges, epochs, decisions }: Salvage): void {
-    this.#sql.beginIds.run(this.#now());
-    for (const { uplink, stream, active, committed, acked, dropped, rejected } of lanes) {
-      // The stream itself: what it has numbered is among the epochs, how far the agent's own numbers have come is not.
-      const lost = uplink === "" ? 0 : committed - acked - dropped - rejected;
-      this.#sql.addLane.run(uplink, stream, active, committed, acked, dropped, rejected, lost);
-    }
-    for (const { epoch, stream, next } of epochs) this.#epochs.remember(epoch, stream, next);
-    for (const { key, value } of decisions) this.#kept.setSetting(key, value);
-    for (const { uplink, epoch, stream, from, to } of ranges)
-      this.#gaps.add(uplink, epoch, stream, from, to, "corrupt");
   }
 
   /** An alarm of the gateway's own that begins with the start that found its reason, and ends with the next one. `key` of `meta`: 1 while raised. */
@@ -466,26 +456,6 @@ export class Store {
     return this.#traces.isEmpty ? undefined : this.#traces.of(this.#sql.chunks.all(stream, first, last));
   }
 
-  /** See {@link BatchEnds.ack}. */
-  ack(uplink: string, ids: readonly number[]): void {
-    this.#ends.ack(uplink, ids);
-  }
-
-  /** See {@link BatchEnds.reject}. */
-  reject(uplink: string, id: number, reason: string): void {
-    this.#ends.reject(uplink, id, reason);
-  }
-
-  /** See {@link BatchEnds.leaveOut}. */
-  leaveOut(...rows: Parameters<BatchEnds["leaveOut"]>): void {
-    this.#ends.leaveOut(...rows);
-  }
-
-  /** See {@link BatchEnds.lose}. */
-  lose(uplink: string, id: number): void {
-    this.#ends.lose(uplink, id);
-  }
-
   /** Gives batches back. */
   release(ids: readonly number[]): void {
     for (const id of ids) this.#lanes.leased.delete(id);
@@ -522,56 +492,6 @@ export class Store {
     return more;
   }
 
-  /** Gaps to announce to an uplink, oldest first, some at a time. */
-  gaps(uplink: string): Gap[] {
-    return this.#gaps.list(uplink);
-  }
-
-  /** Whether gaps were added since the last call. */
-  takeFreshGaps(): boolean {
-    const { fresh } = this.#gaps;
-    this.#gaps.fresh = false;
-    return fresh;
-  }
-
-  gapDone(uplink: string, id: number): void {
-    this.#gaps.done(uplink, id);
-  }
-
-  /** Everything that a plugin keeps. */
-  state(plugin: string): StateEntry[] {
-    return this.#kept.state(plugin);
-  }
-
-  /** See {@link Keepsakes.kept}. */
-  kept(): KeptRows[] {
-    return this.#kept.kept();
-  }
-
-  /** See {@link Keepsakes.dropState}. */
-  dropState(plugin: string): boolean {
-    return this.#kept.dropState(plugin);
-  }
-
-  /** Publish effects to do, oldest first, some at a time. */
-  effects(): { readonly id: number; readonly effect: PublishEffect }[] {
-    return this.#effects.list();
-  }
-
-  effectsDone(ids: readonly number[]): void {
-    this.#effects.done(ids);
-  }
-
-  /** What an operator decided at run time, by key; undefined when nothing was. */
-  setting(key: string): string | undefined {
-    return this.#kept.setting(key);
-  }
-
-  /** Keeps a decision; undefined forgets it. */
-  setSetting(key: string, value: string | undefined): void {
-    this.#kept.setSetting(key, value);
-  }
-
   /** The ledger. */
   counts(): OutboxCount[] {
     this.#lanes.flush();
@@ -585,7 +505,7 @@ export class Store {
       copied: this.copied,
       removed: this.#removed,
       oldest: this.#lanes.oldest(),
-      effectsDropped: this.#effects.dropped,
+      effectsDropped: this.effects.dropped,
       devices: this.devices.size,
       valuesUnkept: this.devices.unkept,
       walBytes: this.#wal.bytes,
@@ -652,7 +572,7 @@ export class Store {
       // On a full disk, as one: the next start then checks the database, and is a little slower.
     }
     const stray = this.#home.leavesWal;
-    this.#home.leave(this.#kept, () => this.#db.close());
+    this.#home.leave(this.kept, () => this.#db.close());
     if (stray) setWalAside(this.#path, this.#now());
   }
 }
@@ -666,14 +586,6 @@ function statements(db: Connection) {
     getMeta: db.prepare<[string], number>("SELECT value FROM meta WHERE key = ?").pluck(),
     setMeta: db.prepare<[string, number]>(
       "INSERT INTO meta VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
-    ),
-    // What an uplink still has of the database before must not be taken for something of this one: there was less than one a millisecond.
-    beginIds: db.prepare<[number]>(
-      'INSERT INTO sqlite_sequence SELECT value, ? FROM json_each(\'["gap", "effect", "dead"]\')',
-    ),
-    addLane: db.prepare<[string, Stream, number, number, number, number, number, number]>(
-      `INSERT OR IGNORE INTO lane (uplink, stream, active, cursor, committed, acked, dropped, rejected, lost)
-       VALUES (?, ?, ?, 0, ?, ?, ?, ?, ?)`,
     ),
     addChunk: db.prepare<[number, Stream, string, number, number, number, number, Uint8Array]>(
       "INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

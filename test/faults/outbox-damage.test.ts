@@ -38,7 +38,7 @@ function damaged(damage: (path: string) => void): { path: string; epoch: string;
       store.append({ stream: "data", frame: frameOf(range(i * 20, i * 20 + 20)), state: [], effects: [] }),
     );
   const [first] = store.transaction(() => store.lease("up", 1));
-  store.transaction(() => store.ack("up", [first?.id ?? 0]));
+  store.transaction(() => store.ends.ack("up", [first?.id ?? 0]));
   store.close();
   const db = new Database(path);
   db.exec("UPDATE meta SET value = 0 WHERE key = 'clean'");
@@ -153,11 +153,11 @@ describe("a damaged database", () => {
     expect(store.quarantined).toBeDefined();
     const data = store.transaction(() => store.counts()).find(({ stream }) => stream === "data");
     expect(data).toMatchObject({ committed: 2000, acked: 2000 - held, lost: held, held: 0 });
-    expect(store.transaction(() => store.gaps("up"))).toMatchObject([
+    expect(store.transaction(() => store.gaps.list("up"))).toMatchObject([
       { epoch, stream: "data", from: 2000 - held, to: 1999, reason: "corrupt" },
     ]);
     expect(store.info().epochs).toEqual([{ epoch, stream: "data", lastSeq: 1999 }]);
-    expect(["plugin/x", "plugin/y"].map((key) => store.setting(key))).toEqual([
+    expect(["plugin/x", "plugin/y"].map((key) => store.kept.setting(key))).toEqual([
       '{"disabled":true,"history":[]}',
       undefined,
     ]);

@@ -116,7 +116,9 @@ it.skipIf(!mounted)(
     expect(after.quarantined).toBeDefined();
     const data = after.transaction(() => after.counts()).find(({ stream }) => stream === "data");
     expect(data).toMatchObject({ committed: 60, lost: 60 });
-    expect(after.transaction(() => after.gaps("up"))).toMatchObject([{ from: 0, to: 59, reason: "corrupt" }]);
+    expect(after.transaction(() => after.gaps.list("up"))).toMatchObject([
+      { from: 0, to: 59, reason: "corrupt" },
+    ]);
     after.close();
   },
 );

@@ -154,9 +154,9 @@ it("a database of the first schema goes on: the account, the keys, the samples, 
   const store = new Store(firstPlan(path), crc32c);
   expect(store.quarantined).toBeUndefined();
   expect(store.transaction(() => store.counts())).toMatchObject(accounts);
-  expect(store.state("counter")).toEqual(state);
-  expect(store.effects().map(({ effect }) => effect.topic)).toEqual(Array(3).fill("devices/x/set"));
-  expect(store.transaction(() => store.gaps("cloud"))).toMatchObject(gaps);
+  expect(store.kept.state("counter")).toEqual(state);
+  expect(store.effects.list().map(({ effect }) => effect.topic)).toEqual(Array(3).fill("devices/x/set"));
+  expect(store.transaction(() => store.gaps.list("cloud"))).toMatchObject(gaps);
   expect(store.info().epochs.map(({ epoch }) => epoch)).toEqual([first, first, first, second, second]);
   store.transaction(() => store.append({ stream: "data", frame: frameOf([7]), state: [], effects: [] }));
   const taken = (name: string, stream: string): readonly (readonly [string, number])[] => {
@@ -171,7 +171,7 @@ it("a database of the first schema goes on: the account, the keys, the samples, 
           for (const value of frame.value) numbered.push([one.epoch, value]);
       }
       store.transaction(() =>
-        store.ack(
+        store.ends.ack(
           name,
           leased.map(({ id }) => id),
         ),

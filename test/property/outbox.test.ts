@@ -152,13 +152,13 @@ function lease(model: Model, { store }: Real, name: string, count: number): Batc
 }
 
 function announce(model: Model, { store }: Real, name: string): number {
-  const gaps = store.transaction(() => store.gaps(name));
+  const gaps = store.transaction(() => store.gaps.list(name));
   for (const { id, epoch, stream, from, to, reason } of gaps) {
     if (reason === "rejected") {
       const lane = model.lane(name, stream);
       for (let seq = from; seq <= to; seq++) expect(lane.get(`${epoch}/${stream}/${seq}`)).toBe("rejected");
     } else model.decide(name, epoch, stream, from, to, "gap");
-    store.transaction(() => store.gapDone(name, id));
+    store.transaction(() => store.gaps.done(name, id));
   }
   return gaps.length;
 }
@@ -169,7 +169,7 @@ function finish(model: Model, { store }: Real, how: "acked" | "rejected", pick: 
   if (chosen === undefined) return;
   const { id, epoch, stream, seq, span } = chosen.batch;
   store.transaction(() =>
-    how === "acked" ? store.ack(chosen.uplink, [id, id]) : store.reject(chosen.uplink, id, "no"),
+    how === "acked" ? store.ends.ack(chosen.uplink, [id, id]) : store.ends.reject(chosen.uplink, id, "no"),
   );
   model.leased.delete(id);
   model.decide(chosen.uplink, epoch, stream, seq, seq + span - 1, how);

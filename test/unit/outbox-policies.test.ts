@@ -40,13 +40,13 @@ describe("a full outbox", () => {
     expect(committed).toBe(200 * 2048);
     expect(dropped).toBeGreaterThan(0);
     expect(held).toBe(committed - dropped);
-    expect(store.transaction(() => store.gaps("up"))).toMatchObject([
+    expect(store.transaction(() => store.gaps.list("up"))).toMatchObject([
       { stream: "data", from: held, to: committed - 1, reason: "overflow" },
     ]);
     const batches = store.transaction(() => store.lease("up", 8));
     expect(batches[0]?.seq).toBe(0);
     store.transaction(() =>
-      store.ack(
+      store.ends.ack(
         "up",
         batches.map(({ id }) => id),
       ),
@@ -65,7 +65,7 @@ describe("a full outbox", () => {
     expect(store.roomy).toBe(false);
     const batches = store.transaction(() => store.lease("up", 8));
     store.transaction(() =>
-      store.ack(
+      store.ends.ack(
         "up",
         batches.map(({ id }) => id),
       ),
@@ -96,7 +96,7 @@ describe("a stream's TTL", () => {
     expect(of(store, "short", "host")).toMatchObject({ committed: 3, dropped: 2, held: 1 });
     expect(of(store, "short", "data")).toMatchObject({ dropped: 0 });
     expect(of(store, "long", "host")).toMatchObject({ dropped: 0, held: 3 });
-    expect(store.transaction(() => store.gaps("short"))).toMatchObject([
+    expect(store.transaction(() => store.gaps.list("short"))).toMatchObject([
       { stream: "host", from: 0, to: 1, reason: "ttl" },
     ]);
     nowMs += 60_000;
@@ -165,8 +165,10 @@ describe("a purge", () => {
     expect(of(store, "a")).toMatchObject({ committed: 6, dropped: 4, held: 2 });
     expect(of(store, "a", "host")).toMatchObject({ dropped: 0, held: 1 });
     expect(of(store, "b")).toMatchObject({ dropped: 0, held: 6 });
-    expect(store.transaction(() => store.gaps("a"))).toMatchObject([{ from: 1, to: 4, reason: "purge" }]);
-    store.transaction(() => store.ack("a", [leased?.id ?? 0]));
+    expect(store.transaction(() => store.gaps.list("a"))).toMatchObject([
+      { from: 1, to: 4, reason: "purge" },
+    ]);
+    store.transaction(() => store.ends.ack("a", [leased?.id ?? 0]));
     expect(store.transaction(() => store.lease("a", 9)).map(({ seq }) => seq)).toEqual([5, 0]);
   });
 });
@@ -209,7 +211,7 @@ describe("backlog", () => {
       if (batches.length === 0) break;
       for (const { seq } of batches) seen.add(seq);
       after.transaction(() =>
-        after.ack(
+        after.ends.ack(
           "up",
           batches.map(({ id }) => id),
         ),
@@ -231,7 +233,7 @@ describe("backlog", () => {
       append(store, random());
       const live = store.transaction(() => store.lease("up", 4)).filter(({ historical }) => historical === 0);
       store.transaction(() =>
-        store.ack(
+        store.ends.ack(
           "up",
           live.map(({ id }) => id),
         ),

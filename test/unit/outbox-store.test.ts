@@ -44,7 +44,7 @@ describe("the store", () => {
     let batches = store.transaction(() => store.lease("up", 32));
     while (batches.length > 0) {
       store.transaction(() =>
-        store.ack(
+        store.ends.ack(
           "up",
           batches.map(({ id }) => id),
         ),
@@ -114,7 +114,7 @@ describe("the store", () => {
     }
     while ((counts("data")?.dropped ?? 0) === 0) append(store, random());
     expect(store.read(held).reduce((sum, { rows }) => sum + rows, 0)).toBe(held.span);
-    const gaps = store.transaction(() => store.gaps("up"));
+    const gaps = store.transaction(() => store.gaps.list("up"));
     expect(gaps.map(({ stream, reason }) => [stream, reason])).toEqual([
       ["host", "overflow"],
       ["data", "overflow"],
@@ -138,7 +138,7 @@ describe("the store", () => {
     let batches = store.transaction(() => store.lease("up", 32));
     while (batches.length > 0) {
       store.transaction(() =>
-        store.ack(
+        store.ends.ack(
           "up",
           batches.map(({ id }) => id),
         ),
@@ -185,7 +185,7 @@ describe("the store", () => {
       store.transaction(() => store.append({ stream: "data", frame: frameOf([]), state: [], effects }));
     }
     expect(store.info().effectsDropped).toBe(4);
-    expect(store.effects()[0]?.effect.topic).toBe("t4");
+    expect(store.effects.list()[0]?.effect.topic).toBe("t4");
   });
 
   it("keeps dead letters to a sixteenth of its size", () => {
@@ -195,7 +195,7 @@ describe("the store", () => {
     for (let i = 0; i < 40; i++) {
       append(store, random());
       for (const { id } of store.transaction(() => store.lease("up", 1)))
-        store.transaction(() => store.reject("up", id, `reason ${i}`));
+        store.transaction(() => store.ends.reject("up", id, `reason ${i}`));
     }
     const db = new Database(path, { readonly: true });
     const { bytes, newest } = db
@@ -241,7 +241,7 @@ describe("a copy", () => {
       const leased = store.transaction(() => store.lease("up", 9));
       const alarms = leased.flatMap((batch) => store.read(batch).map(({ value }) => value[0]));
       const ids = leased.map(({ id }) => id);
-      store.transaction(() => store.ack("up", ids));
+      store.transaction(() => store.ends.ack("up", ids));
       close(store);
       return { epoch: store.epoch, alarms, copied: store.copied };
     };
