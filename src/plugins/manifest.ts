@@ -13,6 +13,7 @@ export const RESERVED: readonly string[] = [
   "json",
   "senml",
   "cbor",
+  "neuron",
   "plain",
   "availability",
   "about",

@@ -28,6 +28,8 @@ interface RulePlan {
   readonly time: readonly string[] | undefined;
   /** the time's place, counted from the values', when it lies among them */
   readonly omit: readonly string[] | undefined;
+  /** what else is no sample: the member's name, and where it stands */
+  readonly omitted: readonly { readonly name: string; readonly at: readonly string[] }[];
   /** where an array of samples is, and the metric's name in each */
   readonly each: readonly string[] | undefined;
   readonly name: readonly string[] | undefined;
@@ -44,6 +46,7 @@ const WHOLE: RulePlan = {
   values: NO_NAMES,
   time: undefined,
   omit: undefined,
+  omitted: [],
   each: undefined,
   name: undefined,
   plain: false,
@@ -69,16 +72,21 @@ export class DeviceDecoder implements MessageDecoder {
       const declared = new Declarations(rule.metrics);
       const plain = rule.decoder === "plain";
       const withChannel = rule.withChannel === true;
+      const omitted = (rule.omit ?? []).map((path) => {
+        const names = pathNames(path);
+        return { name: names.at(-1) ?? "", at: names.slice(0, -1) };
+      });
       return {
         values,
         time,
         omit: among ? time.slice(values.length) : undefined,
+        omitted,
         each: rule.each === undefined ? undefined : pathNames(rule.each),
         name: rule.name === undefined ? undefined : pathNames(rule.name),
         plain,
         withChannel,
         declared,
-        scans: !(plain || withChannel || declared.converts || rule.each !== undefined),
+        scans: !(plain || withChannel || declared.converts || rule.each !== undefined || omitted.length > 0),
       };
     });
     this.#scanner = new JsonScanner(this.#rules);
@@ -180,6 +188,12 @@ export class DeviceDecoder implements MessageDecoder {
     exact: boolean,
     name?: string,
   ): number | undefined | string {
+    const found = rule.time === undefined ? undefined : atPath(root, rule.time);
+    for (const { name, at } of rule.omitted) {
+      const parent = atPath(root, at);
+      if (typeof parent === "object" && parent !== null && !(parent instanceof ExactInteger))
+        Reflect.deleteProperty(parent, name);
+    }
     const value = rule.values.length === 0 ? root : atPath(root, rule.values);
     if (value === undefined) return `nothing at $.${rule.values.join(".")}`;
     const paths = this.#paths;
@@ -197,7 +211,6 @@ export class DeviceDecoder implements MessageDecoder {
     const problem = flatten(value, node, paths, this.#samples, rule.omit, exact);
     if (problem !== undefined) return problem;
     if (rule.time === undefined) return undefined;
-    const found = atPath(root, rule.time);
     const time = deviceTime(found instanceof ExactInteger ? found.digits : found);
     if (time === "bad") return `what is at $.${rule.time.join(".")} is no time`;
     return time === "none" ? undefined : time;

@@ -37,11 +37,11 @@ const ruleShape = {
     .string()
     .regex(
       /^[a-z0-9][a-z0-9_-]{0,63}$/,
-      "expected json, plain, availability, about, senml, cbor or a plugin's name",
+      "expected json, plain, availability, about, senml, cbor, neuron or a plugin's name",
     )
     .optional()
     .describe(
-      "json (which takes plain values, too), plain, availability, about, senml, cbor, or the plugin that decodes the payload",
+      "json (which takes plain values, too), plain, availability, about, senml, cbor, neuron, or the plugin that decodes the payload",
     ),
   each: jsonPath
     .optional()
@@ -51,6 +51,11 @@ const ruleShape = {
   time: jsonPath
     .optional()
     .describe("where in the JSON the device's time is; default: none, the gateway's stands"),
+  omit: z
+    .array(jsonPath)
+    .max(64)
+    .optional()
+    .describe("where in the JSON things are that are no samples; with each, counted from the element"),
   withChannel: z
     .boolean()
     .optional()
@@ -78,14 +83,15 @@ function checkRule(
     readonly metrics: object;
     readonly topic?: string | undefined;
     readonly withChannel?: boolean | undefined;
+    readonly omit?: readonly string[] | undefined;
   },
   context: { addIssue(issue: { code: "custom"; path: string[]; message: string }): void },
 ): void {
-  const { decoder = "json", values, time, each, name, metrics, topic = "", withChannel } = rule;
+  const { decoder = "json", values, time, each, name, metrics, topic = "", withChannel, omit } = rule;
   const problem = (key: string, message: string): void =>
     context.addIssue({ code: "custom", path: [key], message });
-  if (decoder !== "json" && decoder !== "cbor" && (values ?? time ?? each) !== undefined)
-    problem("decoder", "values, time and each are for the built-in decoders json and cbor");
+  if (decoder !== "json" && decoder !== "cbor" && (values ?? time ?? each ?? omit) !== undefined)
+    problem("decoder", "values, time, each and omit are for the built-in decoders json and cbor");
   if (withChannel === true && !topic.includes("{channel"))
     problem("withChannel", "needs a {channel} in the topic pattern");
   if (withChannel === true && decoder !== "json" && decoder !== "cbor")

@@ -29,6 +29,22 @@ export const PRESETS = {
     },
     // Second generation and later.
     { topic: "{device}/events/rpc", values: "$.params", time: "$.params.ts" },
+    {
+      topic: "{device}/status/{channel}",
+      // Other presets' topics; and components whose status is an empty object.
+      skip: [
+        "devices/#",
+        "zigbee2mqtt/#",
+        "tele/#",
+        "homie/#",
+        "+/status/ble",
+        "+/status/bthome",
+        "+/status/knx",
+        "+/status/plugs_ui",
+        "+/status/ui",
+      ],
+      withChannel: true,
+    },
     { topic: "{device}/online", decoder: "availability" },
   ],
   homie: [
@@ -41,8 +57,29 @@ export const PRESETS = {
     { topic: "homie/{device}/{channel+}/$unit", decoder: "about" },
     { topic: "homie/{device}/{channel+}", skip: ["*/set"], decoder: "plain" },
   ],
-  chirpstack: [{ topic: "application/+/device/{device}/event/up", values: "$.object", time: "$.time" }],
-  neuron: [{ topic: "/neuron/+/{device}/{channel}", values: "$.values", time: "$.timestamp" }],
+  chirpstack: [
+    { topic: "application/+/device/{device}/event/up", values: "$.object", time: "$.time" },
+    {
+      topic: "application/+/device/{device}/event/status",
+      time: "$.time",
+      omit: ["$.deviceInfo", "$.deduplicationId"],
+      metrics: { margin: { unit: "dB" }, batteryLevel: { unit: "%" } },
+    },
+  ],
+  neuron: [
+    {
+      topic: "/neuron/+/{device}/{channel}",
+      // Requests, their answers (which have tags, too) and the state of drivers.
+      skip: [
+        "/neuron/+/read/req",
+        "/neuron/+/read/resp",
+        "/neuron/+/write/req",
+        "/neuron/+/write/resp",
+        "/neuron/+/state/update",
+      ],
+      decoder: "neuron",
+    },
+  ],
 } as const;
 
 /** Their names. */

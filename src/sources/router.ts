@@ -8,7 +8,15 @@ import { RecentMap } from "./recent-map.ts";
 import { TopicPattern } from "./topic-pattern.ts";
 
 /** Decoders of Weir's own; any other name is a plugin's. */
-export const DECODERS: readonly string[] = ["json", "plain", "availability", "about", "senml", "cbor"];
+export const DECODERS: readonly string[] = [
+  "json",
+  "plain",
+  "availability",
+  "about",
+  "senml",
+  "cbor",
+  "neuron",
+];
 
 /** Plugins that rules name as decoders. */
 export const pluginDecoders = (rules: readonly DeviceRule[]): ReadonlySet<string> =>

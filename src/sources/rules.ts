@@ -5,6 +5,7 @@ import { AboutDecoder, type Learn } from "./about.ts";
 import { AvailabilityDecoder } from "./availability.ts";
 import { cborToJson } from "./cbor.ts";
 import { DeviceDecoder } from "./decode.ts";
+import { NeuronDecoder } from "./neuron.ts";
 import type { DeviceRule } from "./options.ts";
 import { SenmlDecoder } from "./senml.ts";
 
@@ -12,6 +13,7 @@ import { SenmlDecoder } from "./senml.ts";
 export class RuleDecoder implements MessageDecoder {
   readonly #json: MessageDecoder;
   readonly #senml = new SenmlDecoder();
+  readonly #neuron = new NeuronDecoder();
   readonly #availability = new AvailabilityDecoder();
   readonly #about: MessageDecoder;
   readonly #decoders: readonly (string | undefined)[];
@@ -30,6 +32,8 @@ export class RuleDecoder implements MessageDecoder {
         return this.#about.decode(message, into);
       case "senml":
         return this.#senml.decode(message, into);
+      case "neuron":
+        return this.#neuron.decode(message, into);
       case "cbor": {
         const json = cborToJson(message.payload);
         if (typeof json !== "string") return json.reason;

@@ -15,6 +15,8 @@ interface Golden {
   readonly timeUs: number | null;
   readonly samples: Readonly<Record<string, unknown>>;
   readonly quality?: string;
+  /** metrics of bad quality */
+  readonly bad?: readonly string[];
 }
 
 const folder = new URL("../fixtures/payloads/", import.meta.url);
@@ -69,11 +71,12 @@ describe("without a configuration", () => {
     const { reason, rows } = decode(undefined, golden.topic, golden.payload);
     expect(reason).toBeUndefined();
     expect(Object.fromEntries(rows.map(({ metric, value }) => [metric, value]))).toEqual(golden.samples);
-    for (const { device, time, status } of rows) {
+    for (const { device, metric, time, status } of rows) {
       expect(device).toBe(golden.device);
       expect(time).toBe(golden.timeUs ?? NOW);
       expect(status & Status.gatewayTime).toBe(golden.timeUs === null ? Status.gatewayTime : 0);
-      expect(status & Status.qualityMask).toBe(golden.quality === "stale" ? Status.stale : Status.good);
+      const quality = golden.quality === "stale" ? Status.stale : Status.good;
+      expect(status & Status.qualityMask).toBe(golden.bad?.includes(metric) ? Status.bad : quality);
     }
   });
 });
@@ -83,6 +86,61 @@ it("commands to a lamp of Zigbee2MQTT are none of its values, on whatever topic 
   for (const tail of ["set", "set/state", "get", "get/state"])
     expect(router.resolve(`zigbee2mqtt/hall/lamp/${tail}`).route).toBeUndefined();
   expect(router.resolve("zigbee2mqtt/hall/lamp").route?.device).toBe("hall%2Flamp");
+});
+
+describe("Neuron", () => {
+  const rules = [{ topic: "n/{device}", decoder: "neuron" }];
+
+  it("may have read no tag of a group", () => {
+    for (const payload of ['{"values":{},"errors":{"a":2014}}', '{"tags":[{"name":"a","error":2014}]}']) {
+      const { reason, rows } = decode(rules, "n/plc", payload);
+      expect(reason).toBeUndefined();
+      expect(rows).toMatchObject([
+        { metric: "a", kind: Kind.null, time: NOW, status: Status.bad | Status.gatewayTime },
+      ]);
+    }
+  });
+
+  it.each([
+    ["{", "not valid JSON"],
+    ["[]", "neither values nor tags"],
+    ['{"values":[]}', "no object at $.values"],
+    ['{"values":{"a":1},"errors":7}', "no object at $.errors"],
+    ['{"tags":{}}', "no array at $.tags"],
+    ['{"tags":[]}', "no values in it"],
+    ['{"tags":[{"name":"a","value":1},{"value":1}]}', "no name at $.name"],
+    ['{"tags":[{"name":"a","value":1},{"name":"b"}]}', 'neither value nor error of the tag "b"'],
+    ['{"tags":[{"name":"a","value":1}],"timestamp":"soon"}', "is no time"],
+    [`{"values":{"a":${"[".repeat(40)}${"]".repeat(40)}}}`, "nested deeper"],
+    [`{"tags":[${'{"name":"a","error":1},'.repeat(2048)}{"name":"b","value":1}]}`, "more than 2048 values"],
+  ])("rejects %.60s whole", (payload, why) => {
+    const { reason, rows } = decode(rules, "n/plc", payload);
+    expect(reason).toContain(why);
+    expect(rows).toEqual([]);
+  });
+});
+
+describe("what a rule omits", () => {
+  it("is no sample, wherever it stands, but may hold the time", () => {
+    const rules = [
+      { topic: "d/{device}", omit: ["$.info", "$.a.id", "$.none.at", "$.a.big.digits"], time: "$.info.at" },
+    ];
+    const { rows } = decode(
+      rules,
+      "d/x",
+      '{"info":{"at":1795168800,"who":"me"},"a":{"id":7,"big":9007199254740993,"v":1}}',
+    );
+    expect(rows.map(({ metric, value, time }) => [metric, value, time])).toEqual([
+      ["a.big", "9007199254740993", 1_795_168_800_000_000],
+      ["a.v", 1, 1_795_168_800_000_000],
+    ]);
+  });
+
+  it("counts from an array's elements, and goes with JSON alone", () => {
+    const rule = { topic: "d/{device}", each: "$", omit: ["$.id"] };
+    expect(decode([rule], "d/x", '[{"id":1,"a":2}]').rows.map(({ metric }) => metric)).toEqual(["a"]);
+    expect(() => deviceRuleSchema.parse({ ...rule, each: undefined, decoder: "plain" })).toThrow("omit");
+  });
 });
 
 describe("a rule with its channel before the names", () => {

@@ -48,6 +48,10 @@ describe("the presets", () => {
     ["shellies/announce", undefined],
     ["shellyplus1-a8032ab1/events/rpc", ["shellyplus1-a8032ab1", "", "json"]],
     ["shellyplus1-a8032ab1/online", ["shellyplus1-a8032ab1", "", "availability"]],
+    ["shellyplus1-a8032ab1/status/switch:0", ["shellyplus1-a8032ab1", "switch:0", "json"]],
+    ["shellyplus1-a8032ab1/status/ble", undefined],
+    ["devices/status/temp_c", ["status", "temp_c", "json"]],
+    ["homie/status/engine", ["status", "engine", "plain"]],
     ["homie/car/engine/temperature", ["car", "engine.temperature", "plain"]],
     ["homie/car/engine/temperature/$datatype", undefined],
     ["homie/car/engine/speed/set", undefined],
@@ -62,6 +66,11 @@ describe("the presets", () => {
     ["tasmota/discovery/AABBCC/config", ["AABBCC", "", "about"]],
     ["shellies/shellyht-1/announce", ["shellyht-1", "", "about"]],
     ["application/7/device/0102/event/up", ["0102", "", "json"]],
+    ["application/7/device/0102/event/status", ["0102", "", "json"]],
+    ["application/7/device/0102/event/join", undefined],
+    ["/neuron/cloud/plc/line", ["plc", "line", "neuron"]],
+    ["/neuron/cloud/read/resp", undefined],
+    ["/neuron/cloud/state/update", undefined],
     ["weir/v1/gw/data", undefined],
   ] as const) {
     it(`${topic} ${expected ? `is device ${expected[0]}` : "matches none"}`, () => {
