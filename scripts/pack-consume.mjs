@@ -30,7 +30,7 @@ export function packConsume(into) {
     });
     run(join(root, "node_modules", ".bin", "tsc"), ["-p", folder], root);
     rmSync(join(folder, "tsconfig.json"));
-    cpSync(join(root, "src", "consume", "README.md"), join(folder, "README.md"));
+    cpSync(join(root, "docs", "weir-consume.md"), join(folder, "README.md"));
     cpSync(join(root, "LICENSE"), join(folder, "LICENSE"));
     writeJson(join(folder, "package.json"), {
       name: "weir-consume",

@@ -78,7 +78,7 @@ console.log(JSON.stringify({ samples: batches.map(({ samples }) => samples), ver
   });
 
   test("has types, and its page's example is valid", () => {
-    const example = readFileSync("src/consume/README.md", "utf8").match(/^```js\n(.*?)^```$/ms)?.[1] ?? "";
+    const example = readFileSync("docs/weir-consume.md", "utf8").match(/^```js\n(.*?)^```$/ms)?.[1] ?? "";
     const mqtt = "declare module 'mqtt' { const mqtt: any; export default mqtt; }";
     writeFileSync(join(dir, "mqtt.d.ts"), mqtt);
     writeFileSync(
