@@ -7,6 +7,8 @@ import type { ApiHandlers } from "./types.ts";
 
 /** A Unix socket's path has room for 108 bytes, with a final NUL (unix(7)). */
 const MOST_PATH_BYTES = 107;
+/** At a stop, answers that are under way have this long. */
+const MOST_ANSWER_MS = 1_000;
 
 /** Serves {@link ApiHandlers} on a Unix socket. */
 export class ApiServer {
@@ -48,8 +50,10 @@ export class ApiServer {
   async stop(): Promise<void> {
     const server = this.#server;
     if (server === undefined) return;
-    server.closeAllConnections();
+    // Whoever has asked gets an answer: it may only be that the socket is made anew.
+    const late = setTimeout(() => server.closeAllConnections(), MOST_ANSWER_MS);
     await new Promise((resolve) => server.close(resolve));
+    clearTimeout(late);
     rmSync(this.#path, { force: true });
   }
 }
