@@ -65,7 +65,8 @@ describe.skipIf(missing.length > 0)(`a consumer in Python${lacking}`, () => {
     });
     agent = await Agent.start(folder);
     const script = resolve("docs/recipes/consume.py");
-    const child = spawn(PYTHON, [script, "127.0.0.1", String(broker.port), "up/#"], {
+    // Without -B it would leave its bytecode in docs/, which is packed.
+    const child = spawn(PYTHON, ["-B", script, "127.0.0.1", String(broker.port), "up/#"], {
       stdio: ["ignore", "pipe", "inherit"],
     });
     consumer = child;
