@@ -1,4 +1,5 @@
 /** Samples of what runs: perf_event_open(2) on every CPU, read as records. */
+import { untilNul } from "../core/c-string.ts";
 import { Hash } from "./hash.ts";
 import { addonState } from "./index.ts";
 import type { NativeSampler } from "./native.ts";
@@ -128,7 +129,7 @@ export function readRecords(
     if (size < 8 || at + size > records.length) return;
     if (type === RECORD_SAMPLE && size >= 32) onSample(readSample(records.subarray(at + 8, at + size)));
     if (type === RECORD_COMM && size > 16) {
-      const name = records.toString("utf8", at + 16, at + size).split("\0", 1)[0] ?? "";
+      const name = untilNul(records.subarray(at + 16, at + size));
       // A thread's own name is not its process's.
       if (records.readUInt32LE(at + 8) === records.readUInt32LE(at + 12))
         onName(records.readUInt32LE(at + 8), name);

@@ -104,6 +104,25 @@ function decodeStrings(bytes: Uint8Array, starts: Uint32Array, from: number, cou
 const encoder = new TextEncoder();
 
 /**
+ * Writes texts and their lengths, in bytes of UTF-8.
+ * @param texts well-formed; `joined` is all of them, one after the other
+ * @returns how many bytes they are
+ */
+export function writeTexts(
+  lengths: Uint32Array,
+  into: Uint8Array,
+  texts: readonly string[],
+  joined: string,
+): number {
+  const { written } = encoder.encodeInto(joined, into);
+  const ascii = written === joined.length;
+  texts.forEach((text, i) => {
+    lengths[i] = ascii ? text.length : utf8Length(text);
+  });
+  return written;
+}
+
+/**
  * Writes the dictionary section of a block, which has room for it: the table of lengths, then the entries.
  * @param texts well-formed; `joined` is all of them, one after the other
  * @returns the blobs' places in the block
@@ -117,12 +136,7 @@ export function writeEntries(
   const lengths = new Uint32Array(buffer, HEADER_BYTES, texts.length + blobs.length);
   const bytes = new Uint8Array(buffer);
   let at = HEADER_BYTES + lengths.byteLength;
-  const { written } = encoder.encodeInto(joined, bytes.subarray(at));
-  const ascii = written === joined.length;
-  texts.forEach((text, i) => {
-    lengths[i] = ascii ? text.length : utf8Length(text);
-  });
-  at += written;
+  at += writeTexts(lengths, bytes.subarray(at), texts, joined);
   return blobs.map((blob, i) => {
     const place = bytes.subarray(at, at + blob.byteLength);
     place.set(blob);

@@ -1,5 +1,5 @@
 /** Frames that differ in their rows and texts alone. */
-import { type Dictionaries, Frame, HEADER_BYTES, newBlock, utf8Length } from "./frame.ts";
+import { type Dictionaries, Frame, HEADER_BYTES, newBlock, utf8Length, writeTexts } from "./frame.ts";
 import { FrameBuilder } from "./frame-builder.ts";
 
 /** What is the same in its frames' dictionaries is laid out once: of small frames that is most of the time. */
@@ -30,22 +30,16 @@ export class FrameTemplate {
     const { devices, metrics, units, blobs } = this.#dictionaries;
     const shared = this.#lengths.length;
     const joined = texts.join("");
-    const size = utf8Length(joined);
     const buffer = newBlock({
       rows,
       counts: [devices.length, metrics.length, texts.length, 0],
-      dictionaryBytes: 4 * (shared + texts.length) + this.#entries.length + size,
+      dictionaryBytes: 4 * (shared + texts.length) + this.#entries.length + utf8Length(joined),
     });
     const lengths = new Uint32Array(buffer, HEADER_BYTES, shared + texts.length);
     lengths.set(this.#lengths);
-    const ascii = size === joined.length;
-    for (let i = 0; i < texts.length; i++) {
-      const text = texts[i] ?? "";
-      lengths[shared + i] = ascii ? text.length : utf8Length(text);
-    }
-    const bytes = Buffer.from(buffer, HEADER_BYTES + lengths.byteLength);
-    bytes.set(this.#entries);
-    bytes.write(joined, this.#entries.length);
+    const entries = new Uint8Array(buffer, HEADER_BYTES + lengths.byteLength);
+    entries.set(this.#entries);
+    writeTexts(lengths.subarray(shared), entries.subarray(this.#entries.length), texts, joined);
     return new Frame(buffer, { devices, metrics, units, texts, blobs });
   }
 }

@@ -7,6 +7,7 @@
  *
  * One loop for each uplink: a dead one holds no other up.
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { messageOf, WeirError } from "../core/errors.ts";
 import type { Histogram } from "../core/histogram.ts";
 import type { Ledger, StageCount } from "../core/ledger.ts";
@@ -438,8 +439,6 @@ export class Forward {
 
 const bytesOf = (messages: readonly Outgoing[]): number =>
   messages.reduce((sum, { payload, topic }) => sum + payload.byteLength + topic.length, 0);
-
-const sleep = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 
 interface Deferred {
   readonly promise: Promise<void>;

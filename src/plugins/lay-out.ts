@@ -1,5 +1,5 @@
 /** Lays out what a component returned as the raw block of a frame. Used inside the plugin's worker. */
-import { align8, HEADER_BYTES, ROW_BYTES, writeHeader } from "../core/block-header.ts";
+import { align8, HEADER_BYTES, newBlock, ROW_BYTES } from "../core/block-header.ts";
 import { writeEntries } from "../core/dictionary.ts";
 
 /** A frame as jco lifts it: lists of numbers are typed arrays, and texts are well-formed, as they come out of a decoder. */
@@ -61,10 +61,9 @@ export function layOut(
   const size = body + rows * ROW_BYTES;
   if (size > most.bytes) throw new Error(`returned ${size} bytes, its limit is ${most.bytes}`);
 
-  const bytes = new Uint8Array(size);
-  const { buffer } = bytes;
   const counts = [devices.length, metrics.length, texts.length, blobs.length] as const;
-  writeHeader(new DataView(buffer), { rows, counts, dictionaryBytes });
+  const buffer = newBlock({ rows, counts, dictionaryBytes });
+  const bytes = new Uint8Array(buffer);
   writeEntries(buffer, names, text, blobs);
   let at = body;
   new Float64Array(buffer, at, rows).set(frame.time);

@@ -1,5 +1,6 @@
 /** Rows of processes that start and end. Names: OpenTelemetry's conventions where there are any. */
 import { ProcessRows } from "../addon/process-rows.ts";
+import { untilNul } from "../core/c-string.ts";
 import type { Frame } from "../core/frame.ts";
 import { FrameTemplate } from "../core/frame-template.ts";
 import type { EventDecoder } from "./kernel-events.ts";
@@ -61,10 +62,7 @@ export class ProcessEvents implements EventDecoder {
     const from = place * NAME_WORDS;
     if (own[from] !== a || own[from + 1] !== b || own[from + 2] !== c || own[from + 3] !== d) {
       own.set([a, b, c, d], from);
-      this.#names[place] = Buffer.from(own.buffer, 4 * from, 4 * NAME_WORDS)
-        .toString("utf8")
-        .split("\0", 1)
-        .join();
+      this.#names[place] = untilNul(Buffer.from(own.buffer, 4 * from, 4 * NAME_WORDS));
     }
     return this.#names[place] ?? "";
   }

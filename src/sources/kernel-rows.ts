@@ -1,6 +1,7 @@
 /** Makes rows of what the probes count and send. Names and units: OpenTelemetry's conventions where there are any, UCUM. */
 import { getSystemErrorName } from "node:util";
 import { BUCKETS, type Counters, RECORD_BYTES } from "../addon/index.ts";
+import { untilNul } from "../core/c-string.ts";
 import { type Frame, Kind, Status } from "../core/frame.ts";
 import { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
@@ -150,8 +151,3 @@ const isWhole = ({ parts, text }: Path): boolean =>
 /** In nanoseconds. */
 const timeOf = (bytes: Buffer, at: number): number =>
   bytes.readUInt32LE(at + Field.time) + bytes.readUInt32LE(at + Field.time + 4) * 2 ** 32;
-
-function untilNul(bytes: Buffer): string {
-  const end = bytes.indexOf(0);
-  return bytes.toString("utf8", 0, end < 0 ? bytes.length : end);
-}

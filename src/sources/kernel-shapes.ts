@@ -1,5 +1,6 @@
 /** What makes rows of each probe; and those of probes whose histograms mean something of their own: block I/O by disk, software interrupts by vector, counters. */
 import { BUCKETS, type Counters, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
+import { untilNul } from "../core/c-string.ts";
 import { Kind, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import { metricName } from "../core/labels.ts";
@@ -42,7 +43,7 @@ export class BlockRows {
       const at = place * SLOT_WORDS;
       if (slots[at] === 0n) continue;
       const bytes = Buffer.from(BigUint64Array.from(slots.subarray(at + 1, at + 3)).buffer);
-      const name = bytes.toString("utf8").split("\0", 1)[0] || "_other";
+      const name = untilNul(bytes) || "_other";
       for (const [part, metric, unit, scale] of [
         [0, "system.disk.request.duration", "s", 1e9],
         [1, "system.disk.request.size", "By", 1],

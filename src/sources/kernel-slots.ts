@@ -1,6 +1,7 @@
 /** Rows of what the probes count by label (docs/probes.md). What has no place in the kernel's table is labelled `_other`. */
 import { constants } from "node:os";
 import { type Counters, kernelEnum, type ProbeName, SLOT_WORDS } from "../addon/index.ts";
+import { untilNul } from "../core/c-string.ts";
 import { Kind, nameProblem, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
 import { ipAddress } from "../core/ip-address.ts";
@@ -28,8 +29,7 @@ const OTHER = "_other";
 function text(...words: readonly bigint[]): string {
   const bytes = Buffer.alloc(words.length * 8);
   for (const [i, word] of words.entries()) bytes.writeBigUInt64LE(word, i * 8);
-  const end = bytes.indexOf(0);
-  return bytes.toString("utf8", 0, end < 0 ? bytes.length : end);
+  return untilNul(bytes);
 }
 
 /** The address of two label words. */
