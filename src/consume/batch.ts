@@ -1,7 +1,9 @@
 /** Reads what Weir publishes, in any encoding (docs/specs/wire.md). Every byte is untrusted: a broker may hand on anything. */
+
 import { gunzipSync, zstdDecompressSync } from "node:zlib";
 import { type Crc32c, readBlock } from "../core/block.ts";
 import { type Frame, Kind, Status } from "../core/frame.ts";
+import { isObject } from "../core/is-object.ts";
 import type { Stream } from "../core/ports.ts";
 import { crc32c } from "./crc32c.ts";
 
@@ -32,9 +34,6 @@ export interface Batch {
   readonly span: number;
   readonly samples: readonly SampleObject[];
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /**
  * The batch in a payload, or undefined when it is none: not a batch, damaged (a block's checksum is verified), or larger than 64 MiB

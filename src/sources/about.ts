@@ -2,8 +2,10 @@
  * `decoder: about`: what devices and bridges say of devices, for their `meta` (docs/specs/mapping.md, "About"). It makes no samples.
  * All of it is untrusted: texts are cut, numbers of metrics bounded.
  */
+
 import type { DeviceAbout, DeviceNews, MetricAbout } from "../core/device.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
+import { isObject } from "../core/is-object.ts";
 import type { DeviceMessage, MessageDecoder } from "../core/ports.ts";
 import { deviceId } from "./router.ts";
 
@@ -134,9 +136,6 @@ function homie(value: Readonly<Record<string, unknown>>): DeviceAbout {
       metrics.push(metric(`${node}.${property}`, { unit, description: name }));
   return { ...texts({ name: value["name"] }), ...ofMetrics(metrics) };
 }
-
-const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 const objects = (value: unknown): [string, Readonly<Record<string, unknown>>][] =>
   isObject(value)

@@ -6,9 +6,11 @@
  *
  * The example of its custom format has `errors` as a list like `tags`.
  */
+
 import { isUtf8 } from "node:buffer";
 import { Kind, Status } from "../core/frame.ts";
 import type { FrameBuilder } from "../core/frame-builder.ts";
+import { isObject } from "../core/is-object.ts";
 import type { DeviceMessage, MessageDecoder } from "../core/ports.ts";
 import { Declarations } from "./declared.ts";
 import { flatten, INEXACT, parseExact } from "./decode-json.ts";
@@ -108,6 +110,3 @@ export class NeuronDecoder implements MessageDecoder {
     return this.#failed.push(node.path) > MESSAGE_SAMPLES ? TOO_MANY : undefined;
   }
 }
-
-const isObject = (value: unknown): value is Record<string, unknown> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);

@@ -1,5 +1,6 @@
 /** The `sources` section of weir.yaml; the schema of broker-options.ts is passed on. */
 import { z } from "zod";
+import { refineClientIds } from "../core/client-ids.ts";
 import { tlsFilesSchema, tlsProblem } from "../core/tls-options.ts";
 import { parseDuration } from "../core/units.ts";
 
@@ -270,15 +271,10 @@ export const sourcesSchema = z
       .record(name, mqttSourceSchema)
       .default({})
       .superRefine((sources, context) => {
-        const clients = new Map<string, string>();
-        for (const [key, { url, clientId }] of Object.entries(sources)) {
-          if (clientId === undefined) continue;
-          const client = `${URL.parse(url)?.host} ${clientId}`;
-          const other = clients.get(client);
-          const message = `is ${other}'s at the same broker, which lets one of them in at a time`;
-          if (other !== undefined) context.addIssue({ code: "custom", path: [key, "clientId"], message });
-          clients.set(client, key);
-        }
+        const clients = Object.entries(sources).flatMap(([name, { url, clientId }]) =>
+          clientId === undefined ? [] : [{ name, urls: [url], clientId }],
+        );
+        refineClientIds(clients, context);
       })
       .describe("external brokers"),
   })

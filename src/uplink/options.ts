@@ -1,5 +1,6 @@
 /** The `uplinks` section of weir.yaml. */
 import { z } from "zod";
+import { refineClientIds } from "../core/client-ids.ts";
 import { STREAMS } from "../core/ports.ts";
 import { tlsFilesSchema, tlsProblem } from "../core/tls-options.ts";
 import { parseDuration, parseSize } from "../core/units.ts";
@@ -262,33 +263,17 @@ export const uplinkSchema = plainSchema.superRefine((options, context) => {
   }
 });
 
-/** Where two uplinks would be one client of one broker, which it lets in one at a time: the second one's name, and the first one's. */
-function sameClients(uplinks: Readonly<Record<string, UplinkOptions>>): [name: string, other: string][] {
-  const clients = new Map<string, string>();
-  const found = new Map<string, string>();
-  for (const [name, { url, fallback, clientId }] of Object.entries(uplinks)) {
-    if (url === "embedded") continue;
-    for (const broker of [url, ...fallback]) {
-      const client = `${URL.parse(broker)?.host} ${clientId.replaceAll("{uplink}", name)}`;
-      const other = clients.get(client);
-      if (other !== undefined && other !== name) found.set(name, other);
-      clients.set(client, name);
-    }
-  }
-  return [...found];
-}
-
 /** The map of uplinks. `local` stays when others are added. */
 export const uplinksSchema = z
   .record(z.string().regex(/^[a-z0-9][a-z0-9_-]{0,31}$/, "expected a name of a-z 0-9 _ -"), uplinkSchema)
   .default({})
   .superRefine((uplinks, context) => {
-    for (const [name, other] of sameClients(uplinks))
-      context.addIssue({
-        code: "custom",
-        path: [name, "clientId"],
-        message: `is ${other}'s at the same broker, which lets one of them in at a time`,
-      });
+    const clients = Object.entries(uplinks).flatMap(([name, { url, fallback, clientId }]) =>
+      url === "embedded"
+        ? []
+        : [{ name, urls: [url, ...fallback], clientId: clientId.replaceAll("{uplink}", name) }],
+    );
+    refineClientIds(clients, context);
   })
   .transform(
     (uplinks): Readonly<Record<string, UplinkOptions>> => ({

@@ -1,4 +1,5 @@
 /** Limits of clouds' brokers, as their documentation gave them in November 2026: docs/uplinks.md says where. */
+import { isObject } from "../core/is-object.ts";
 
 interface Preset {
   /** slashes in a topic */
@@ -45,9 +46,6 @@ export const PRESETS: Readonly<Record<"aws-iot" | "azure-iot-hub", Preset>> = {
     },
   },
 };
-
-const isObject = (value: unknown): value is Readonly<Record<string, unknown>> =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 /** A configuration whose uplinks have the values of the presets that they name, wherever they give none themselves. */
 export function withPresets(raw: unknown): unknown {
